@@ -1,0 +1,35 @@
+# The two commands a newcomer needs are `make demo` and `make test`; each does all its own set-up in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format bench clean
+
+demo: $(VENV)/.ready
+	$(BIN)/python examples/demo.py
+
+test: check
+	$(BIN)/pytest -n auto
+
+check: $(VENV)/.ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.ready
+	$(PYTHON) -m pip --quiet --python $(BIN)/python install --editable ".[bench]"
+	$(BIN)/python benchmarks/rpc.py
+
+# `--without-pip` and `pip --python` work where Debian's python3-venv is not installed.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PYTHON) -m pip --quiet --python $(BIN)/python install --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,37 @@
+"""zbusrpc: typed services whose calls travel through a small, fast message broker in the same package."""
+
+from zbusrpc.errors import (
+    Code,
+    ConfigError,
+    DefinitionError,
+    LinkError,
+    ProtocolError,
+    RpcError,
+    UsageError,
+    ZbusError,
+)
+from zbusrpc.service.client import aio, blocking, connect, options
+from zbusrpc.service.context import Context, context, deadline
+from zbusrpc.service.definition import rpc, service
+from zbusrpc.version import __version__
+
+__all__ = [
+    "service",
+    "rpc",
+    "connect",
+    "options",
+    "aio",
+    "blocking",
+    "deadline",
+    "context",
+    "Context",
+    "RpcError",
+    "Code",
+    "ZbusError",
+    "UsageError",
+    "DefinitionError",
+    "ConfigError",
+    "LinkError",
+    "ProtocolError",
+    "__version__",
+]

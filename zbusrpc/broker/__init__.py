@@ -1,0 +1,1 @@
+"""The broker: a pure core that decides (broker, topic, session, ...) and thin shells that act (server, gateway)."""

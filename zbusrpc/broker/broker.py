@@ -1,0 +1,456 @@
+"""The broker core: takes messages from sessions, decides, and leaves what is to be sent in their outboxes.
+
+    connect -> receive, receive, ... -> disconnect        one session's life
+    expire                                                when `next_expiry` has come
+    dirty                                                 the sessions whose outbox is to be sent
+
+A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A
+call ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. Whatever
+comes for it later is dropped and counted.
+
+Pure: no clock (`now` is passed in, in seconds of a monotonic clock), no socket, no `await`. Each command is
+therefore atomic, and a seeded simulation can drive all of it. A message that a peer must not send raises
+ProtocolError before anything has changed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.broker import refusals
+from zbusrpc.broker.limits import ATTEMPTS_MAX, WINDOW_MAX, Limits
+from zbusrpc.broker.session import Call, Consumer, Session
+from zbusrpc.broker.topic import Topic
+from zbusrpc.deadlines import Deadlines
+from zbusrpc.errors import ProtocolError, RpcError
+from zbusrpc.message import HEADER_ATTEMPT, Flag, Kind, Message, encode_headers
+
+_IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
+_WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
+_ERROR: Final = int(Flag.ERROR)
+_REQUEST: Final = int(Kind.REQUEST)
+_REPLY: Final = int(Kind.REPLY)
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the broker started."""
+
+    requests: int = 0
+    replies: int = 0
+    refused: int = 0
+    """Calls that the broker answered with an error itself."""
+    expired: int = 0
+    """Of those: the deadline passed."""
+    redelivered: int = 0
+    """Calls given to another instance after one died or handed them back."""
+    late_replies: int = 0
+    """Replies to calls that had already ended; they were dropped."""
+
+
+class Broker:
+    """Everything one broker knows."""
+
+    def __init__(self, name: str = "", limits: Limits | None = None) -> None:
+        self.name = name
+        """Its address, for people."""
+        self.limits = limits or Limits()
+        self.counters = Counters()
+        self.is_draining = False
+        """Whether new calls are refused because the broker is about to end."""
+        self.dirty: list[Session] = []
+        """Sessions whose outbox holds something; whoever sends it clears both."""
+        self._sessions: dict[int, Session] = {}
+        self._topics: dict[bytes, Topic] = {}
+        self._queued_bytes = 0
+        self._deadlines: Deadlines[Call] = Deadlines()
+        self._last_session = 0
+        self._commands: dict[int, Callable[[Session, Message, float], None]] = {
+            Kind.REQUEST: self._request,
+            Kind.REPLY: self._reply,
+            Kind.CANCEL: self._cancel,
+            Kind.SUBSCRIBE: self._subscribe,
+            Kind.UNSUBSCRIBE: self._unsubscribe,
+            Kind.RETURN: self._return,
+            Kind.DONE: self._done,
+            Kind.QUERY: self._query,
+        }
+
+    # -- what the shell calls ----------------------------------------------------------------------------
+
+    def connect(self, name: str) -> Session:
+        """Begin the session of a peer that is called `name`."""
+        self._last_session += 1
+        session = self._sessions[self._last_session] = Session(self._last_session, name)
+        return session
+
+    def receive(self, session: Session, message: Message, now: float) -> None:
+        """Carry out one message of a session.
+
+        Raises:
+            ProtocolError: the peer must not send this; its connection is to be closed.
+        """
+        command = self._commands.get(message.kind)
+        if command is None:
+            raise ProtocolError(f"a broker takes no {Kind(message.kind).name}")
+        command(session, message, now)
+
+    def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
+        """Give a session that reads too slowly no work until it has caught up."""
+        session.is_congested = is_congested
+        for consumer in session.consumers.values():
+            topic = self._topics[consumer.topic]
+            if is_congested:
+                topic.suspend(consumer)
+            else:
+                topic.resume(consumer)
+                self._dispatch(topic, now)
+
+    def disconnect(self, session: Session, now: float) -> None:
+        """End a session: its calls are cancelled, what it worked on is given to others or fails."""
+        del self._sessions[session.number]
+        for call in list(session.calls.values()):
+            self._abandon(call)
+        names = dict.fromkeys(session.consumers)
+        for name in names:
+            self._leave(session, name)
+        deliveries, session.deliveries = list(session.deliveries.values()), {}
+        for call in reversed(deliveries):  # the oldest ends up first in line again
+            if not call.is_over:
+                self._lose_instance(call)
+        names.update(dict.fromkeys(call.message.topic for call in deliveries))
+        for name in names:
+            self._settle(name, now)
+
+    def next_expiry(self) -> float | None:
+        """Return when `expire` should be called next, or None when no call has a deadline."""
+        return self._deadlines.next_at()
+
+    def expire(self, now: float) -> None:
+        """End the calls whose deadline has passed."""
+        for call in self._deadlines.due(now):
+            call.deadline = None
+            self._expire_call(call)
+
+    def services(self) -> list[dict[str, Any]]:
+        """Return what is running, for listings: topics with their instances and queues."""
+        return [
+            {
+                "service": _text(name),
+                "queued": len(topic.queue),
+                "instances": [
+                    {
+                        "session": consumer.session.number,
+                        "name": consumer.session.name,
+                        "window": consumer.window,
+                        "in_flight": consumer.window - consumer.credit,
+                        **consumer.about,
+                    }
+                    for consumer in topic.consumers.values()
+                ],
+            }
+            for name, topic in sorted(self._topics.items())
+        ]
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes as of now."""
+        counters = {name: getattr(self.counters, name) for name in Counters.__dataclass_fields__}
+        queued = sum(len(topic.queue) for topic in self._topics.values())
+        in_flight = sum(len(session.deliveries) for session in self._sessions.values())
+        sizes = {"sessions": len(self._sessions), "topics": len(self._topics), "queued": queued}
+        return {**counters, **sizes, "queued_bytes": self._queued_bytes, "in_flight": in_flight}
+
+    # -- commands of a caller ----------------------------------------------------------------------------
+
+    def _request(self, session: Session, message: Message, now: float) -> None:
+        if message.id <= session.last_id:
+            raise ProtocolError(f"request {message.id} after {session.last_id}: ids must grow")
+        session.last_id = message.id
+        self.counters.requests += 1
+        message.session = session.number
+        call = Call(session, message, now + message.timeout_ms / 1000 if message.timeout_ms else None)
+        session.calls[message.id] = call
+        if self.is_draining or len(session.calls) > self.limits.calls_per_session_max:
+            self._refuse(call, self._refusal_of_session())
+            return
+        if call.deadline is not None:
+            self._deadlines.add(call, call.deadline)
+        topic = self._topics.get(message.topic)
+        if topic is None or not topic.consumers:
+            topic = self._topic_to_wait_in(call)
+            if topic is None:
+                return
+        elif not topic.queue:
+            consumer = topic.take_consumer()
+            if consumer is not None:
+                self._deliver(call, consumer, now)
+                return
+        self._enqueue(call, topic)
+
+    def _refusal_of_session(self) -> RpcError:
+        if self.is_draining:
+            return refusals.draining(self.name)
+        return refusals.too_many("unanswered calls of one caller", self.limits.calls_per_session_max)
+
+    def _topic_to_wait_in(self, call: Call) -> Topic | None:
+        """Return the topic in which a call may wait for the first instance, or refuse the call."""
+        name = call.message.topic
+        if not call.message.flags & _WAIT_FOR_READY:
+            running = [_text(other) for other, topic in self._topics.items() if topic.consumers]
+            self._refuse(call, refusals.no_instance(_text(name), self.name, running))
+            return None
+        return self._topic(name, call)
+
+    def _topic(self, name: bytes, call: Call | None = None) -> Topic | None:
+        """Return the topic `name`, made if need be; at the limit refuse `call`."""
+        topic = self._topics.get(name)
+        if topic is None:
+            if len(self._topics) >= self.limits.topics_max:
+                if call is not None:
+                    self._refuse(call, refusals.too_many("topics", self.limits.topics_max))
+                return None
+            topic = self._topics[name] = Topic()
+        return topic
+
+    def _enqueue(self, call: Call, topic: Topic) -> None:
+        is_full = len(topic.queue) >= self.limits.queue_calls_max
+        if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
+            name = _text(call.message.topic)
+            self._refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
+        else:
+            self._put(call, topic)
+
+    def _cancel(self, session: Session, message: Message, now: float) -> None:
+        call = session.calls.get(message.id)
+        if call is not None:  # else its reply has crossed the cancellation
+            self._abandon(call)
+
+    # -- commands of a consumer --------------------------------------------------------------------------
+
+    def _reply(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is None:
+            self.counters.late_replies += 1
+            return
+        self.counters.replies += 1
+        caller = call.caller
+        self._end(call)
+        self._send(caller, Message(_REPLY, message.id, b"", message.body, flags=message.flags & _ERROR))
+
+    def _done(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is not None:  # it gave up a call that was not cancelled: a fault of the service
+            name = _text(call.message.topic)
+            self._refuse(call, refusals.instance_died(name, call, is_idempotent=False))
+
+    def _return(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is None:
+            return
+        name = call.message.topic
+        call.attempts -= 1
+        self._put_back(call)
+        self._settle(name, now)
+
+    def _subscribe(self, session: Session, message: Message, now: float) -> None:
+        name = message.topic
+        window, about = _parse_subscription(message)
+        if name in session.consumers:
+            raise ProtocolError(f"session {session.number} serves {_text(name)} already")
+        topic = self._topic(name)
+        if topic is None:
+            error = refusals.too_many("topics", self.limits.topics_max)
+            self._send(session, Message(_REPLY, message.id, b"", envelope.error_body(error), flags=_ERROR))
+            return
+        consumer = session.consumers[name] = Consumer(session, name, window, about)
+        topic.join(consumer)
+        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
+        self._dispatch(topic, now)
+
+    def _unsubscribe(self, session: Session, message: Message, now: float) -> None:
+        if message.topic in session.consumers:
+            self._leave(session, message.topic)
+            self._settle(message.topic, now)
+        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
+
+    def _query(self, session: Session, message: Message, now: float) -> None:
+        result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}
+        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))
+
+    # -- steps that several commands share ---------------------------------------------------------------
+
+    def _send(self, session: Session, message: Message) -> None:
+        if not session.outbox:
+            self.dirty.append(session)
+        session.outbox.append(message)
+
+    def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
+        """Give `call` to `consumer`, whose credit was taken."""
+        message = call.message
+        call.consumer = consumer
+        call.attempts += 1
+        consumer.session.deliveries[message.session, message.id] = call
+        if call.deadline is not None:
+            message.timeout_ms = max(1, round((call.deadline - now) * 1000))
+        if call.attempts > 1:
+            _note_attempt(message, call.attempts)
+        self._send(consumer.session, message)
+
+    def _dispatch(self, topic: Topic, now: float) -> None:
+        """Give waiting calls to consumers with credit, as long as there are both."""
+        while topic.queue:
+            consumer = topic.take_consumer()
+            if consumer is None:
+                return
+            call = self._take(topic)
+            if call.deadline is not None and call.deadline <= now:
+                topic.give_credit(consumer)
+                self._expire_call(call)
+            else:
+                self._deliver(call, consumer, now)
+
+    def _settle(self, name: bytes, now: float) -> None:
+        """Bring a topic into order whose consumers changed: dispatch, fail what nobody will take, forget it."""
+        topic = self._topics.get(name)
+        if topic is None:
+            return
+        self._dispatch(topic, now)
+        if not topic.consumers:
+            for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
+                self._fail_unserved(call)
+        self._forget_if_unused(name, topic)
+
+    def _forget_if_unused(self, name: bytes, topic: Topic) -> None:
+        if topic.is_unused:
+            self._topics.pop(name, None)
+
+    def _fail_unserved(self, call: Call) -> None:
+        name = _text(call.message.topic)
+        if call.attempts:
+            self._refuse(call, refusals.instance_died(name, call, is_idempotent=True))
+        else:
+            self._refuse(call, refusals.not_started(name))
+
+    def _lose_instance(self, call: Call) -> None:
+        """Let a call whose instance died wait for another if that does no harm, or fail it."""
+        is_idempotent = bool(call.message.flags & _IDEMPOTENT)
+        if is_idempotent and call.attempts < ATTEMPTS_MAX:
+            self._put_back(call)
+        else:
+            name = _text(call.message.topic)
+            self._refuse(call, refusals.instance_died(name, call, is_idempotent=is_idempotent))
+
+    def _put_back(self, call: Call) -> None:
+        """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
+        name = call.message.topic
+        topic = self._topics.get(name)
+        if topic is None:
+            topic = self._topics[name] = Topic()
+        call.consumer = None
+        self.counters.redelivered += 1
+        self._put(call, topic, is_first=True)
+
+    def _leave(self, session: Session, name: bytes) -> None:
+        """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
+        self._topics[name].leave(session.consumers.pop(name))
+
+    def _finish(self, session: Session, message: Message, now: float) -> Call | None:
+        """Take a delivery off a session, give its credit back, and return the call unless it has ended."""
+        call = session.deliveries.pop((message.session, message.id), None)
+        if call is None:
+            return None
+        consumer = call.consumer
+        assert consumer is not None
+        topic = self._topics.get(consumer.topic)
+        if topic is not None and topic.consumers.get(session.number) is consumer:
+            topic.give_credit(consumer)
+            if topic.queue:
+                self._dispatch(topic, now)
+        return None if call.is_over else call
+
+    def _expire_call(self, call: Call) -> None:
+        """End a call whose deadline has passed, and stop whoever works on it."""
+        self.counters.expired += 1
+        if call.consumer is not None:
+            self._send_cancel(call)
+        name = _text(call.message.topic)
+        self._refuse(call, refusals.expired(name, has_started=call.consumer is not None))
+
+    def _abandon(self, call: Call) -> None:
+        """End a call that its caller gave up, without an answer."""
+        if call.consumer is not None:
+            self._send_cancel(call)
+        self._end(call)
+
+    def _send_cancel(self, call: Call) -> None:
+        assert call.consumer is not None
+        message = call.message
+        self._send(call.consumer.session, Message(Kind.CANCEL, message.id, session=message.session))
+
+    def _refuse(self, call: Call, error: RpcError) -> None:
+        """End a call with an error of the broker's own."""
+        self.counters.refused += 1
+        self._end(call)
+        body = envelope.error_body(error)
+        self._send(call.caller, Message(_REPLY, call.message.id, b"", body, flags=_ERROR))
+
+    def _end(self, call: Call) -> None:
+        """Forget a call everywhere but at the instance that may still work on it."""
+        call.is_over = True
+        message = call.message
+        call.caller.calls.pop(message.id, None)
+        if call.deadline is not None:
+            self._deadlines.remove(call, call.deadline)
+        if call.consumer is None:
+            topic = self._topics.get(message.topic)
+            if topic is not None and call in topic.queue:
+                topic.discard(call)
+                self._queued_bytes -= call.size
+                self._forget_if_unused(message.topic, topic)
+        else:
+            call.message = Message(_REQUEST, message.id, message.topic, session=message.session)  # frees the body
+
+    def _put(self, call: Call, topic: Topic, *, is_first: bool = False) -> None:
+        topic.put(call, is_first=is_first)
+        self._queued_bytes += call.size
+
+    def _take(self, topic: Topic) -> Call:
+        call = topic.take_call()
+        assert call is not None
+        self._queued_bytes -= call.size
+        return call
+
+
+def _text(name: bytes) -> str:
+    """Return a topic's name for people."""
+    return name.decode(errors="replace")
+
+
+def _parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
+    """Return the window and what the consumer says of itself.
+
+    Raises:
+        ProtocolError: the topic or the body of the SUBSCRIBE cannot be used.
+    """
+    try:
+        message.topic.decode()
+        body = orjson.loads(message.body)
+        window, about = body["window"], body.get("about", {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
+    if not message.topic or not isinstance(window, int) or not 1 <= window <= WINDOW_MAX:
+        raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
+    return window, about if isinstance(about, dict) else {}
+
+
+def _note_attempt(message: Message, attempts: int) -> None:
+    """Let the next instance know that it is not the first."""
+    try:
+        headers = message.headers()
+    except ProtocolError:  # the caller's fault, which must not hurt the session that is served now
+        headers = {}
+    headers[HEADER_ATTEMPT] = str(attempts)
+    message.header_bytes = encode_headers(headers)

@@ -1,0 +1,253 @@
+"""The HTTP gateway: what a request asks of the broker, and the response that its replies make.
+
+    GET  /rpc/Calc/add/1/2              positional parameters as text, converted by the method's types
+    GET  /rpc/Calc/add?a=1&b=2          the same by name
+    POST /rpc/Calc                      an envelope, a JSON-RPC 2.0 request or a batch of those
+    POST /rpc/Calc/add                  the parameters alone, a JSON list or object
+    GET  /rpc, /rpc/Calc                what is running
+
+`Timeout-Ms` limits a call (default 10 s); `Meta-<key>` is metadata; `traceparent` and `tracestate` go along.
+
+Pure: values in, values out. An `Exchange` is one HTTP request with the calls it makes.
+"""
+
+import math
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+from urllib.parse import parse_qs, unquote
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.config import TIMEOUT_S
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
+from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
+from zbusrpc.transport.native import TOPIC_BYTES_MAX
+
+BATCH_MAX: Final = 1000
+"""Requests in one JSON-RPC batch."""
+TIMEOUT_MS_MAX: Final = 2**32 - 1
+
+STATUS: Final[dict[Code, int]] = {
+    Code.CANCELED: CLIENT_CLOSED_REQUEST,
+    Code.UNKNOWN: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.GATEWAY_TIMEOUT,
+    Code.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Code.ALREADY_EXISTS: HTTPStatus.CONFLICT,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,
+    Code.ABORTED: HTTPStatus.CONFLICT,
+    Code.OUT_OF_RANGE: HTTPStatus.BAD_REQUEST,
+    Code.UNIMPLEMENTED: HTTPStatus.NOT_IMPLEMENTED,
+    Code.INTERNAL: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.DATA_LOSS: HTTPStatus.INTERNAL_SERVER_ERROR,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+}
+"""The mapping of gRPC codes to HTTP, as google.rpc.Code and the Connect protocol have it."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayCall:
+    """One call to the broker, and its reply once it came."""
+
+    body: bytes
+    is_jsonrpc: bool = False
+    jsonrpc_id: Any = None
+    is_notification: bool = False
+    """JSON-RPC: nobody wants the reply."""
+    reply: bytes = b""
+    is_error: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One HTTP request: the calls it makes and, when they have ended, the response."""
+
+    keep_alive: bool
+    topic: bytes = b""
+    header_bytes: bytes = b""
+    timeout_ms: int = round(TIMEOUT_S * 1000)
+    calls: list[GatewayCall] = field(default_factory=list)
+    is_batch: bool = False
+    response: HttpResponse | None = None
+    """Set as soon as it is known."""
+    pending: int = 0
+    """Calls that have not ended."""
+
+    def finish_call(self, call: GatewayCall, message: Message) -> None:
+        """Note the reply to one of the calls."""
+        call.reply = bytes(message.body)
+        call.is_error = bool(message.flags & Flag.ERROR)
+        self.pending -= 1
+        if not self.pending:
+            self.response = _respond(self)
+
+
+def listing_of(path: list[str], services: list[dict[str, Any]]) -> HttpResponse:
+    """Return the response to `GET /rpc` or `GET /rpc/Calc`."""
+    wanted = [entry for entry in services if len(path) == 1 or entry["service"] == path[1]]
+    if len(path) > 1 and not wanted:
+        return error_response(RpcError(Code.NOT_FOUND, f"no service {path[1]} is running"))
+    return HttpResponse(status=HTTPStatus.OK, body=orjson.dumps({"result": wanted}))
+
+
+def path_of(request: HttpRequest) -> list[str]:
+    """Return the parts of the path, percent-decoded: an encoded slash does not part them."""
+    raw = request.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("latin-1")
+    return [unquote(part) for part in raw.split("/")[1:]]
+
+
+def is_cross_site(request: HttpRequest) -> bool:
+    """Whether a browser sends this on behalf of some other site's page."""
+    return request.headers.get("sec-fetch-site") == "cross-site"
+
+
+def open_exchange(request: HttpRequest, path: list[str]) -> Exchange:
+    """Return the exchange for a request below /rpc/<service>: with calls to make, or with its response."""
+    exchange = Exchange(keep_alive=request.keep_alive)
+    try:
+        _read_headers(exchange, request.headers)
+        exchange.topic = path[1].encode()
+        if not 1 <= len(exchange.topic) <= TOPIC_BYTES_MAX:
+            raise RpcError(Code.INVALID_ARGUMENT, f"a service's name has 1 to {TOPIC_BYTES_MAX} bytes")
+        if request.method == "GET":
+            _read_get(exchange, request, path)
+        else:
+            _read_post(exchange, request.body, path)
+    except RpcError as error:
+        exchange.response = error_response(error)
+    exchange.pending = len(exchange.calls)
+    return exchange
+
+
+def error_response(error: RpcError) -> HttpResponse:
+    """Return the response for an error."""
+    return _response_of_error(envelope.error_body(error))
+
+
+def protocol_error_response(error: HttpError) -> HttpResponse:
+    """Return the last response on a connection that broke the rules of HTTP."""
+    code = Code.RESOURCE_EXHAUSTED if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE else Code.INVALID_ARGUMENT
+    return HttpResponse(status=error.status, body=envelope.error_body(RpcError(code, str(error))))
+
+
+def _read_headers(exchange: Exchange, headers: dict[str, str]) -> None:
+    """Take time limit, metadata and trace context out of a request's headers."""
+    timeout = headers.get("timeout-ms")
+    if timeout is not None:
+        if not timeout.isdecimal() or not 1 <= int(timeout[:12]) <= TIMEOUT_MS_MAX:
+            raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
+        exchange.timeout_ms = int(timeout)
+    passed = {
+        name: value
+        for name, value in headers.items()
+        if name.startswith(HEADER_METADATA_PREFIX) or name in {"traceparent", "tracestate"}
+    }
+    exchange.header_bytes = encode_headers(passed)
+
+
+def _read_get(exchange: Exchange, request: HttpRequest, path: list[str]) -> None:
+    query = request.target.partition(b"?")[2].decode("latin-1")
+    named = parse_qs(query, keep_blank_values=True)
+    if named and len(path) > 3:
+        raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
+    params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
+    exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
+    headers = orjson.loads(exchange.header_bytes or b"{}")
+    exchange.header_bytes = encode_headers({**headers, HEADER_PARAMS: "text"})
+
+
+def _read_post(exchange: Exchange, body: bytes, path: list[str]) -> None:
+    if len(path) == 3:
+        try:
+            params = orjson.loads(body or b"[]")
+        except orjson.JSONDecodeError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
+        exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
+    elif b'"jsonrpc"' in body or body.lstrip()[:1] == b"[":
+        _read_jsonrpc(exchange, body)
+    else:
+        exchange.calls.append(GatewayCall(body=body))
+
+
+def _read_jsonrpc(exchange: Exchange, body: bytes) -> None:
+    """Split a JSON-RPC 2.0 body into calls; a wrong element of a batch is answered in its place."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        refusal = envelope.error_body(RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}"))
+        answer = envelope.jsonrpc_error(None, refusal, number=envelope.JSONRPC_PARSE_ERROR)
+        exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
+        return
+    if isinstance(value, dict) and value.get("jsonrpc") != "2.0":
+        exchange.calls.append(GatewayCall(body=body))
+        return
+    exchange.is_batch = isinstance(value, list)
+    elements = value if isinstance(value, list) else [value]
+    problem = _problem_of_batch(elements)
+    if problem:
+        answer = _invalid_request(problem)
+        exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
+        return
+    for element in elements:
+        exchange.calls.append(
+            GatewayCall(
+                body=orjson.dumps(element) if exchange.is_batch else body,
+                is_jsonrpc=True,
+                jsonrpc_id=element.get("id"),
+                is_notification="id" not in element,
+            )
+        )
+
+
+def _problem_of_batch(elements: list[Any]) -> str:
+    """Return what is wrong with JSON-RPC requests as such, or nothing."""
+    if not elements:
+        return "the batch is empty"
+    if len(elements) > BATCH_MAX:
+        return f"a batch of {len(elements)} requests exceeds the limit of {BATCH_MAX}"
+    for element in elements:
+        if not isinstance(element, dict) or element.get("jsonrpc") != "2.0":
+            return 'each request is an object with "jsonrpc": "2.0"'
+        if not isinstance(element.get("method"), str):
+            return "a request names no method"
+    return ""
+
+
+def _invalid_request(problem: str) -> bytes:
+    refusal = envelope.error_body(RpcError(Code.INVALID_ARGUMENT, problem))
+    return envelope.jsonrpc_error(None, refusal, number=envelope.JSONRPC_INVALID_REQUEST)
+
+
+def _respond(exchange: Exchange) -> HttpResponse:
+    """Return the response of an exchange whose calls have ended."""
+    first = exchange.calls[0]
+    if not first.is_jsonrpc:
+        if first.is_error:
+            return _response_of_error(first.reply)
+        return HttpResponse(status=HTTPStatus.OK, body=first.reply)
+    answers = [_jsonrpc_answer(call) for call in exchange.calls if not call.is_notification]
+    if not answers:
+        return HttpResponse(status=HTTPStatus.NO_CONTENT)
+    body = b"[%b]" % b",".join(answers) if exchange.is_batch else answers[0]
+    return HttpResponse(status=HTTPStatus.OK, body=body)
+
+
+def _jsonrpc_answer(call: GatewayCall) -> bytes:
+    """Return the service's answer, or the broker's own refusal in the form of JSON-RPC."""
+    if call.is_error and not call.reply.startswith(b'{"jsonrpc"'):
+        return envelope.jsonrpc_error(call.jsonrpc_id, call.reply)
+    return call.reply
+
+
+def _response_of_error(body: bytes) -> HttpResponse:
+    error = envelope.parse_error(body)
+    headers = {}
+    if isinstance(error.details, dict) and "retry_after_s" in error.details:
+        headers["Retry-After"] = str(math.ceil(error.details["retry_after_s"]))
+    return HttpResponse(status=STATUS[error.code], body=body, headers=headers)

@@ -1,0 +1,24 @@
+"""The bounds of a broker: what it keeps before it says RESOURCE_EXHAUSTED."""
+
+from dataclasses import dataclass
+from typing import Final
+
+WINDOW_MAX: Final = 4096
+"""Largest number of unanswered requests that one consumer may hold."""
+ATTEMPTS_MAX: Final = 3
+"""How many instances an idempotent call may see die: a call that kills them must not kill them all."""
+RETRY_AFTER_S: Final = 0.5
+"""What a full queue asks its callers to wait: a human's blink, and long enough for a queue to move."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one broker."""
+
+    queue_calls_max: int = 10_000
+    """Calls waiting in one topic."""
+    queued_bytes_max: int = 256 * 1024 * 1024
+    """Bytes waiting in all topics together."""
+    topics_max: int = 10_000
+    calls_per_session_max: int = 65_536
+    """Calls that one caller may have unanswered."""

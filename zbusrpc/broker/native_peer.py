@@ -1,0 +1,54 @@
+"""A native peer: carries one session over a native connection."""
+
+from typing import TYPE_CHECKING
+
+from zbusrpc.broker.session import Session
+from zbusrpc.errors import LinkError, ProtocolError, ZbusError
+from zbusrpc.message import Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.hello import Hello
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.server import Server
+
+log = get_logger("broker")
+
+
+class NativePeer:
+    """The receiver of one native connection."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._session: Session | None = None
+        self.connection = Connection(self, server.hello, is_client=False)
+
+    def connection_opened(self, hello: Hello) -> Hello:
+        """Begin the session and tell the client its number."""
+        name = f"{hello.name or 'client'}@{self.connection.peername}"
+        self._session = self._server.connect(name, self)
+        return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
+
+    def message_received(self, message: Message) -> None:
+        assert self._session is not None
+        self._server.receive(self._session, message)
+
+    def congestion_changed(self, is_congested: bool) -> None:
+        if self._session is not None:
+            self._server.set_congested(self._session, is_congested)
+
+    def connection_closed(self, error: ZbusError | None) -> None:
+        if self._session is not None:
+            self._server.disconnect(self._session)
+        if isinstance(error, ProtocolError):
+            log.warning("broker.protocol_error", peer=self.connection.peername, error=str(error))
+        elif isinstance(error, LinkError):
+            log.debug("broker.disconnected", peer=self.connection.peername, reason=str(error))
+
+    def send(self, messages: list[Message]) -> None:
+        """Write messages of the core to the peer."""
+        self.connection.write(messages)
+
+    def close(self, reason: str) -> None:
+        """Say GOODBYE and close."""
+        self.connection.close(reason)

@@ -1,0 +1,66 @@
+"""What the broker itself answers to a call that no service answered: one clear line each.
+
+The details of UNAVAILABLE say whether the handler may have started (`may_have_run`), so that a caller knows
+whether trying again could do the work twice.
+"""
+
+from collections.abc import Iterable
+
+from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
+from zbusrpc.broker.session import Call
+from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
+
+
+def no_instance(topic: str, broker: str, running: Iterable[str]) -> RpcError:
+    """Nobody serves the topic."""
+    names = sorted(running)
+    shown = f"running: {one_of(names)}" if names else "no service is running there"
+    message = f"no instance of service {topic} is connected to broker {broker}; {shown}"
+    message += did_you_mean(topic, (name for name in names if name != topic))
+    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False, "running": names[:100]})
+
+
+def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:
+    """The instance that had the call is gone."""
+    if is_idempotent:
+        message = f"the instance of {topic} that ran this call died (attempt {call.attempts}), and no other took over"
+    else:
+        message = f"the instance of {topic} that had this call died; it may have run"
+    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": True, "attempts": call.attempts})
+
+
+def not_started(topic: str) -> RpcError:
+    """The last instance left while the call was waiting."""
+    message = f"the last instance of service {topic} left before it took this call; it has not run"
+    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
+
+
+def expired(topic: str, *, has_started: bool) -> RpcError:
+    """The deadline passed."""
+    where = "in the handler" if has_started else "in the queue; it has not run"
+    return RpcError(
+        Code.DEADLINE_EXCEEDED,
+        f"the deadline of this call to {topic} passed {where}",
+        {"may_have_run": has_started},
+    )
+
+
+def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:
+    """The queue has no room for the call."""
+    if waiting >= limits.queue_calls_max:
+        bound = f"{waiting} calls wait, the limit is {limits.queue_calls_max}"
+    else:
+        bound = f"the broker's limit of {limits.queued_bytes_max} queued bytes is reached"
+    message = f"the queue of service {topic} is full: {bound}; retry after {RETRY_AFTER_S:g} s"
+    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
+
+
+def draining(broker: str) -> RpcError:
+    """The broker is about to end."""
+    return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})
+
+
+def too_many(what: str, limit: int) -> RpcError:
+    """Some other bound is reached."""
+    message = f"the broker's limit of {limit} {what} is reached; retry after {RETRY_AFTER_S:g} s"
+    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})

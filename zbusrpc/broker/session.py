@@ -1,0 +1,72 @@
+"""A session: what the broker knows of one connected peer, and the two things it can take part in.
+
+A peer may call (its `calls`), serve (its `consumers` and the `deliveries` they work on), or both. A `Call` is one
+request from its arrival to its end; a `Consumer` is one session serving one topic.
+
+Pure data: the rules are in `broker.py` and `topic.py`.
+"""
+
+from zbusrpc.message import Message
+
+
+class Session:
+    """One connected peer, as the broker sees it."""
+
+    __slots__ = ("calls", "consumers", "deliveries", "is_congested", "last_id", "name", "number", "outbox")
+
+    def __init__(self, number: int, name: str) -> None:
+        self.number = number
+        """Names the session on the wire; never used again while the broker runs."""
+        self.name = name
+        """Who it is, for people."""
+        self.outbox: list[Message] = []
+        """What the core wants to be sent to this peer, in order."""
+        self.calls: dict[int, Call] = {}
+        """The peer's calls that have not ended, by id."""
+        self.consumers: dict[bytes, Consumer] = {}
+        """What the peer serves, by topic."""
+        self.deliveries: dict[tuple[int, int], Call] = {}
+        """What the peer works on, by the caller's session and id: also calls that ended without it."""
+        self.last_id = 0
+        """The id of the peer's last request: the next must be greater."""
+        self.is_congested = False
+        """Whether the peer reads too slowly to be given work."""
+
+
+class Consumer:
+    """One session serving one topic."""
+
+    __slots__ = ("about", "credit", "session", "topic", "window")
+
+    def __init__(self, session: Session, topic: bytes, window: int, about: dict[str, object]) -> None:
+        self.session = session
+        self.topic = topic
+        self.window = window
+        """How many requests it takes unanswered."""
+        self.credit = window
+        """How many more it would take now."""
+        self.about = about
+        """What it says of itself, for listings."""
+
+
+class Call:
+    """One request, from its arrival to its end."""
+
+    __slots__ = ("attempts", "caller", "consumer", "deadline", "is_over", "message")
+
+    def __init__(self, caller: Session, message: Message, deadline: float | None) -> None:
+        self.caller = caller
+        self.message = message
+        self.deadline = deadline
+        """When it ends by itself, on the broker's clock; None for never."""
+        self.consumer: Consumer | None = None
+        """Who works on it; None while it waits in its topic's queue."""
+        self.attempts = 0
+        """To how many consumers it was given."""
+        self.is_over = False
+        """Whether the caller has its answer or wants none any more."""
+
+    @property
+    def size(self) -> int:
+        """Bytes it takes in a queue."""
+        return len(self.message.body) + len(self.message.header_bytes)

@@ -1,0 +1,1 @@
+"""The command line: one file for each command. Commands assemble brokers, services and clients; they decide nothing."""

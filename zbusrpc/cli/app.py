@@ -1,0 +1,153 @@
+"""The `zbusrpc` command: options of every command, and one clear line for every mistake."""
+
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from zbusrpc.config import Settings, load_settings
+from zbusrpc.errors import ZbusError
+from zbusrpc.telemetry import configure_logging
+from zbusrpc.version import __version__
+
+app = typer.Typer(
+    name="zbusrpc",
+    help="Typed Python services over a small message broker. Start with: zbusrpc serve mymod:Calc",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+BrokerOption = Annotated[
+    str | None, typer.Option("--broker", help="Brokers as host:port;host2:port [default: localhost:15555]")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for machines.")]
+LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning or error [default: info]")]
+LogJsonOption = Annotated[
+    bool | None, typer.Option("--log-json/--log-text", help="Log JSON lines [default: text on a terminal]")
+]
+
+
+def main() -> None:
+    """Run the command line and exit: 0 for success, 1 for an error, 2 for wrong usage."""
+    try:
+        app()
+    except ZbusError as error:
+        fail(str(error))
+
+
+def fail(line: str) -> NoReturn:
+    """Print one line for a person and exit with 1."""
+    sys.stderr.write(f"zbusrpc: {line}\n")
+    raise SystemExit(1)
+
+
+def settings_of(**given: Any) -> Settings:
+    """Return the settings of this run, with logging configured as they say."""
+    settings = load_settings(**given)
+    configure_logging(settings.log_level, as_json=settings.log_json)
+    return settings
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"zbusrpc {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+@app.command()
+def broker(
+    host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds for calls in flight on shut-down [default: 10]")] = None,
+    message_bytes_max: Annotated[int | None, typer.Option(help="Largest message [default: 16 MiB]")] = None,
+    queue_calls_max: Annotated[int | None, typer.Option(help="Waiting calls of a service [default: 10000]")] = None,
+    json: JsonOption = False,
+    log_level: LogLevelOption = None,
+    log_json: LogJsonOption = None,
+) -> None:
+    """Run a broker. Services and clients of any language meet there."""
+    from zbusrpc.cli.broker import run_broker
+
+    run_broker(
+        settings_of(
+            host=host,
+            port=port,
+            grace=grace,
+            message_bytes_max=message_bytes_max,
+            queue_calls_max=queue_calls_max,
+            log_level=log_level,
+            log_json=log_json,
+        ),
+        as_json=json,
+    )
+
+
+@app.command()
+def serve(
+    targets: Annotated[list[str], typer.Argument(metavar="MOD:SERVICE...", help="Class, instance or factory.")],
+    broker: BrokerOption = None,
+    concurrency: Annotated[int | None, typer.Option(help="Calls worked on at a time [default: 64]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that serve [default: 1]")] = None,
+    grace: Annotated[float | None, typer.Option(help="Seconds for running calls on shut-down [default: 10]")] = None,
+    dev: Annotated[bool | None, typer.Option("--dev", help="Send tracebacks to callers.")] = None,
+    json: JsonOption = False,
+    log_level: LogLevelOption = None,
+    log_json: LogJsonOption = None,
+) -> None:
+    """Serve services. Without --broker and with none running, a broker is started in this process."""
+    from zbusrpc.cli.serve import run_serve
+
+    settings = settings_of(
+        broker=broker,
+        concurrency=concurrency,
+        workers=workers,
+        grace=grace,
+        dev=dev,
+        log_level=log_level,
+        log_json=log_json,
+    )
+    run_serve(targets, settings, as_json=json)
+
+
+@app.command()
+def call(
+    method: Annotated[str, typer.Argument(metavar="SERVICE.METHOD")],
+    params: Annotated[list[str] | None, typer.Argument(metavar="[VALUE...] or [NAME=VALUE...]")] = None,
+    broker: BrokerOption = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds [default: 10]")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Call a method: zbusrpc call Calc.add 1 2, or a=1 b=2. Values become what the method's types say."""
+    from zbusrpc.cli.call import run_call
+
+    run_call(method, params or [], settings_of(broker=broker, timeout=timeout, log_level="warning"), as_json=json)
+
+
+bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("rpc")
+def bench_rpc(
+    broker: BrokerOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Calls in flight.")] = 32,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long.")] = 3.0,
+    size: Annotated[int, typer.Option(min=0, max=16_000_000, help="Bytes of the parameter; 0 adds two numbers.")] = 0,
+    json: JsonOption = False,
+) -> None:
+    """Time calls from this process through a broker to a service, each in a process of its own."""
+    from zbusrpc.cli.bench import run_bench_rpc
+
+    settings = settings_of(broker=broker, log_level="warning")
+    run_bench_rpc(settings if broker else None, concurrency=concurrency, seconds=seconds, size=size, as_json=json)

@@ -1,0 +1,65 @@
+"""`zbusrpc call`: one call from the command line, its parameters as text."""
+
+import re
+import sys
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.cli.app import fail
+from zbusrpc.cli.shell import run
+from zbusrpc.config import Settings
+from zbusrpc.errors import ConfigError, RpcError
+from zbusrpc.message import HEADER_PARAMS
+from zbusrpc.service.calls import close_callers
+from zbusrpc.service.client import CallOptions, DynamicProxy
+from zbusrpc.transport.address import parse_addresses
+
+_NAMED = re.compile(r"[A-Za-z_]\w*=")
+
+
+def run_call(method: str, params: list[str], settings: Settings, *, as_json: bool) -> None:
+    """Call, print the result and exit with 0, or print one line and exit with 1."""
+    service, dot, name = method.rpartition(".")
+    if not dot or not service or not name:
+        raise ConfigError(f"{method!r} names no method; write service.method, such as Calc.add")
+    try:
+        result = run(_call(service, name, *_parse_params(params), settings))
+    except RpcError as error:
+        if as_json:
+            sys.stdout.write(envelope.error_body(error).decode() + "\n")
+            raise SystemExit(1) from None
+        fail(str(error))
+    if as_json:
+        sys.stdout.write(orjson.dumps({"result": result}).decode() + "\n")
+    elif isinstance(result, str):
+        sys.stdout.write(result + "\n")
+    else:
+        indent = orjson.OPT_INDENT_2 if isinstance(result, dict | list) and len(str(result)) > 80 else 0
+        sys.stdout.write(orjson.dumps(result, option=indent).decode() + "\n")
+
+
+def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return values by position, or by name if all of them have one.
+
+    Raises:
+        ConfigError: some have a name and some have none.
+    """
+    named = [param for param in params if _NAMED.match(param)]
+    if len(named) == len(params):
+        return [], dict(param.split("=", 1) for param in params)
+    if named and len(named) < len(params):
+        other = next(param for param in params if param not in named)
+        raise ConfigError(f"{named[0]!r} has a name and {other!r} has none; name all values or none")
+    return params, {}
+
+
+async def _call(service: str, name: str, args: list[str], kwargs: dict[str, str], settings: Settings) -> Any:
+    options = CallOptions(brokers=parse_addresses(settings.broker), timeout=settings.timeout)
+    proxy = DynamicProxy(service, replace(options, headers=((HEADER_PARAMS, "text"),)))
+    try:
+        return await getattr(proxy, name)(*args, **kwargs)
+    finally:
+        await close_callers()

@@ -1,0 +1,56 @@
+"""What the server commands share: an event loop that ends on a signal, and the ready line."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+import orjson
+
+R = TypeVar("R")
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_NOW = 130
+"""Exit code of a process that a second signal ended: what shells report for an interrupt."""
+
+
+def run(main: Coroutine[Any, Any, R]) -> R:
+    """Run `main` on uvloop where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    return uvloop.run(main)
+
+
+def stop_event() -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process at once."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(EXIT_NOW)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        if sys.platform == "win32":
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+        else:
+            loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+async def run_until_stopped(close: Callable[[], Awaitable[None]]) -> None:
+    """Wait for a signal, then close."""
+    await stop_event().wait()
+    await close()
+
+
+def announce(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
+    """Print that a server is ready: one JSON line for machines, or lines for people."""
+    text = orjson.dumps({"event": "ready", "pid": os.getpid(), **facts}).decode() if as_json else "\n".join(lines)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,106 @@
+"""Settings: one model whose fields are the options of the command line, `ZBUSRPC_...` and `zbusrpc.toml`.
+
+What is given on the command line wins over the environment, that over `zbusrpc.toml` in the current directory,
+that over the defaults here.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zbusrpc.errors import ConfigError, did_you_mean
+
+DEFAULT_PORT: Final = 15555
+DEFAULT_BROKER: Final = f"localhost:{DEFAULT_PORT}"
+TIMEOUT_S: Final = 10.0
+"""Time limit of a call that names none: long for a call, short for a person who waits."""
+CONCURRENCY: Final = 64
+"""Calls that one service instance works on at a time."""
+ENV_PREFIX: Final = "ZBUSRPC_"
+CONFIG_FILE: Final = "zbusrpc.toml"
+MIB: Final = 1024 * 1024
+
+
+class Settings(BaseModel):
+    """Every setting there is, by the one name it has everywhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    broker: str = DEFAULT_BROKER
+    """Brokers to use, as `host:port;host2:port`."""
+    host: str = "127.0.0.1"
+    """Address that a broker listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    """Port that a broker listens on; 0 takes a free one."""
+    timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
+    """Time limit of a call, in seconds."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Calls that a service instance works on at a time; by default what the service says, or 64."""
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    """Processes that serve."""
+    grace: Annotated[float, Field(ge=0)] = 10.0
+    """Seconds that running calls get to finish on shut-down."""
+    message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = 16 * MIB
+    """Largest request or reply."""
+    queue_calls_max: Annotated[int, Field(ge=1)] = 10_000
+    """Calls that may wait for one service."""
+    queued_bytes_max: Annotated[int, Field(ge=1024)] = 256 * MIB
+    """Bytes that may wait for all services together."""
+    dev: bool = False
+    """Whether callers get the traceback of an unexpected error."""
+    log_level: str = "info"
+    log_json: bool | None = None
+    """JSON lines; by default wherever standard error is not a terminal."""
+
+
+def load_settings(**given: Any) -> Settings:
+    """Return the settings of this process; `given` are those of the command line, None where not given.
+
+    Raises:
+        ConfigError: a value cannot be used; the text names it and where it stands.
+    """
+    sources = {CONFIG_FILE: _read_file(), "the environment": _read_environment()}
+    sources["the command line"] = {name: value for name, value in given.items() if value is not None}
+    merged: dict[str, Any] = {}
+    for source in sources.values():
+        merged |= source
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        source_name = next((where for where, source in reversed(sources.items()) if name in source), "")
+        raise ConfigError(_explain(name, first["type"], first["msg"], merged.get(name), source_name)) from None
+
+
+def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
+    spelling = {
+        "the environment": f"{ENV_PREFIX}{name.upper()}",
+        "the command line": f"--{name.replace('_', '-')}",
+    }.get(source, f"{name} in {source}")
+    if kind == "extra_forbidden":
+        return f"{spelling} is no setting{did_you_mean(name, Settings.model_fields)}"
+    return f"{spelling} = {value!r}: {reason[0].lower()}{reason[1:]}"
+
+
+def _read_environment() -> dict[str, Any]:
+    names = {f"{ENV_PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    return {name: os.environ[variable] for variable, name in names.items() if variable in os.environ}
+
+
+def _read_file() -> dict[str, Any]:
+    path = Path(CONFIG_FILE)
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{CONFIG_FILE}: {error}") from None
+
+
+def default_broker() -> str:
+    """Return the brokers that `connect` uses when none are named."""
+    return os.environ.get(f"{ENV_PREFIX}BROKER") or DEFAULT_BROKER

@@ -1,0 +1,55 @@
+"""A deadline wheel: many things that may have to end at a time, with one timer for all of them.
+
+Clients, brokers and services each watch a deadline for every call, and nearly every call ends long before it.
+A timer of the event loop for each costs 1.3 us; here adding and removing cost a dict operation, because
+deadlines share ticks of 10 ms. A thing is due at the end of its tick: never early, at most one tick late.
+
+Pure: time is passed in, in seconds of any monotonic clock.
+"""
+
+import heapq
+from collections.abc import Hashable
+from typing import Final, Generic, TypeVar
+
+TICKS_PER_SECOND: Final = 100
+"""10 ms: far below any useful call time-out, and few enough ticks to keep the heap small."""
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Deadlines(Generic[T]):
+    """Things ordered by when they are due, for cheap adding and removing."""
+
+    __slots__ = ("_buckets", "_ticks")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, dict[T, None]] = {}  # dicts keep the order
+        self._ticks: list[int] = []
+
+    def add(self, item: T, deadline: float) -> None:
+        """Watch `item` until `deadline`."""
+        tick = int(deadline * TICKS_PER_SECOND) + 1
+        bucket = self._buckets.get(tick)
+        if bucket is None:
+            self._buckets[tick] = {item: None}
+            heapq.heappush(self._ticks, tick)
+        else:
+            bucket[item] = None
+
+    def remove(self, item: T, deadline: float) -> None:
+        """Stop watching `item`, which was added with `deadline`; unknown items are ignored."""
+        bucket = self._buckets.get(int(deadline * TICKS_PER_SECOND) + 1)
+        if bucket is not None:
+            bucket.pop(item, None)
+
+    def next_at(self) -> float | None:
+        """Return when `due` should next be asked, or None when nothing is watched."""
+        return self._ticks[0] / TICKS_PER_SECOND if self._ticks else None
+
+    def due(self, now: float) -> list[T]:
+        """Remove and return everything whose tick has ended, earliest tick first."""
+        items: list[T] = []
+        limit = now * TICKS_PER_SECOND
+        while self._ticks and self._ticks[0] <= limit:
+            items.extend(self._buckets.pop(heapq.heappop(self._ticks)))
+        return items

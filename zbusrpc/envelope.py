@@ -1,0 +1,156 @@
+"""The envelope: what stands in the body of a request and of its reply, as JSON that any language can write.
+
+    request   {"method": "add", "params": [1, 2] or {"a": 1, "b": 2}, "module": "Calc" (may be left out)}
+    reply     {"result": 3}  or  {"error": {"code": "NOT_FOUND", "message": "...", "details": ...}}
+
+A request that says "jsonrpc": "2.0" is answered in JSON-RPC 2.0 (jsonrpc.org). Errors of declared classes carry
+the class's name as "type". The service reads and writes envelopes; the broker only writes its own refusals.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from pydantic_core import to_json
+
+from zbusrpc.errors import Code, RpcError
+
+JSONRPC_CODES: Final = {
+    Code.INVALID_ARGUMENT: -32602,
+    Code.UNIMPLEMENTED: -32601,
+    Code.INTERNAL: -32603,
+}
+"""JSON-RPC 2.0, section 5.1; every other code is -32000, "server error", with our code in its data."""
+JSONRPC_SERVER_ERROR: Final = -32000
+JSONRPC_PARSE_ERROR: Final = -32700
+JSONRPC_INVALID_REQUEST: Final = -32600
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as it was read, its parameters not yet converted."""
+
+    method: str
+    params: list[Any] | dict[str, Any]
+    module: str = ""
+    is_jsonrpc: bool = False
+    jsonrpc_id: str | int | float | None = None
+    """The id to answer with, in JSON-RPC."""
+
+
+def parse_request(body: bytes | bytearray) -> Request:
+    """Return the request in `body`.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, with the place and the reason.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
+    return read_request(value)
+
+
+def read_request(value: Any) -> Request:
+    """Return the request that the JSON value `value` is.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, with the reason.
+    """
+    if not isinstance(value, dict):
+        shown = "a list: a batch is for HTTP" if isinstance(value, list) else type(value).__name__
+        raise RpcError(Code.INVALID_ARGUMENT, f"the request must be a JSON object, not {shown}")
+    method, module = value.get("method"), value.get("module") or ""
+    params = value.get("params")
+    if not isinstance(method, str) or not method:
+        raise RpcError(Code.INVALID_ARGUMENT, 'the request names no method: {"method": "...", "params": [...]}')
+    if not isinstance(params, list | dict | None):
+        raise RpcError(Code.INVALID_ARGUMENT, "params must be a list or an object")
+    if not isinstance(module, str):
+        raise RpcError(Code.INVALID_ARGUMENT, "module must be a string")
+    return Request(
+        method=method,
+        params=params if params is not None else [],
+        module=module,
+        is_jsonrpc=value.get("jsonrpc") == "2.0",
+        jsonrpc_id=value.get("id"),
+    )
+
+
+def request_body(method: str, params: Any) -> bytes:
+    """Return a request for `method`; `params` is a list or a dict of anything that pydantic can write."""
+    return b'{"method":%b,"params":%b}' % (orjson.dumps(method), dump(params))
+
+
+def result_body(result_json: bytes) -> bytes:
+    """Return the reply with a result that is JSON already."""
+    return b'{"result":%b}' % result_json
+
+
+def error_body(error: RpcError, *, type_name: str = "", details_json: bytes = b"") -> bytes:
+    """Return the reply with an error.
+
+    Args:
+        error: Its code, message and (unless `details_json` is given) details are written.
+        type_name: Name of the declared class, if it is one.
+        details_json: The details, where they were written by their types.
+    """
+    fields: dict[str, Any] = {"code": str(error.code), "message": error.message}
+    if type_name:
+        fields["type"] = type_name
+    if details_json or error.details is not None:
+        fields["details"] = orjson.Fragment(details_json or dump(error.details))
+    return orjson.dumps({"error": fields})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireError:
+    """An error as it came in a reply."""
+
+    code: Code
+    message: str
+    details: Any
+    type_name: str
+
+
+def parse_error(body: bytes | bytearray | memoryview) -> WireError:
+    """Return the error in a reply; a reply that holds none is an error of code UNKNOWN."""
+    try:
+        fields = orjson.loads(body)["error"]
+        code = fields["code"]
+        return WireError(
+            code=Code(code) if code in Code.__members__ else Code.UNKNOWN,
+            message=str(fields.get("message", "")),
+            details=fields.get("details"),
+            type_name=str(fields.get("type", "")),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        shown = bytes(body[:80]).decode(errors="replace")
+        return WireError(code=Code.UNKNOWN, message=f"unreadable error: {shown}", details=None, type_name="")
+
+
+def jsonrpc_result(request_id: Any, result_json: bytes) -> bytes:
+    """Return a JSON-RPC 2.0 response with a result that is JSON already."""
+    return b'{"jsonrpc":"2.0","result":%b,"id":%b}' % (result_json, orjson.dumps(request_id))
+
+
+def jsonrpc_error(request_id: Any, body: bytes, *, number: int | None = None) -> bytes:
+    """Return a JSON-RPC 2.0 response for the error reply `body`.
+
+    Args:
+        number: The JSON-RPC error code, where it does not follow from ours.
+    """
+    fields = orjson.loads(body)["error"]
+    code = JSONRPC_CODES.get(fields["code"], JSONRPC_SERVER_ERROR) if number is None else number
+    message = fields.pop("message")
+    error = {"code": code, "message": message, "data": fields}
+    return orjson.dumps({"jsonrpc": "2.0", "error": error, "id": request_id})
+
+
+def dump(value: Any) -> bytes:
+    """Return any value as JSON by its runtime type, as pydantic would: bytes as base64, NaN as a string.
+
+    Raises:
+        pydantic_core.PydanticSerializationError: a value has no form in JSON.
+    """
+    return to_json(value, bytes_mode="base64", inf_nan_mode="strings")

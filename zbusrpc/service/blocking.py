@@ -1,0 +1,74 @@
+"""Blocking calls: a coroutine run to its end from a thread that has no event loop.
+
+All of them share one background thread with an event loop (anyio's blocking portal), so that 64 threads may call
+through one connection. A forked child starts a thread of its own.
+"""
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from zbusrpc.errors import UsageError
+from zbusrpc.service.calls import close_callers
+
+R = TypeVar("R")
+
+_lock = threading.Lock()
+_portal: BlockingPortal | None = None
+_keeper: AbstractContextManager[BlockingPortal] | None = None
+_inherited: list[Any] = []
+
+
+def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any) -> R:
+    """Run `function(*args)` in the background loop and return its result.
+
+    Args:
+        name: What is called, for the error.
+
+    Raises:
+        UsageError: an event loop is running in this thread, which the call would block.
+    """
+    if asyncio._get_running_loop() is not None:
+        raise UsageError(f"{name} blocks, and an event loop is running here; write: await aio({name})(...)")
+    portal = _portal or _start()
+    future = portal.start_task_soon(function, *args)
+    try:
+        return future.result()
+    except BaseException:  # KeyboardInterrupt reaches only the waiting: let go of the call, too
+        future.cancel()
+        raise
+
+
+def _start() -> BlockingPortal:
+    global _portal, _keeper  # noqa: PLW0603 - one thread for the process
+    with _lock:
+        if _portal is None:
+            _keeper = start_blocking_portal("asyncio", {"use_uvloop": os.name != "nt"})
+            _portal = _keeper.__enter__()
+        return _portal
+
+
+def _stop() -> None:
+    global _portal, _keeper
+    portal, keeper, _portal, _keeper = _portal, _keeper, None, None
+    if portal is not None and keeper is not None:
+        portal.call(close_callers)
+        keeper.__exit__(None, None, None)
+
+
+def _forget_in_child() -> None:
+    global _portal, _keeper, _lock  # noqa: PLW0603
+    _inherited.append((_portal, _keeper))
+    _portal = _keeper = None
+    _lock = threading.Lock()
+
+
+atexit.register(_stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

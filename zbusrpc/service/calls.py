@@ -1,0 +1,178 @@
+"""The caller's side of a link: requests out, replies back by their number.
+
+One `Caller` belongs to one event loop and one set of brokers; all proxies there share it. It is opened by the
+first call. A call whose connection is lost fails with UNAVAILABLE, saying that it may have run.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+import weakref
+from contextlib import suppress
+from typing import Any, Final
+
+from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
+from zbusrpc.message import Kind, Message
+from zbusrpc.service.timers import DeadlineTimer
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.hello import Hello
+from zbusrpc.transport.link import Link
+from zbusrpc.transport.native import MESSAGE_BYTES_MAX, payload_size
+
+CANCEL: Final = int(Kind.CANCEL)
+
+
+class Caller:
+    """The calls of one event loop to one set of brokers."""
+
+    def __init__(self, brokers: tuple[Address, ...]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._deadlines: DeadlineTimer[int] = DeadlineTimer(self._expire)
+        self._last_id = 0
+        self.late_replies = 0
+        """Replies to calls that had already ended; they were dropped."""
+        name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
+        self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=MESSAGE_BYTES_MAX))
+        self._task = self._loop.create_task(self._link.run())
+
+    async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
+        """Send a request and return its reply, which may be an error.
+
+        Args:
+            deadline: When to give up, by `time.monotonic()`.
+            wait_for_ready: Wait for a broker until then, too.
+
+        Raises:
+            RpcError: UNAVAILABLE, DEADLINE_EXCEEDED or RESOURCE_EXHAUSTED, before or after it was sent.
+            asyncio.CancelledError: the caller gave up; the service is told.
+        """
+        connection = self._link.connection
+        if connection is None:
+            await self._open(deadline, wait_for_ready=wait_for_ready)
+            connection = self._link.connection
+            assert connection is not None
+        size = payload_size(message)
+        if size > connection.message_bytes_max:
+            raise too_large(size, connection.message_bytes_max)
+        if deadline is not None:
+            left_ms = round((deadline - time.monotonic()) * 1000)
+            if left_ms <= 0:
+                raise expired(message.topic, has_started=False)
+            message.timeout_ms = left_ms
+        self._last_id = message.id = request_id = self._last_id + 1
+        future: asyncio.Future[Message] = self._loop.create_future()
+        self._pending[request_id] = future
+        if deadline is not None:
+            self._deadlines.add(request_id, deadline)
+        connection.send(message)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._pending.pop(request_id, None) is not None and connection is self._link.connection:
+                connection.send(Message(CANCEL, request_id))
+            raise
+        finally:
+            if deadline is not None:
+                self._deadlines.remove(request_id, deadline)
+
+    async def query(self, deadline: float) -> Message:
+        """Return what runs at the broker, as the REPLY to a QUERY."""
+        return await self.request(Message(Kind.QUERY), deadline)
+
+    async def _open(self, deadline: float | None, *, wait_for_ready: bool) -> None:
+        """Wait for the connection: for one try, or until the deadline.
+
+        Raises:
+            RpcError: UNAVAILABLE with the reason, or DEADLINE_EXCEEDED.
+        """
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await self._link.wait_attempt()
+                while wait_for_ready and self._link.connection is None:
+                    await self._link.wait_next_attempt()
+        except TimeoutError:
+            reason = self._link.error or f"no answer from broker {self._link.name}"
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
+        if self._link.connection is None:
+            raise RpcError(Code.UNAVAILABLE, str(self._link.error), {"may_have_run": False})
+
+    def _expire(self, request_id: int) -> None:
+        future = self._pending.pop(request_id, None)
+        if future is not None and not future.done():
+            message = "the deadline of this call passed before its result came"
+            future.set_exception(RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": True}))
+
+    # -- what the link calls -----------------------------------------------------------------------------
+
+    def link_opened(self, theirs: Hello) -> None:
+        """Do nothing: calls wait for the connection themselves."""
+
+    def message_received(self, message: Message) -> None:
+        future = self._pending.pop(message.id, None)
+        if future is not None and not future.done():
+            future.set_result(message)
+        else:
+            self.late_replies += 1
+
+    def link_lost(self, error: ZbusError) -> None:
+        pending, self._pending = self._pending, {}
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(
+                    RpcError(
+                        Code.UNAVAILABLE,
+                        f"{error}; the call may have run",
+                        {"may_have_run": True, "lost": True},
+                    )
+                )
+
+
+def too_large(size: int, limit: int) -> RpcError:
+    """Return the error for a request that is not sent because of its size."""
+    message = f"the request of {size} bytes exceeds the limit of {limit} bytes; it was not sent"
+    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"size": size, "limit": limit, "may_have_run": False})
+
+
+def expired(topic: bytes, *, has_started: bool) -> RpcError:
+    """Return the error for a call whose deadline has passed."""
+    name = topic.decode(errors="replace")
+    message = f"the deadline passed before the call to {name} was sent"
+    return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": has_started})
+
+
+# -- one caller for each event loop and each set of brokers --------------------------------------------------
+
+_Loop = asyncio.AbstractEventLoop
+_callers: weakref.WeakKeyDictionary[_Loop, dict[tuple[Address, ...], Caller]] = weakref.WeakKeyDictionary()
+_inherited: list[Any] = []
+"""What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
+
+
+def caller_of_loop(brokers: tuple[Address, ...]) -> Caller:
+    """Return the running loop's caller for `brokers`."""
+    callers = _callers.setdefault(asyncio.get_running_loop(), {})
+    caller = callers.get(brokers)
+    if caller is None or caller._task.done():
+        caller = callers[brokers] = Caller(brokers)
+    return caller
+
+
+async def close_callers() -> None:
+    """Close the connections that calls of this event loop have opened; the next call opens a new one."""
+    callers = _callers.pop(asyncio.get_running_loop(), {})
+    for caller in callers.values():
+        caller._task.cancel()
+        with suppress(asyncio.CancelledError, LinkError):
+            await caller._task
+
+
+def _forget_in_child() -> None:
+    _inherited.append(dict(_callers))
+    _callers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

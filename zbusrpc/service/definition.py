@@ -1,0 +1,264 @@
+"""A service's definition: what `@service` and `@rpc` say about a class, read into plain values.
+
+The decorators only attach options: a decorated class stays the class it was, for type checkers and for tests. The
+definition is read from the class when it is first needed, by the service and by its clients alike.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any, Final, TypeVar, get_type_hints, overload
+
+from zbusrpc.config import CONCURRENCY
+from zbusrpc.errors import DefinitionError, RpcError
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+SERVICE_ATTRIBUTE: Final = "__zbusrpc_service__"
+RPC_ATTRIBUTE: Final = "__zbusrpc_rpc__"
+DEFINITION_ATTRIBUTE: Final = "__zbusrpc_definition__"
+
+
+class Color(Enum):
+    """How a method is run, and how its proxy is called."""
+
+    ASYNC = auto()
+    """`async def`: a task; the proxy's call is awaited."""
+    SYNC = auto()
+    """`def`: a thread; the proxy's call blocks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceOptions:
+    """What `@service` was given."""
+
+    name: str
+    version: str
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcOptions:
+    """What `@rpc` was given."""
+
+    name: str | None = None
+    timeout: float | None = None
+    idempotent: bool = False
+    deprecated: str | None = None
+    errors: tuple[type[RpcError], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One method of a service's interface."""
+
+    name: str
+    """On the wire."""
+    attribute: str
+    """In the class."""
+    color: Color
+    signature: inspect.Signature
+    """Without `self`; annotations are types, not strings."""
+    doc: str
+    options: RpcOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """A service's interface."""
+
+    name: str
+    """The topic its calls travel through."""
+    version: str
+    concurrency: int
+    doc: str
+    methods: dict[str, Method]
+    """By name on the wire."""
+    errors: dict[str, type[RpcError]]
+    """The declared errors that its callers can get back as their own class, by name."""
+
+
+@overload
+def service(cls: type[T], /) -> type[T]: ...
+@overload
+def service(
+    *, name: str | None = None, version: str = "", concurrency: int = CONCURRENCY
+) -> Callable[[type[T]], type[T]]: ...
+def service(
+    cls: type[T] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    version: str = "",
+    concurrency: int = CONCURRENCY,
+) -> type[T] | Callable[[type[T]], type[T]]:
+    """Declare a class as a service: its public methods are what clients can call.
+
+    Args:
+        name: The topic its calls travel through; by default the name of the class.
+        version: For people; shown where services are listed.
+        concurrency: How many calls one instance works on at a time.
+
+    Raises:
+        DefinitionError: the class or an option cannot be used; the text names it and the fix.
+    """
+
+    def decorate(decorated: type[T]) -> type[T]:
+        if not inspect.isclass(decorated):
+            raise DefinitionError(f"@service decorates a class, not {decorated!r}")
+        chosen = name or decorated.__name__
+        if len(chosen.encode()) > 255 or any(mark in chosen for mark in "/.? #%"):
+            raise DefinitionError(f"service name {chosen!r}: up to 255 bytes, without / . ? # % and blanks")
+        if not 1 <= concurrency <= 4096:
+            raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..4096")
+        options = ServiceOptions(name=chosen, version=version, concurrency=concurrency)
+        setattr(decorated, SERVICE_ATTRIBUTE, options)
+        for attribute, function in _public_functions(decorated):
+            _check_function(decorated, attribute, function)
+        return decorated
+
+    return decorate if cls is None else decorate(cls)
+
+
+@overload
+def rpc(function: F, /) -> F: ...
+@overload
+def rpc(
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    idempotent: bool = False,
+    deprecated: str | None = None,
+    errors: tuple[type[RpcError], ...] = (),
+) -> Callable[[F], F]: ...
+def rpc(
+    function: F | None = None,
+    /,
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    idempotent: bool = False,
+    deprecated: str | None = None,
+    errors: tuple[type[RpcError], ...] = (),
+) -> F | Callable[[F], F]:
+    """Set options of one method; a public method without it has the defaults.
+
+    Args:
+        name: What it is called on the wire; by default its own name.
+        timeout: Time limit in seconds for calls that name none.
+        idempotent: Running it twice does no harm: when an instance dies, another runs the call again.
+        deprecated: Why it should not be used any more; callers get a DeprecationWarning that says so.
+        errors: Declared errors it raises, where they are not visible in the module of the class.
+    """
+    if timeout is not None and timeout <= 0:
+        raise DefinitionError(f"@rpc(timeout={timeout}): a time limit is greater than 0")
+    options = RpcOptions(name=name, timeout=timeout, idempotent=idempotent, deprecated=deprecated, errors=tuple(errors))
+
+    def decorate(decorated: F) -> F:
+        setattr(decorated, RPC_ATTRIBUTE, options)
+        return decorated
+
+    return decorate if function is None else decorate(function)
+
+
+def is_service(cls: object) -> bool:
+    """Whether `cls` is a class that was declared with `@service`."""
+    return inspect.isclass(cls) and SERVICE_ATTRIBUTE in vars(cls)
+
+
+def define(cls: type) -> Definition:
+    """Return the definition of a service class.
+
+    Raises:
+        DefinitionError: it is no service, or its annotations cannot be read.
+    """
+    if not is_service(cls):
+        raise DefinitionError(f"{getattr(cls, '__name__', cls)!s} is no service; put @service above the class")
+    known: Definition | None = vars(cls).get(DEFINITION_ATTRIBUTE)
+    if known is None:
+        known = _read_class(cls)
+        setattr(cls, DEFINITION_ATTRIBUTE, known)
+    return known
+
+
+def _read_class(cls: type) -> Definition:
+    options: ServiceOptions = getattr(cls, SERVICE_ATTRIBUTE)
+    methods: dict[str, Method] = {}
+    for attribute, function in _public_functions(cls):
+        method = _read_method(cls, attribute, function)
+        if method.name in methods:
+            raise DefinitionError(f"{cls.__name__}: two methods are called {method.name} on the wire")
+        methods[method.name] = method
+    if not methods:
+        raise DefinitionError(f"{cls.__name__} has no public method; a service offers at least one")
+    return Definition(
+        name=options.name,
+        version=options.version,
+        concurrency=options.concurrency,
+        doc=inspect.cleandoc(cls.__doc__ or ""),
+        methods=methods,
+        errors=_declared_errors(cls, methods),
+    )
+
+
+def _read_method(cls: type, attribute: str, function: Callable[..., Any]) -> Method:
+    options: RpcOptions = getattr(function, RPC_ATTRIBUTE, RpcOptions())
+    try:
+        hints = get_type_hints(function, localns={cls.__name__: cls}, include_extras=True)
+    except Exception as error:
+        raise DefinitionError(f"{cls.__name__}.{attribute}: unreadable annotation: {error}") from None
+    signature = inspect.signature(function)
+    parameters = [
+        parameter.replace(annotation=hints[parameter.name]) for parameter in list(signature.parameters.values())[1:]
+    ]
+    return Method(
+        name=options.name or attribute,
+        attribute=attribute,
+        color=Color.ASYNC if inspect.iscoroutinefunction(function) else Color.SYNC,
+        signature=inspect.Signature(parameters, return_annotation=hints["return"]),
+        doc=inspect.cleandoc(function.__doc__ or ""),
+        options=options,
+    )
+
+
+def _public_functions(cls: type) -> list[tuple[str, Callable[..., Any]]]:
+    """Return the methods that are the interface, in the order in which they are written, bases first."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[:-1]):
+        for attribute, value in vars(base).items():
+            if not attribute.startswith("_"):
+                found[attribute] = value
+    return [(attribute, value) for attribute, value in found.items() if inspect.isfunction(value)]
+
+
+def _check_function(cls: type, attribute: str, function: Callable[..., Any]) -> None:
+    """Refuse what cannot be called over the wire, with the fix."""
+    where = f"{cls.__name__}.{attribute}"
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        raise DefinitionError(f"{where} is a generator, and a call has one result; return a list")
+    signature = inspect.signature(function)
+    if not signature.parameters:
+        raise DefinitionError(f"{where} takes no self; a method of a service is a method of its instance")
+    for parameter in list(signature.parameters.values())[1:]:
+        if parameter.annotation is inspect.Parameter.empty:
+            raise DefinitionError(
+                f"{where}: parameter {parameter.name} has no type; annotate it, or name a method that is "
+                f"not to be called from outside _{attribute}"
+            )
+    if signature.return_annotation is inspect.Signature.empty:
+        raise DefinitionError(f"{where} has no return type; annotate it, -> None where nothing is returned")
+
+
+def _declared_errors(cls: type, methods: dict[str, Method]) -> dict[str, type[RpcError]]:
+    """Return the declared errors of a service: those visible in its module, and those its methods name."""
+    module = sys.modules.get(cls.__module__)
+    visible = [value for value in vars(module).values() if _is_declared_error(value)] if module else []
+    named = [error for method in methods.values() for error in method.options.errors]
+    return {error.__name__: error for error in [*visible, *named]}
+
+
+def _is_declared_error(value: object) -> bool:
+    return inspect.isclass(value) and issubclass(value, RpcError) and value is not RpcError

@@ -1,0 +1,206 @@
+"""The dispatcher: from the body of a request to a method with converted parameters, and from what the method
+gave to the body of the reply.
+
+Pure: it runs no handler and waits for nothing; `worker.py` does between `prepare` and the reply. A plain request
+takes the fast way, one pass of one validator over its bytes. Everything else (JSON-RPC, parameters typed as text,
+mistakes) takes the thorough way, which also finds the words for what is wrong.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from zbusrpc import envelope
+from zbusrpc.envelope import Request
+from zbusrpc.errors import Code, ProtocolError, RpcError, did_you_mean, one_of
+from zbusrpc.message import HEADER_PARAMS, decode_headers
+from zbusrpc.service import schema
+from zbusrpc.service.definition import Definition, Method
+from zbusrpc.telemetry import get_logger
+
+log = get_logger("service")
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class BoundMethod:
+    """A method of an instance with its schemas."""
+
+    method: Method
+    function: Callable[..., Any]
+    arguments: TypeAdapter[Any]
+    result: TypeAdapter[Any]
+
+
+class Invocation:
+    """One request: the method to run and its parameters, or the error to answer with."""
+
+    __slots__ = ("args", "bound", "error", "kwargs", "request")
+
+    def __init__(
+        self,
+        bound: BoundMethod | None,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        request: Request | None = None,
+    ) -> None:
+        self.bound = bound
+        self.args = args
+        self.kwargs = kwargs
+        self.request = request
+        """The request as it was read; None when it took the fast way."""
+        self.error: RpcError | None = None
+
+
+class Dispatcher:
+    """The methods of one service instance, as requests see them."""
+
+    def __init__(self, definition: Definition, instance: object, *, dev: bool = False) -> None:
+        self._definition = definition
+        self._dev = dev
+        self._bound = {
+            name: BoundMethod(
+                method=method,
+                function=getattr(instance, method.attribute),
+                arguments=schema.arguments_adapter(definition.name, method),
+                result=schema.result_adapter(definition.name, method),
+            )
+            for name, method in definition.methods.items()
+        }
+        self._validate = schema.envelope_adapter(definition).validator.validate_json
+
+    def prepare(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
+        """Return what a request asks for. Nothing is raised: mistakes are the invocation's `error`."""
+        if not header_bytes or HEADER_PARAMS.encode() not in header_bytes:
+            try:
+                values = self._validate(body)
+                args, kwargs = values["params"]
+                return Invocation(self._bound[values["method"]], args, kwargs)
+            except ValidationError:
+                pass  # the thorough way will say what is wrong, if anything is
+        invocation = Invocation(None, (), {})
+        try:
+            self._prepare_thoroughly(invocation, body, header_bytes)
+        except RpcError as error:
+            invocation.error = error
+        return invocation
+
+    def result_body(self, invocation: Invocation, value: Any) -> bytes:
+        """Return the reply for what a handler returned.
+
+        Raises:
+            RpcError: INTERNAL, when it does not fit the method's annotation.
+        """
+        bound = invocation.bound
+        assert bound is not None
+        try:
+            result = bound.result.serializer.to_json(bound.result.validator.validate_python(value))
+        except ValidationError as error:
+            raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
+        except PydanticSerializationError as error:
+            raise self._misfit(bound.method, str(error)) from None
+        request = invocation.request
+        if request is not None and request.is_jsonrpc:
+            return envelope.jsonrpc_result(request.jsonrpc_id, result)
+        return b'{"result":%b}' % result
+
+    def error_body(self, invocation: Invocation, error: Exception) -> bytes:
+        """Return the reply for an error, and log it: what is not an RpcError is a fault of the service."""
+        name = invocation.bound.method.name if invocation.bound else ""
+        if isinstance(error, RpcError):
+            log.info("service.refused", service=self._definition.name, method=name, error=str(error))
+            body = _rpc_error_body(error)
+        else:
+            log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
+            body = envelope.error_body(self._internal(name, error))
+        request = invocation.request
+        if request is not None and request.is_jsonrpc:
+            return envelope.jsonrpc_error(request.jsonrpc_id, body)
+        return body
+
+    def _internal(self, method: str, error: Exception) -> RpcError:
+        """Return what a caller may know of an unexpected error."""
+        if not self._dev:
+            return RpcError(Code.INTERNAL, f"{self._definition.name}.{method} failed; the service's log says why")
+        lines = "".join(traceback.format_exception(error))
+        return RpcError(
+            Code.INTERNAL,
+            f"{self._definition.name}.{method}: {type(error).__name__}: {error}",
+            {"traceback": lines},
+        )
+
+    def _misfit(self, method: Method, reason: str) -> RpcError:
+        annotation = method.signature.return_annotation
+        wanted = getattr(annotation, "__name__", str(annotation))
+        log.error("service.result_misfit", service=self._definition.name, method=method.name, reason=reason)
+        return RpcError(
+            Code.INTERNAL,
+            f"{self._definition.name}.{method.name} returned something that is not {wanted}: {reason}",
+        )
+
+    # -- the thorough way --------------------------------------------------------------------------------
+
+    def _prepare_thoroughly(self, invocation: Invocation, body: bytes | bytearray, header_bytes: bytes) -> None:
+        invocation.request = request = envelope.parse_request(body)
+        if request.module not in {"", self._definition.name}:
+            raise RpcError(
+                Code.INVALID_ARGUMENT,
+                f"module {request.module!r} is not here; this is service {self._definition.name}",
+            )
+        bound = self._bound.get(request.method)
+        if bound is None:
+            raise self._unknown_method(request.method)
+        invocation.bound = bound
+        try:
+            is_text = decode_headers(header_bytes).get(HEADER_PARAMS) == "text"
+        except ProtocolError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"unusable headers: {error}") from None
+        convert = _convert_text if is_text else _convert
+        invocation.args, invocation.kwargs = convert(bound, request.params, self._definition.name)
+
+    def _unknown_method(self, name: str) -> RpcError:
+        names = list(self._bound)
+        message = f"service {self._definition.name} has no method {name}"
+        return RpcError(
+            Code.UNIMPLEMENTED,
+            f"{message}{did_you_mean(name, names) or '; it has ' + one_of(names)}",
+            {"methods": names},
+        )
+
+
+def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:
+    try:
+        return bound.arguments.validator.validate_json(envelope.dump(params))
+    except ValidationError as error:
+        raise schema.invalid_arguments(error, f"{service}.{bound.method.name}") from None
+
+
+def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:
+    """Convert parameters that a person typed: each as a string first and, where that does not fit, as JSON."""
+    try:
+        return _convert(bound, params, service)
+    except RpcError as error:
+        places = {problem["loc"][0] for problem in error.details if problem["loc"]}
+        first_error = error
+    again: Any = dict(params) if isinstance(params, dict) else list(params)
+    for place in places:
+        try:
+            again[place] = orjson.loads(again[place])
+        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            continue
+    try:
+        return _convert(bound, again, service)
+    except RpcError:
+        raise first_error from None
+
+
+def _rpc_error_body(error: RpcError) -> bytes:
+    """Return the reply for an error that a handler raised on purpose."""
+    if not error.declared:
+        return envelope.error_body(error)
+    details = schema.dump_error_fields(error)
+    return envelope.error_body(error, type_name=type(error).__name__, details_json=details)

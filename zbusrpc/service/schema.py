@@ -1,0 +1,161 @@
+"""Schemas: how pydantic reads parameters and results out of JSON, and writes them.
+
+One validator for the whole service reads envelope and parameters in a single pass over the bytes: it picks the
+method by name and converts each parameter by its annotation. That is faster than parsing first (0.5 us against
+0.9 us for two integers) and keeps what a JSON parser in between would lose, such as large integers.
+
+Everything follows pydantic's lax mode for JSON. Bytes travel as base64, NaN and infinities as strings.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+from pydantic_core import CoreSchema, core_schema
+
+from zbusrpc.errors import Code, DefinitionError, RpcError, error_fields
+from zbusrpc.service.definition import Definition, Method
+
+CONFIG: Final = ConfigDict(
+    ser_json_bytes="base64",
+    val_json_bytes="base64",
+    ser_json_inf_nan="strings",
+    arbitrary_types_allowed=False,
+)
+
+_MODES: Final[dict[Any, Any]] = {
+    inspect.Parameter.POSITIONAL_ONLY: "positional_only",
+    inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional_or_keyword",
+    inspect.Parameter.KEYWORD_ONLY: "keyword_only",
+}
+
+
+def adapter(build: Callable[[GetCoreSchemaHandler], CoreSchema], what: str) -> TypeAdapter[Any]:
+    """Return a pydantic adapter for a schema that `build` makes; types in it become schemas by its handler.
+
+    Raises:
+        DefinitionError: pydantic has no schema for a type; `what` says where it stands.
+    """
+
+    class Built:
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+            return build(handler)
+
+    try:
+        return TypeAdapter(Built, config=CONFIG)
+    except PydanticUserError as error:
+        first_line = str(error).partition("\n")[0]
+        raise DefinitionError(f"{what}: {first_line}") from None
+
+
+def value_adapter(annotation: Any, what: str) -> TypeAdapter[Any]:
+    """Return the adapter of one type."""
+    return adapter(lambda handler: handler.generate_schema(annotation), what)
+
+
+def result_adapter(service: str, method: Method) -> TypeAdapter[Any]:
+    """Return the adapter of a method's result."""
+    return value_adapter(method.signature.return_annotation, f"result of {service}.{method.name}")
+
+
+def reply_adapter(service: str, method: Method) -> TypeAdapter[Any]:
+    """Return the adapter of a whole reply to a method."""
+    result = method.signature.return_annotation
+    return adapter(
+        lambda handler: core_schema.typed_dict_schema(
+            {"result": core_schema.typed_dict_field(handler.generate_schema(result), required=True)}
+        ),
+        f"result of {service}.{method.name}",
+    )
+
+
+def arguments_adapter(service: str, method: Method) -> TypeAdapter[Any]:
+    """Return the adapter that turns a JSON list or object into `(args, kwargs)` for a method."""
+    return adapter(lambda handler: _arguments_schema(method, handler), f"{service}.{method.name}")
+
+
+def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
+    """Return the adapter that reads a whole request: `{"method": name, "params": (args, kwargs)}`.
+
+    It takes only plain requests; anything else (JSON-RPC, no params, mistakes) is for the slow and thorough way.
+    """
+
+    def build(handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices: dict[Any, CoreSchema] = {
+            name: core_schema.typed_dict_schema(
+                {
+                    "method": core_schema.typed_dict_field(core_schema.any_schema()),
+                    "params": core_schema.typed_dict_field(_arguments_schema(method, handler)),
+                    "module": core_schema.typed_dict_field(
+                        core_schema.nullable_schema(core_schema.literal_schema(["", definition.name])),
+                        required=False,
+                    ),
+                },
+                extra_behavior="forbid",
+            )
+            for name, method in definition.methods.items()
+        }
+        return core_schema.tagged_union_schema(choices, discriminator="method")
+
+    return adapter(build, definition.name)
+
+
+def error_adapter(error: type[RpcError]) -> TypeAdapter[Any]:
+    """Return the adapter that turns the details of a declared error into the arguments of its class."""
+    parameters = list(inspect.signature(error.__init__).parameters.values())[1:]
+    hints = inspect.get_annotations(error.__init__, eval_str=True)
+    fields = [parameter.replace(annotation=hints.get(parameter.name, Any)) for parameter in parameters]
+    return adapter(lambda handler: _parameters_schema(fields, handler), error.__name__)
+
+
+def dump_error_fields(error: RpcError) -> bytes:
+    """Return the fields of a declared error as JSON."""
+    from zbusrpc.envelope import dump
+
+    return dump(error_fields(error))
+
+
+def invalid_arguments(error: ValidationError, what: str) -> RpcError:
+    """Return the error for parameters that do not fit: its details are a list of {loc, msg, type}."""
+    problems = [
+        {
+            "loc": [part for part in problem["loc"] if part != "params"],
+            "msg": problem["msg"],
+            "type": problem["type"],
+        }
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    first = problems[0]
+    loc = first["loc"] if isinstance(first["loc"], list) else []
+    where = ".".join(str(part) for part in loc)
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return RpcError(Code.INVALID_ARGUMENT, f"{what}: {where + ': ' if where else ''}{first['msg']}{more}", problems)
+
+
+def _arguments_schema(method: Method, handler: GetCoreSchemaHandler) -> CoreSchema:
+    return _parameters_schema(list(method.signature.parameters.values()), handler)
+
+
+def _parameters_schema(parameters: Sequence[inspect.Parameter], handler: GetCoreSchemaHandler) -> CoreSchema:
+    items: list[core_schema.ArgumentsParameter] = []
+    var_args: CoreSchema | None = None
+    var_kwargs: CoreSchema | None = None
+    for parameter in parameters:
+        schema = handler.generate_schema(parameter.annotation)
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            var_args = schema
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            var_kwargs = schema
+        else:
+            if parameter.default is not inspect.Parameter.empty:
+                schema = core_schema.with_default_schema(schema, default=parameter.default)
+            items.append(core_schema.arguments_parameter(parameter.name, schema, mode=_MODES[parameter.kind]))
+    return core_schema.arguments_schema(
+        items,
+        var_args_schema=var_args,
+        var_kwargs_schema=var_kwargs,
+        serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
+    )

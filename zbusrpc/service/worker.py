@@ -1,0 +1,328 @@
+"""The worker: one service instance at its brokers.
+
+It subscribes to the service's topic with a window of `concurrency`, runs a task for each request (a thread for a
+`def` method) and sends the reply. A handler is cancelled when its deadline passes or its caller gives the call up.
+
+    start -> serve requests -> drain: leave the group, finish what has started within the grace time, return the rest
+
+Promises: every request is answered, returned or reported done exactly once per connection; what the broker gave to
+a connection that was lost is cancelled, because the broker has already failed it or given it to another.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, Final
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.errors import Code, RpcError, ZbusError
+from zbusrpc.message import Flag, Kind, Message, decode_headers
+from zbusrpc.service.context import Context, ambient_deadline
+from zbusrpc.service.definition import Color, Definition
+from zbusrpc.service.dispatcher import Dispatcher, Invocation
+from zbusrpc.service.timers import DeadlineTimer
+from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.hello import Hello
+from zbusrpc.transport.link import Link
+from zbusrpc.transport.native import payload_size
+
+_ERROR: Final = int(Flag.ERROR)
+_REPLY: Final = int(Kind.REPLY)
+_SUBSCRIBE_ID: Final = 1
+_UNSUBSCRIBE_ID: Final = 2
+
+log = get_logger("worker")
+
+
+class Running:
+    """A request that is being worked on."""
+
+    __slots__ = (
+        "connection",
+        "deadline",
+        "flags",
+        "has_started",
+        "is_cancelled",
+        "is_expired",
+        "is_returned",
+        "key",
+        "task",
+    )
+
+    def __init__(self, message: Message, deadline: float | None, connection: Connection | None) -> None:
+        self.key = (message.session, message.id)
+        self.connection = connection
+        """Where it came from: only there its end means something."""
+        self.flags = message.flags
+        self.deadline = deadline
+        self.task: asyncio.Task[None] | None = None
+        self.has_started = False
+        """Whether the task has begun: one that is cancelled before never does."""
+        self.is_cancelled = False
+        """The caller gave it up, or the connection that it came by is gone."""
+        self.is_expired = False
+        self.is_returned = False
+        """The grace time is over."""
+
+
+class Worker:
+    """One service instance, serving at each of its brokers."""
+
+    def __init__(
+        self,
+        definition: Definition,
+        instance: object,
+        brokers: tuple[Address, ...],
+        *,
+        concurrency: int | None = None,
+        dev: bool = False,
+        hello: Hello | None = None,
+    ) -> None:
+        self.definition = definition
+        self.concurrency = concurrency or definition.concurrency
+        self._dispatcher = Dispatcher(definition, instance, dev=dev)
+        self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
+        own = hello or Hello(name=definition.name)
+        self._posts = [_Post(self, broker, own) for broker in brokers]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin to serve; returns once a broker has taken the subscription.
+
+        Raises:
+            LinkError: no broker can be reached; nothing is left running.
+        """
+        self._tasks = [asyncio.create_task(post.link.run()) for post in self._posts]
+        attempts = [asyncio.create_task(post.wait_subscribed()) for post in self._posts]
+        await asyncio.wait(attempts)
+        errors = [attempt.result() for attempt in attempts]
+        if all(error is not None for error in errors):
+            await self.close()
+            raise next(error for error in errors if error is not None)
+
+    async def close(self, grace_s: float = 0.0) -> None:
+        """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end."""
+        for post in self._posts:
+            post.leave()
+        until = time.monotonic() + grace_s
+        while (tasks := self._unfinished()) and time.monotonic() < until:
+            await asyncio.wait(tasks, timeout=until - time.monotonic())
+        for post in self._posts:
+            post.return_all()
+        if tasks := self._unfinished():
+            await asyncio.wait(tasks, timeout=1.0)
+        await asyncio.sleep(0)  # the last replies leave before the connection does
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _unfinished(self) -> list[asyncio.Task[None]]:
+        return [running.task for post in self._posts for running in post.running.values() if running.task]
+
+    async def run(self, invocation: Invocation, message: Message, deadline: float | None) -> Message:
+        """Run one request's handler and return the reply.
+
+        Raises:
+            asyncio.CancelledError: the handler was cancelled; there is no reply.
+        """
+        bound = invocation.bound
+        name = bound.method.name if bound else ""
+        context = Context(message, self.definition.name, name, deadline)
+        current_call.set(context)
+        ambient_deadline.set(deadline)
+        flags = 0
+        try:
+            if invocation.error is not None or bound is None:
+                raise invocation.error or RpcError(Code.INTERNAL, "nothing to run")
+            if is_tracing():
+                span = server_span(self.definition.name, name, decode_headers(message.header_bytes))
+            else:
+                span = nullcontext()  # type: ignore[assignment]
+            with span:
+                if bound.method.color is Color.ASYNC:
+                    value = await bound.function(*invocation.args, **invocation.kwargs)
+                else:
+                    value = await self._run_in_thread(bound.function, invocation)
+                body = self._dispatcher.result_body(invocation, value)
+        except Exception as error:
+            body, flags = self._dispatcher.error_body(invocation, error), _ERROR
+        return Message(_REPLY, message.id, b"", body, b"", flags, 0, message.session)
+
+    def prepare(self, message: Message) -> Invocation:
+        """Return what a request asks for."""
+        return self._dispatcher.prepare(message.body, bytes(message.header_bytes))  # type: ignore[arg-type]
+
+    async def _run_in_thread(self, function: Callable[..., Any], invocation: Invocation) -> Any:
+        """Run a `def` method in a thread. A thread cannot be stopped: cancelled, this still waits for its end."""
+        run = contextvars.copy_context().run
+        future = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: run(function, *invocation.args, **invocation.kwargs)
+        )
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # has been seen: nobody waits for it any more
+            raise
+
+
+class _Post:
+    """A worker's place at one broker."""
+
+    def __init__(self, worker: Worker, broker: Address, hello: Hello) -> None:
+        self._worker = worker
+        self._topic = worker.definition.name.encode()
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
+        self._is_leaving = False
+        self._subscribed: asyncio.Future[None] = self._loop.create_future()
+        self.running: dict[tuple[int, int], Running] = {}
+        self.link = Link((broker,), self, hello)
+
+    async def wait_subscribed(self) -> ZbusError | None:
+        """Return None once the broker has taken the subscription, or why it cannot be reached."""
+        await self.link.wait_attempt()
+        if self.link.connection is None:
+            return self.link.error
+        await self._subscribed
+        return None
+
+    # -- what the link calls -----------------------------------------------------------------------------
+
+    def link_opened(self, theirs: Hello) -> None:
+        if self._is_leaving:
+            return
+        about = {
+            "version": self._worker.definition.version,
+            "methods": list(self._worker.definition.methods),
+        }
+        body = orjson.dumps({"window": self._worker.concurrency, "about": about})
+        self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
+
+    def link_lost(self, error: ZbusError) -> None:
+        if not self._is_leaving:
+            log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
+        lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
+        for running in lost.values():
+            self._cancel(running)
+
+    def message_received(self, message: Message) -> None:
+        if message.kind == Kind.REQUEST:
+            self._begin(message)
+        elif message.kind == Kind.CANCEL:
+            running = self.running.get((message.session, message.id))
+            if running is not None:
+                self._cancel(running)
+        elif message.kind == Kind.REPLY and message.id == _SUBSCRIBE_ID:
+            self._note_subscription(message)
+
+    def _note_subscription(self, message: Message) -> None:
+        if message.flags & _ERROR:
+            error = envelope.parse_error(message.body)
+            log.error("worker.refused", service=self._worker.definition.name, reason=error.message)
+        else:
+            log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
+        if not self._subscribed.done():
+            self._subscribed.set_result(None)
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def _begin(self, message: Message) -> None:
+        if self._is_leaving:
+            self._send(Message(Kind.RETURN, message.id, session=message.session), self.link.connection)
+            return
+        deadline = time.monotonic() + message.timeout_ms / 1000 if message.timeout_ms else None
+        running = Running(message, deadline, self.link.connection)
+        self.running[running.key] = running
+        if deadline is not None:
+            self._deadlines.add(running, deadline)
+        running.task = self._loop.create_task(self._work(running, message))
+
+    async def _work(self, running: Running, message: Message) -> None:
+        """Run one request and send what has to be said about it."""
+        running.has_started = True
+        try:
+            reply = await self._worker.run(self._worker.prepare(message), message, running.deadline)
+        except asyncio.CancelledError:
+            reply = self._reply_to_cancelled(running)
+        self._end(running, reply)
+
+    def _end(self, running: Running, reply: Message) -> None:
+        """Forget a request and say the one thing that has to be said about it."""
+        if self.running.get(running.key) is running:
+            del self.running[running.key]
+        if running.deadline is not None:
+            self._deadlines.remove(running, running.deadline)
+        if running.is_cancelled:
+            session, message_id = running.key
+            reply = Message(Kind.DONE, message_id, session=session)
+        self._send(reply, running.connection)
+
+    def _reply_to_cancelled(self, running: Running) -> Message:
+        """Return what ends a call whose handler was stopped before it had a result."""
+        name = self._worker.definition.name
+        session, message_id = running.key
+        if running.is_expired:
+            error = RpcError(Code.DEADLINE_EXCEEDED, f"the deadline of this call to {name} passed in the handler")
+        elif running.is_returned and running.flags & Flag.IDEMPOTENT:
+            return Message(Kind.RETURN, message_id, session=session)
+        elif running.is_returned:
+            error = RpcError(
+                Code.UNAVAILABLE,
+                f"the instance of {name} shut down during this call; it may have run",
+                {"may_have_run": True},
+            )
+        else:  # the handler cancelled itself
+            error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
+        return Message(_REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)
+
+    def _expire(self, running: Running) -> None:
+        running.is_expired = True
+        running.deadline = None
+        self._stop(running)
+
+    def _cancel(self, running: Running) -> None:
+        running.is_cancelled = True
+        self._stop(running)
+
+    def _stop(self, running: Running) -> None:
+        assert running.task is not None
+        running.task.cancel()
+        if not running.has_started:
+            self._end(running, self._reply_to_cancelled(running))
+
+    def _send(self, message: Message, connection: Connection | None) -> None:
+        """Send the end of a request to where the request came from; if that is gone, nobody wants it."""
+        if connection is None or connection is not self.link.connection:
+            return
+        size = payload_size(message)
+        if size > connection.message_bytes_max:
+            what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
+            body = envelope.error_body(RpcError(Code.RESOURCE_EXHAUSTED, what))
+            message = Message(_REPLY, message.id, b"", body, b"", _ERROR, 0, message.session)
+        connection.send(message)
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def leave(self) -> None:
+        """Take nothing more: what still comes is returned at once."""
+        self._is_leaving = True
+        connection = self.link.connection
+        if connection is not None:
+            connection.send(Message(Kind.UNSUBSCRIBE, _UNSUBSCRIBE_ID, self._topic))
+
+    def return_all(self) -> None:
+        """Stop what has not finished, and watch no deadline any more."""
+        for running in list(self.running.values()):
+            running.is_returned = True
+            self._stop(running)
+        self._deadlines.close()

@@ -1,0 +1,1 @@
+"""How bytes become messages: codecs that do no I/O, and the connections that carry them."""

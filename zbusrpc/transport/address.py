@@ -1,0 +1,42 @@
+"""Broker addresses: `host:port;host2:port`, as people write them."""
+
+from typing import Final, NamedTuple
+
+from zbusrpc.config import DEFAULT_PORT
+from zbusrpc.errors import ConfigError
+
+SEPARATORS: Final = ";,"
+
+
+class Address(NamedTuple):
+    """Where a broker listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_addresses(text: str) -> tuple[Address, ...]:
+    """Return the addresses in `text`, in the order in which they are to be tried.
+
+    Raises:
+        ConfigError: one of them is no address; the text names it.
+    """
+    for separator in SEPARATORS[1:]:
+        text = text.replace(separator, SEPARATORS[0])
+    parts = [part.strip() for part in text.split(SEPARATORS[0]) if part.strip()]
+    if not parts:
+        raise ConfigError(f"no broker in {text!r}; write host:port, several with ; between them")
+    return tuple(_parse(part) for part in parts)
+
+
+def _parse(text: str) -> Address:
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, str(DEFAULT_PORT)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535 or "/" in host:
+        raise ConfigError(f"{text!r} is no broker address; write host:port with a port from 1 to 65535")
+    return Address(host, int(port))

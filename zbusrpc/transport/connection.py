@@ -1,0 +1,232 @@
+"""A native connection: frames in, frames out, with a heartbeat and a bound on everything.
+
+Messages that are sent within one turn of the event loop leave in one write. The connection answers pings,
+notices a silent or stalled peer and closes itself on bytes that break the protocol; every other message goes to
+its receiver. Broker, client and service use the same class; only the client side pings, and only the broker side
+stops reading from a peer that does not read (a client always reads, or the two could wait for each other).
+
+Promises: `Receiver.connection_opened` is called once the peer has said a valid HELLO, `connection_closed` exactly
+once at the end, messages in the order of the wire and only between the two. Nothing here awaits.
+"""
+
+import asyncio
+from typing import Final, Protocol, cast
+
+from zbusrpc.errors import LinkError, ProtocolError, ZbusError
+from zbusrpc.message import LINK_KINDS_MAX, Kind, Message
+from zbusrpc.transport.hello import Hello, hello_message, parse_hello
+from zbusrpc.transport.native import HELLO_BYTES_MAX, Decoder, encode
+
+OUTBOX_HIGH_BYTES: Final = 1024 * 1024
+"""From here on a peer counts as congested: it is given no new work, and the broker stops reading from it."""
+OUTBOX_BYTES_MAX: Final = 64 * 1024 * 1024
+"""From here on a peer that does not read is dropped: four of the largest messages."""
+HELLO_TIMEOUT_S: Final = 10.0
+"""A peer that has not said HELLO by then is dropped."""
+TICKS_PER_IDLE: Final = 3
+"""A quiet client pings so many times before the other side would call it dead."""
+PARTIAL_TICKS_MAX: Final = 6
+"""A frame that is incomplete for so many ticks (60 s by default) comes from a peer that means harm."""
+CLOSE_TIMEOUT_S: Final = 2.0
+"""How long the last bytes may take to leave before the connection is cut."""
+
+
+class Receiver(Protocol):
+    """Whoever a connection tells what happens on it."""
+
+    def connection_opened(self, hello: Hello) -> Hello | None:
+        """The peer said HELLO; on the broker's side, return the HELLO to answer with."""
+
+    def message_received(self, message: Message) -> None:
+        """A command or an answer came."""
+
+    def congestion_changed(self, is_congested: bool) -> None:
+        """The peer reads too slowly, or has caught up."""
+
+    def connection_closed(self, error: ZbusError | None) -> None:
+        """The connection has ended; `error` is None when this side closed it."""
+
+
+class Connection(asyncio.Protocol):
+    """One side of a native connection, over any asyncio transport."""
+
+    def __init__(self, receiver: Receiver, hello: Hello, *, is_client: bool) -> None:
+        self._receiver = receiver
+        self._ours = hello
+        self._is_client = is_client
+        self._decoder = Decoder(HELLO_BYTES_MAX)
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._receive_hello
+        self._outbox: list[Message] = []
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: ZbusError | None = None
+        self._heard = self._sent = False
+        self._silent_ticks = self._congested_ticks = self._partial_ticks = 0
+        self._completed_before = 0
+        self.is_congested = False
+        """Whether the peer reads too slowly: hold back what can wait."""
+        self.message_bytes_max = hello.message_bytes_max
+        """Largest payload that both sides take."""
+        self.peername = ""
+        """Address of the peer, for people."""
+
+    # -- the life of the transport -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=OUTBOX_HIGH_BYTES)
+        self.peername = format_peername(transport.get_extra_info("peername"))
+        self._timer = self._loop.call_later(HELLO_TIMEOUT_S, self._hello_missing)
+        if self._is_client:
+            self.send(hello_message(self._ours))
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        try:
+            for message in self._decoder.feed(data):
+                self._handle(message)
+        except ProtocolError as error:
+            self.fail(error)
+
+    def eof_received(self) -> None:
+        """Let the transport close itself."""
+
+    def pause_writing(self) -> None:
+        self.is_congested = True
+        self._congested_ticks = 0
+        if not self._is_client and self._transport is not None:
+            self._transport.pause_reading()
+        self._receiver.congestion_changed(True)
+
+    def resume_writing(self) -> None:
+        self.is_congested = False
+        if not self._is_client and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._receiver.congestion_changed(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        was_closing, self._transport = self._handle == self._ignore, None
+        self._handle = self._ignore
+        error = self._error
+        if error is None and not was_closing:
+            error = LinkError(f"{self.peername} closed the connection" + (f": {exc}" if exc else ""))
+        self._receiver.connection_closed(error)
+
+    # -- sending -----------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Send `message` at the end of this turn of the event loop; after the end of the connection, drop it.
+
+        The size of the message is the caller's to check, against `message_bytes_max`.
+        """
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(message)
+
+    def write(self, messages: list[Message]) -> None:
+        """Write `messages` now, in one go."""
+        if self._transport is None:
+            return
+        self._sent = True
+        chunks: list[bytes | bytearray | memoryview] = []
+        for message in messages:
+            encode(message, chunks)
+        if len(chunks) == 1:
+            self._transport.write(chunks[0])
+        elif any(len(chunk) > OUTBOX_HIGH_BYTES // 16 for chunk in chunks):
+            self._transport.writelines(chunks)  # long bodies are not copied
+        else:
+            self._transport.write(b"".join(chunks))
+        if self.is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
+            self.fail(LinkError(f"{self.peername} does not read: over {OUTBOX_BYTES_MAX} bytes wait for it"))
+
+    def close(self, reason: str = "") -> None:
+        """Say GOODBYE, send what is waiting and close; the peer has 2 s to take it."""
+        if self._transport is None or self._handle == self._ignore:
+            return
+        self._handle = self._ignore
+        self.write([*self._outbox, Message(Kind.GOODBYE, body=reason.encode())])
+        self._outbox.clear()
+        if self._transport is not None:
+            self._transport.close()
+            self._restart_timer(CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def fail(self, error: ZbusError) -> None:
+        """Close because of the peer's fault and tell it why, without waiting for it."""
+        if self._error is not None or self._transport is None:
+            return
+        self._error = error
+        if isinstance(error, ProtocolError):
+            self.close(str(error))
+        else:
+            self._handle = self._ignore
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        messages, self._outbox = self._outbox, []
+        self.write(messages)
+
+    # -- what concerns the connection itself -------------------------------------------------------------
+
+    def _receive_hello(self, message: Message) -> None:
+        theirs = parse_hello(message)
+        self.message_bytes_max = min(self._ours.message_bytes_max, theirs.message_bytes_max)
+        self._decoder.message_bytes_max = self._ours.message_bytes_max
+        self._handle = self._receive
+        tick_s = min(self._ours.idle_s, theirs.idle_s) / TICKS_PER_IDLE
+        self._restart_timer(tick_s, self._tick, tick_s)
+        answer = self._receiver.connection_opened(theirs)
+        if answer is not None:
+            self.write([hello_message(answer)])
+
+    def _receive(self, message: Message) -> None:
+        if message.kind > LINK_KINDS_MAX:
+            self._receiver.message_received(message)
+        elif message.kind == Kind.PING:
+            self.send(Message(Kind.PONG, message.id))
+        elif message.kind == Kind.GOODBYE:
+            reason = bytes(message.body).decode(errors="replace")
+            self.fail(LinkError(f"{self.peername} closed the connection" + (f": {reason}" if reason else "")))
+        elif message.kind == Kind.HELLO:
+            raise ProtocolError("HELLO comes once, and first")
+
+    def _ignore(self, message: Message) -> None:
+        """Drop what still comes while the connection closes."""
+
+    def _hello_missing(self) -> None:
+        self.fail(ProtocolError(f"no HELLO within {HELLO_TIMEOUT_S:g} s"))
+
+    def _tick(self, tick_s: float) -> None:
+        """Notice a peer that is silent, stalled or dribbling; ping when this side was quiet."""
+        self._silent_ticks = 0 if self._heard or self.is_congested else self._silent_ticks + 1
+        self._congested_ticks = self._congested_ticks + 1 if self.is_congested else 0
+        is_dribbling = self._decoder.is_partial and self._decoder.completed == self._completed_before
+        self._partial_ticks = self._partial_ticks + 1 if is_dribbling else 0
+        self._completed_before = self._decoder.completed
+        if self._silent_ticks >= TICKS_PER_IDLE:
+            self.fail(LinkError(f"nothing heard from {self.peername} for {tick_s * TICKS_PER_IDLE:g} s"))
+        elif self._congested_ticks > TICKS_PER_IDLE:
+            self.fail(LinkError(f"{self.peername} has not read for {tick_s * TICKS_PER_IDLE:g} s"))
+        elif self._partial_ticks > PARTIAL_TICKS_MAX:
+            self.fail(ProtocolError(f"a frame is incomplete for {tick_s * PARTIAL_TICKS_MAX:g} s"))
+        else:
+            if self._is_client and not self._sent:
+                self.send(Message(Kind.PING))
+            self._heard = self._sent = False
+            self._restart_timer(tick_s, self._tick, tick_s)
+
+    def _restart_timer(self, delay_s: float, callback: "object", *args: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay_s, callback, *args)  # type: ignore[arg-type]
+
+
+def format_peername(peername: object) -> str:
+    """Return a socket's address as `host:port`, or a word where there is none."""
+    if isinstance(peername, tuple) and len(peername) >= 2:
+        host = f"[{peername[0]}]" if ":" in str(peername[0]) else peername[0]
+        return f"{host}:{peername[1]}"
+    return str(peername) if peername else "unknown"

@@ -1,0 +1,58 @@
+"""The HELLO: what each side of a native connection says about itself before anything else.
+
+The client speaks first. Its HELLO names the protocol and the version it speaks; the broker answers with its own
+or says GOODBYE with the reason. Limits are told, not negotiated: each side keeps to the smaller one.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zbusrpc.errors import ProtocolError
+from zbusrpc.message import Kind, Message
+from zbusrpc.version import __version__
+
+PROTOCOL_VERSION: Final = 1
+
+
+class Hello(BaseModel):
+    """Body of a HELLO."""
+
+    model_config = ConfigDict(frozen=True)
+
+    protocol: Literal["zbusrpc"] = "zbusrpc"
+    version: int = PROTOCOL_VERSION
+    """Version of the native protocol."""
+    software: Annotated[str, Field(max_length=64)] = f"zbusrpc/{__version__}"
+    name: Annotated[str, Field(max_length=255)] = ""
+    """Who this is, for people: shown in listings and logs, never trusted."""
+    message_bytes_max: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    """Largest payload this side takes."""
+    session: int = 0
+    """From the broker: the number of the client's session; with a request's id it names the call."""
+    idle_s: Annotated[float, Field(gt=0)] = 30.0
+    """This side closes a connection on which it has heard nothing for so long."""
+
+
+def hello_message(hello: Hello) -> Message:
+    """Return the message that carries `hello`."""
+    return Message(Kind.HELLO, body=hello.model_dump_json().encode())
+
+
+def parse_hello(message: Message) -> Hello:
+    """Return what the peer said.
+
+    Raises:
+        ProtocolError: it is no HELLO, or of another protocol version.
+    """
+    if message.kind == Kind.GOODBYE:
+        raise ProtocolError(bytes(message.body).decode(errors="replace"))
+    if message.kind != Kind.HELLO:
+        raise ProtocolError(f"the first message must be HELLO, not {Kind(message.kind).name}")
+    try:
+        hello = Hello.model_validate_json(bytes(message.body))
+    except ValidationError as error:
+        raise ProtocolError(f"unusable HELLO: {error.errors()[0]['msg']}") from None
+    if hello.version != PROTOCOL_VERSION:
+        raise ProtocolError(f"the peer speaks protocol version {hello.version}, this side {PROTOCOL_VERSION}")
+    return hello

@@ -1,0 +1,166 @@
+"""HTTP/1.1 without I/O: requests out of bytes (by httptools), bytes out of responses.
+
+Promises: every bound is tested before anything beyond it is stored; whatever is wrong with a request is an
+`HttpError` with its status, raised after the requests before it were yielded.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final
+
+import httptools
+
+from zbusrpc.errors import ProtocolError
+
+HEADERS_BYTES_MAX: Final = 32 * 1024
+HEADERS_MAX: Final = 100
+TARGET_BYTES_MAX: Final = 16 * 1024
+JSON_TYPE: Final = "application/json"
+CLIENT_CLOSED_REQUEST: Final = 499
+"""Not registered, but what nginx, gRPC and Connect answer where a call was cancelled."""
+
+
+class HttpError(ProtocolError):
+    """A request that cannot be taken; the connection is closed after the answer."""
+
+    def __init__(self, status: HTTPStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass(slots=True, kw_only=True)
+class HttpRequest:
+    """A whole request."""
+
+    method: str
+    target: bytes
+    """Path and query as they came."""
+    headers: dict[str, str]
+    """By lower-case name; of a repeated header, the last."""
+    body: bytes
+    keep_alive: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class HttpResponse:
+    """A whole response."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Besides Content-Type, Content-Length and Connection."""
+
+
+_STATUS_LINES: Final[dict[int, bytes]] = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+} | {CLIENT_CLOSED_REQUEST: b"HTTP/1.1 499 Client Closed Request\r\n"}
+_OK_HEAD: Final = _STATUS_LINES[HTTPStatus.OK] + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+
+
+def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
+    """Return a response as bytes."""
+    if keep_alive and response.status == HTTPStatus.OK and not response.headers:
+        return _OK_HEAD % (len(response.body), response.body)
+    headers = dict(response.headers)
+    if response.status != HTTPStatus.NO_CONTENT:
+        headers |= {"Content-Type": JSON_TYPE, "Content-Length": str(len(response.body))}
+    if not keep_alive:
+        headers["Connection"] = "close"
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return b"%b%b\r\n%b" % (_STATUS_LINES[response.status], lines.encode("latin-1"), response.body)
+
+
+class HttpDecoder:
+    """Turns received blocks into requests; one for each connection."""
+
+    def __init__(self, body_bytes_max: int) -> None:
+        self._body_bytes_max = body_bytes_max
+        self._parser = httptools.HttpRequestParser(self)
+        self._done: list[HttpRequest] = []
+        self._error: HttpError | None = None
+        self.is_partial = False
+        """Whether part of a request is waiting for the rest."""
+        self.wants_continue = False
+        """Whether the peer waits for "100 Continue" before it sends its body; whoever answers clears it."""
+        self._reset()
+
+    def feed(self, data: bytes) -> Iterator[HttpRequest]:
+        """Yield the requests that `data` completes.
+
+        Raises:
+            HttpError: a request breaks the rules or a bound.
+        """
+        error: HttpError | None = None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            error = HttpError(HTTPStatus.NOT_IMPLEMENTED, "this port takes no such upgrade")
+        except httptools.HttpParserError as parser_error:
+            error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
+        requests, self._done = self._done, []
+        yield from requests
+        if error is not None:
+            raise error
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._header_count = self._header_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    def _refuse(self, status: HTTPStatus, reason: str) -> None:
+        self._error = HttpError(status, reason)
+        raise self._error
+
+    # -- callbacks of httptools --------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._reset()
+        self.is_partial = True
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+        if len(self._target) > TARGET_BYTES_MAX:
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"the target exceeds {TARGET_BYTES_MAX} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
+        self._header_bytes += len(name) + len(value)
+        if self._header_count > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
+            limits = f"{HEADERS_MAX} headers or {HEADERS_BYTES_MAX} bytes of them"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {limits}")
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > self._body_bytes_max:
+            self._refuse_body(int(length[:20]))
+        if self._headers.get("expect", "").lower() == "100-continue":
+            self.wants_continue = True
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > self._body_bytes_max:
+            self._refuse_body(self._body_bytes)
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self.is_partial = self.wants_continue = False
+        request = HttpRequest(
+            method=self._parser.get_method().decode("latin-1"),
+            target=self._target,
+            headers=self._headers,
+            body=b"".join(self._body),
+            keep_alive=self._parser.should_keep_alive(),
+        )
+        self._done.append(request)
+
+    def _refuse_body(self, size: int) -> None:
+        reason = f"a body of {size} bytes exceeds the limit of {self._body_bytes_max} bytes"
+        self._refuse(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, reason)
+
+    def __getattr__(self, name: str) -> Any:
+        """Tell httptools that the callbacks it asks for and that are not here are not wanted."""
+        raise AttributeError(name)

@@ -1,0 +1,173 @@
+"""A link: a connection to a broker that opens itself again.
+
+Whoever runs a link keeps `run` in a task. It dials the addresses in order until one answers, stays while that
+connection lives, and begins again after a wait that grows (see `backoff.py`). Its user is told of every opening
+and loss, and may ask to `hurry` the next dial.
+
+Promises: at most one connection at a time; cancelling `run` closes it; while it is down `send` raises.
+"""
+
+import asyncio
+import contextlib
+import socket
+from functools import partial
+from typing import Protocol
+
+from zbusrpc.errors import LinkError, ZbusError, did_you_mean
+from zbusrpc.message import Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.backoff import Backoff
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.hello import Hello
+
+DIAL_TIMEOUT_S = 5.0
+"""For the TCP connection and the exchange of HELLOs together."""
+
+log = get_logger("link")
+
+
+class LinkUser(Protocol):
+    """Whoever a link tells what happens on it."""
+
+    def link_opened(self, theirs: Hello) -> None:
+        """A connection is open; anything may be sent."""
+
+    def message_received(self, message: Message) -> None:
+        """A message came."""
+
+    def link_lost(self, error: ZbusError) -> None:
+        """The connection is gone; what was sent on it may or may not have arrived."""
+
+
+class Link:
+    """A connection to the first of some brokers that answers, kept open."""
+
+    def __init__(self, addresses: tuple[Address, ...], user: LinkUser, hello: Hello) -> None:
+        self._addresses = addresses
+        self._user = user
+        self._hello = hello
+        self._loop = asyncio.get_running_loop()
+        self._connection: Connection | None = None
+        self._dialled: Connection | None = None
+        self._outcome: asyncio.Future[ZbusError | None] = self._loop.create_future()
+        self._closed = asyncio.Event()
+        self._attempt: asyncio.Future[None] = self._loop.create_future()
+        self._hurry = asyncio.Event()
+        self.error: ZbusError | None = None
+        """Why the link is down, where it is known."""
+        self.name = ";".join(str(address) for address in addresses)
+        """The brokers it may be connected to, for people."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, or None while the link is down."""
+        return self._connection
+
+    async def run(self) -> None:
+        """Keep the link open until cancelled."""
+        backoff = Backoff()
+        try:
+            while True:
+                await self._dial()
+                self._end_attempt()
+                if self._connection is not None:
+                    backoff.reset()
+                    await self._closed.wait()
+                self._hurry.clear()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._hurry.wait(), backoff.next_s())
+        finally:
+            self.error = self.error or LinkError(f"the link to {self.name} was closed")
+            self._end_attempt()
+            if self._connection is not None:
+                self._connection.close()
+
+    async def wait_attempt(self) -> None:
+        """Return when the link is open or the dial that runs or comes next has failed; see `error`."""
+        if self._connection is None:
+            self._hurry.set()
+            await asyncio.shield(self._attempt)
+
+    async def wait_next_attempt(self) -> None:
+        """Return when the dial that comes next in its own time has ended."""
+        await asyncio.shield(self._attempt)
+
+    def send(self, message: Message) -> None:
+        """Send a message.
+
+        Raises:
+            LinkError: the link is down.
+        """
+        if self._connection is None:
+            raise self.error or LinkError(f"not connected to {self.name}")
+        self._connection.send(message)
+
+    def _end_attempt(self) -> None:
+        """Wake whoever waits for this dial, and let others wait for the next."""
+        if not self._attempt.done():
+            self._attempt.set_result(None)
+        self._attempt = self._loop.create_future()
+
+    async def _dial(self) -> None:
+        """Try each address once; afterwards the link is open or `error` is set."""
+        for address in self._addresses:
+            self._outcome = self._loop.create_future()
+            self._closed.clear()
+            self._dialled = connection = Connection(self, self._hello, is_client=True)
+            try:
+                async with asyncio.timeout(DIAL_TIMEOUT_S):
+                    await self._loop.create_connection(partial(_itself, connection), address.host, address.port)
+                    error: Exception | None = await self._outcome
+            except (OSError, TimeoutError) as dial_error:
+                error = dial_error
+            if error is None:
+                return
+            connection.close()
+            self.error = LinkError(explain(address, error))
+            log.debug("link.unreachable", broker=str(address), error=str(self.error))
+
+    # -- what the connection calls -----------------------------------------------------------------------
+
+    def connection_opened(self, hello: Hello) -> None:
+        self._connection = self._dialled
+        self.error = None
+        self._user.link_opened(hello)
+        if not self._outcome.done():
+            self._outcome.set_result(None)
+
+    def message_received(self, message: Message) -> None:
+        self._user.message_received(message)
+
+    def congestion_changed(self, is_congested: bool) -> None:
+        """Do nothing: what a client has under way is bounded by its own waiting for replies."""
+
+    def connection_closed(self, error: ZbusError | None) -> None:
+        self._closed.set()
+        reason = error or LinkError(f"the link to {self.name} was closed")
+        if self._connection is None:
+            if not self._outcome.done():
+                self._outcome.set_result(reason)
+            return
+        self._connection = None
+        self.error = LinkError(f"the connection to broker {self.name} was lost: {reason}")
+        self._user.link_lost(self.error)
+
+
+def _itself(connection: Connection) -> Connection:
+    """Return the protocol that asyncio asks a factory for."""
+    return connection
+
+
+def explain(address: Address, error: Exception) -> str:
+    """Return one line that says why a broker cannot be reached, and what to do."""
+    if isinstance(error, socket.gaierror):
+        hint = did_you_mean(address.host, ["localhost"])
+        return f"cannot reach broker {address}: the host name {address.host} is unknown{hint}"
+    if isinstance(error, ConnectionRefusedError):
+        return f"cannot reach broker {address}: nothing listens there; start one with: zbusrpc broker"
+    if isinstance(error, TimeoutError):
+        return f"cannot reach broker {address}: no answer within {DIAL_TIMEOUT_S:g} s"
+    if isinstance(error, OSError):
+        return f"cannot reach broker {address}: {(error.strerror or str(error)).lower()}"
+    return f"broker {address}: {error}"

@@ -33,6 +33,7 @@ class Deadlines(Generic[T]):
         if bucket is None:
             self._buckets[tick] = {item: None}
             heapq.heappush(self._ticks, tick)
+            self._begin_tick()
         else:
             bucket[item] = None
 
@@ -41,6 +42,9 @@ class Deadlines(Generic[T]):
         bucket = self._buckets.get(int(deadline * TICKS_PER_SECOND) + 1)
         if bucket is not None:
             bucket.pop(item, None)
+
+    def _begin_tick(self) -> None:
+        """Take note that a tick has its first item; for those who set timers."""
 
     def next_at(self) -> float | None:
         """Return when `due` should next be asked, or None when nothing is watched."""

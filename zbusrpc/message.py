@@ -85,8 +85,8 @@ class Message:
         kind: int,
         id: int = 0,  # noqa: A002 - the protocol's own word
         topic: bytes = b"",
-        body: bytes | bytearray | memoryview = b"",
-        header_bytes: bytes | bytearray | memoryview = b"",
+        body: bytes | bytearray = b"",
+        header_bytes: bytes = b"",
         flags: int = 0,
         timeout_ms: int = 0,
         session: int = 0,
@@ -132,7 +132,7 @@ def encode_headers(headers: dict[str, str]) -> bytes:
     return orjson.dumps(headers) if headers else b""
 
 
-def decode_headers(data: bytes | bytearray | memoryview) -> dict[str, str]:
+def decode_headers(data: bytes) -> dict[str, str]:
     """Return the headers of a frame.
 
     Raises:

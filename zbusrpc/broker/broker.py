@@ -236,9 +236,8 @@ class Broker:
             self.counters.late_replies += 1
             return
         self.counters.replies += 1
-        caller = call.caller
         self._end(call)
-        self._send(caller, Message(_REPLY, message.id, b"", message.body, flags=message.flags & _ERROR))
+        self._send(call.caller, message)  # its session and id are those of the request
 
     def _done(self, session: Session, message: Message, now: float) -> None:
         call = self._finish(session, message, now)
@@ -410,7 +409,7 @@ class Broker:
                 topic.discard(call)
                 self._queued_bytes -= call.size
                 self._forget_if_unused(message.topic, topic)
-        else:
+        elif (message.session, message.id) in call.consumer.session.deliveries:
             call.message = Message(_REQUEST, message.id, message.topic, session=message.session)  # frees the body
 
     def _put(self, call: Call, topic: Topic, *, is_first: bool = False) -> None:

@@ -67,6 +67,7 @@ class HttpPeer(asyncio.Protocol):
         if self._decoder.wants_continue and not self._exchanges:
             self._decoder.wants_continue = False
             self._transport.write(CONTINUE)
+        self._server.flush()
         self._flush()
 
     def pause_writing(self) -> None:

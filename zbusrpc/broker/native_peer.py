@@ -30,8 +30,10 @@ class NativePeer:
         return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
 
     def message_received(self, message: Message) -> None:
-        assert self._session is not None
-        self._server.receive(self._session, message)
+        self._server.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
+
+    def turn_ended(self) -> None:
+        self._server.flush()
 
     def congestion_changed(self, is_congested: bool) -> None:
         if self._session is not None:

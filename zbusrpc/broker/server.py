@@ -48,7 +48,6 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._peers: dict[int, Peer] = {}
         self._unknown: set[asyncio.BaseTransport] = set()
-        self._is_flush_scheduled = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
 
@@ -96,38 +95,29 @@ class Server:
         return session
 
     def receive(self, session: Session, message: Message) -> None:
-        """Let the core carry out a message.
+        """Let the core carry out a message; `flush` when those that came together are done.
 
         Raises:
             ProtocolError: the peer must not send this.
         """
         self.broker.receive(session, message, self._loop.time())
-        if not self._is_flush_scheduled:
-            self._is_flush_scheduled = True
-            self._loop.call_soon(self._flush)
 
     def set_congested(self, session: Session, is_congested: bool) -> None:
         """Tell the core that a peer reads too slowly, or has caught up."""
         if session.number in self._peers:
             self.broker.set_congested(session, is_congested, self._loop.time())
-            self._flush_soon()
+            self.flush()
 
     def disconnect(self, session: Session) -> None:
         """End a session whose connection is gone; again does nothing."""
         if self._peers.pop(session.number, None) is not None:
             self.broker.disconnect(session, self._loop.time())
-            self._flush_soon()
+            self.flush()
 
     # -- effects -----------------------------------------------------------------------------------------
 
-    def _flush_soon(self) -> None:
-        if not self._is_flush_scheduled:
-            self._is_flush_scheduled = True
-            self._loop.call_soon(self._flush)
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
         """Send what the core left in the outboxes, one write for each peer."""
-        self._is_flush_scheduled = False
         dirty, self.broker.dirty = self.broker.dirty, []
         for session in dirty:
             messages, session.outbox = session.outbox, []
@@ -147,7 +137,7 @@ class Server:
     def _expire(self) -> None:
         self.broker.expire(self._loop.time())
         self._timer_at = None
-        self._flush()
+        self.flush()
 
 
 class _Arrival(asyncio.Protocol):

@@ -13,7 +13,7 @@ import weakref
 from contextlib import suppress
 from typing import Any, Final
 
-from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
+from zbusrpc.errors import Code, LinkError, RpcError, UsageError, ZbusError
 from zbusrpc.message import Kind, Message
 from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.transport.address import Address
@@ -21,6 +21,8 @@ from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
 from zbusrpc.transport.native import MESSAGE_BYTES_MAX, payload_size
 
+FEW: Final = 2
+"""Up to so many calls under way, a request is sent at once: it would wait for nobody."""
 CANCEL: Final = int(Kind.CANCEL)
 
 
@@ -28,7 +30,9 @@ class Caller:
     """The calls of one event loop to one set of brokers."""
 
     def __init__(self, brokers: tuple[Address, ...]) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = self._loop = asyncio.get_running_loop()
+        self.is_closed = False
+        """Whether a new caller is to be made: after a fork, or at the end of the loop."""
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._deadlines: DeadlineTimer[int] = DeadlineTimer(self._expire)
         self._last_id = 0
@@ -37,6 +41,7 @@ class Caller:
         name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
         self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=MESSAGE_BYTES_MAX))
         self._task = self._loop.create_task(self._link.run())
+        self._task.add_done_callback(self._note_end)
 
     async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
         """Send a request and return its reply, which may be an error.
@@ -67,7 +72,10 @@ class Caller:
         self._pending[request_id] = future
         if deadline is not None:
             self._deadlines.add(request_id, deadline)
-        connection.send(message)
+        if len(self._pending) > FEW:
+            connection.send(message)
+        else:
+            connection.send_now(message)
         try:
             return await future
         except asyncio.CancelledError:
@@ -77,6 +85,14 @@ class Caller:
         finally:
             if deadline is not None:
                 self._deadlines.remove(request_id, deadline)
+
+    async def close(self) -> None:
+        """Close the connection; pending calls end as if it had been lost."""
+        self.is_closed = True
+        self._deadlines.close()
+        self._task.cancel()
+        with suppress(asyncio.CancelledError, LinkError):
+            await self._task
 
     async def query(self, deadline: float) -> Message:
         """Return what runs at the broker, as the REPLY to a QUERY."""
@@ -104,6 +120,9 @@ class Caller:
         if future is not None and not future.done():
             message = "the deadline of this call passed before its result came"
             future.set_exception(RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": True}))
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        self.is_closed = True
 
     # -- what the link calls -----------------------------------------------------------------------------
 
@@ -152,10 +171,17 @@ _inherited: list[Any] = []
 
 
 def caller_of_loop(brokers: tuple[Address, ...]) -> Caller:
-    """Return the running loop's caller for `brokers`."""
-    callers = _callers.setdefault(asyncio.get_running_loop(), {})
+    """Return the running loop's caller for `brokers`.
+
+    Raises:
+        UsageError: no asyncio event loop is running here.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")
+    callers = _callers.setdefault(loop, {})
     caller = callers.get(brokers)
-    if caller is None or caller._task.done():
+    if caller is None or caller.is_closed:
         caller = callers[brokers] = Caller(brokers)
     return caller
 
@@ -164,13 +190,14 @@ async def close_callers() -> None:
     """Close the connections that calls of this event loop have opened; the next call opens a new one."""
     callers = _callers.pop(asyncio.get_running_loop(), {})
     for caller in callers.values():
-        caller._task.cancel()
-        with suppress(asyncio.CancelledError, LinkError):
-            await caller._task
+        await caller.close()
 
 
 def _forget_in_child() -> None:
     _inherited.append(dict(_callers))
+    for callers in _callers.values():
+        for caller in callers.values():
+            caller.is_closed = True
     _callers.clear()
 
 

@@ -12,7 +12,6 @@ import random
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
@@ -26,7 +25,7 @@ from zbusrpc.errors import Code, DefinitionError, RpcError, UsageError
 from zbusrpc.message import HEADER_METADATA_PREFIX, Flag, Kind, Message, encode_headers
 from zbusrpc.service import schema
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.calls import caller_of_loop
+from zbusrpc.service.calls import Caller, caller_of_loop
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.service.definition import Color, Definition, Method, define
 from zbusrpc.telemetry import client_span, is_tracing
@@ -323,7 +322,28 @@ def _make_call(codec: DynamicCodec, call_options: CallOptions) -> Callable[..., 
         (Flag.IDEMPOTENT if codec.is_idempotent else Flag.NONE)
         | (Flag.WAIT_FOR_READY if call_options.wait_for_ready else Flag.NONE)
     )
-    retry = functools.partial(_retry, codec, call_options)
+    known: Caller | None = None
+
+    async def request(message: Message, deadline: float) -> Any:
+        nonlocal known
+        caller = known
+        if caller is None or caller.is_closed or caller.loop is not asyncio._get_running_loop():
+            caller = known = caller_of_loop(call_options.brokers)
+        try:
+            reply = await caller.request(message, deadline, wait_for_ready=call_options.wait_for_ready)
+            if reply.flags & _ERROR:
+                raise codec.revive(envelope.parse_error(reply.body))
+        except RpcError as error:
+            if error.code not in RETRYABLE:
+                raise
+            reply = await _retry(codec, call_options, error, message, deadline)
+        return codec.decode(reply.body)
+
+    async def traced(message: Message, deadline: float) -> Any:
+        with_context = dict(headers)
+        with client_span(codec.service, codec.method, with_context):
+            message.header_bytes = encode_headers(with_context)
+            return await request(message, deadline)
 
     async def call(*args: Any, **kwargs: Any) -> Any:
         if codec.deprecated is not None:
@@ -332,25 +352,8 @@ def _make_call(codec: DynamicCodec, call_options: CallOptions) -> Callable[..., 
         ambient = ambient_deadline.get()
         if ambient is not None and ambient < deadline:
             deadline = ambient
-        body = codec.encode(args, kwargs)
-        message = Message(_REQUEST, 0, topic, body, header_bytes, flags)
-        try:
-            caller = caller_of_loop(call_options.brokers)
-        except RuntimeError:
-            raise UsageError(
-                f"{codec.service}.{codec.method} needs a running asyncio event loop; "
-                f"without one write: blocking({codec.method})(...)"
-            ) from None
-        with client_span_of(codec, message, headers) if is_tracing() else _NO_SPAN:
-            try:
-                reply = await caller.request(message, deadline, wait_for_ready=call_options.wait_for_ready)
-                if reply.flags & _ERROR:
-                    raise codec.revive(envelope.parse_error(reply.body))
-            except RpcError as error:
-                if error.code not in RETRYABLE:
-                    raise
-                reply = await retry(error, message, deadline)
-            return codec.decode(reply.body)  # type: ignore[arg-type]
+        message = Message(_REQUEST, 0, topic, codec.encode(args, kwargs), header_bytes, flags)
+        return await (traced(message, deadline) if is_tracing() else request(message, deadline))
 
     call.__name__ = codec.method
     call.__qualname__ = f"{codec.service}.{codec.method}"
@@ -361,21 +364,6 @@ def _make_call(codec: DynamicCodec, call_options: CallOptions) -> Callable[..., 
 
 _REQUEST: Final = int(Kind.REQUEST)
 _ERROR: Final = int(Flag.ERROR)
-_NO_SPAN: Final = nullcontext()
-
-
-def client_span_of(codec: DynamicCodec, message: Message, headers: dict[str, str]) -> Any:
-    """Return a span around one call, whose context is in the message's headers once it is entered."""
-    from contextlib import contextmanager
-
-    @contextmanager
-    def span() -> Any:
-        traced = dict(headers)
-        with client_span(codec.service, codec.method, traced):
-            message.header_bytes = encode_headers(traced)
-            yield
-
-    return span()
 
 
 async def _retry(

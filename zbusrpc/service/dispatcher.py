@@ -9,7 +9,7 @@ mistakes) takes the thorough way, which also finds the words for what is wrong.
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -20,8 +20,10 @@ from zbusrpc.envelope import Request
 from zbusrpc.errors import Code, ProtocolError, RpcError, did_you_mean, one_of
 from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import schema
-from zbusrpc.service.definition import Definition, Method
+from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.telemetry import get_logger
+
+_PARAMS: Final = HEADER_PARAMS.encode()
 
 log = get_logger("service")
 
@@ -33,7 +35,11 @@ class BoundMethod:
     method: Method
     function: Callable[..., Any]
     arguments: TypeAdapter[Any]
-    result: TypeAdapter[Any]
+    is_async: bool
+    to_result: Callable[[Any], Any]
+    """Validates what the method returned."""
+    to_json: Callable[[Any], bytes]
+    """Writes a validated result."""
 
 
 class Invocation:
@@ -67,15 +73,18 @@ class Dispatcher:
                 method=method,
                 function=getattr(instance, method.attribute),
                 arguments=schema.arguments_adapter(definition.name, method),
-                result=schema.result_adapter(definition.name, method),
+                is_async=method.color is Color.ASYNC,
+                to_result=result.validator.validate_python,
+                to_json=result.serializer.to_json,
             )
             for name, method in definition.methods.items()
+            for result in [schema.result_adapter(definition.name, method)]
         }
         self._validate = schema.envelope_adapter(definition).validator.validate_json
 
     def prepare(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
         """Return what a request asks for. Nothing is raised: mistakes are the invocation's `error`."""
-        if not header_bytes or HEADER_PARAMS.encode() not in header_bytes:
+        if not header_bytes or _PARAMS not in header_bytes:
             try:
                 values = self._validate(body)
                 args, kwargs = values["params"]
@@ -98,7 +107,7 @@ class Dispatcher:
         bound = invocation.bound
         assert bound is not None
         try:
-            result = bound.result.serializer.to_json(bound.result.validator.validate_python(value))
+            result = bound.to_json(bound.to_result(value))
         except ValidationError as error:
             raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
         except PydanticSerializationError as error:

@@ -14,7 +14,6 @@ import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, Final
 
 import orjson
@@ -24,7 +23,7 @@ from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_deadline
 from zbusrpc.service.definition import Color, Definition
-from zbusrpc.service.dispatcher import Dispatcher, Invocation
+from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
 from zbusrpc.transport.address import Address
@@ -33,6 +32,8 @@ from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
 from zbusrpc.transport.native import payload_size
 
+FEW: Final = 2
+"""With fewer calls running, a reply is sent at once: it would wait for nobody."""
 _ERROR: Final = int(Flag.ERROR)
 _REPLY: Final = int(Kind.REPLY)
 _SUBSCRIBE_ID: Final = 1
@@ -135,30 +136,33 @@ class Worker:
         """
         bound = invocation.bound
         name = bound.method.name if bound else ""
-        context = Context(message, self.definition.name, name, deadline)
-        current_call.set(context)
+        current_call.set(Context(message, self.definition.name, name, deadline))
         ambient_deadline.set(deadline)
         flags = 0
         try:
-            if invocation.error is not None or bound is None:
+            if bound is None or invocation.error is not None:
                 raise invocation.error or RpcError(Code.INTERNAL, "nothing to run")
             if is_tracing():
-                span = server_span(self.definition.name, name, decode_headers(message.header_bytes))
+                value = await self._run_traced(bound, invocation, message)
+            elif bound.is_async:
+                value = await bound.function(*invocation.args, **invocation.kwargs)
             else:
-                span = nullcontext()  # type: ignore[assignment]
-            with span:
-                if bound.method.color is Color.ASYNC:
-                    value = await bound.function(*invocation.args, **invocation.kwargs)
-                else:
-                    value = await self._run_in_thread(bound.function, invocation)
-                body = self._dispatcher.result_body(invocation, value)
+                value = await self._run_in_thread(bound.function, invocation)
+            body = self._dispatcher.result_body(invocation, value)
         except Exception as error:
             body, flags = self._dispatcher.error_body(invocation, error), _ERROR
         return Message(_REPLY, message.id, b"", body, b"", flags, 0, message.session)
 
     def prepare(self, message: Message) -> Invocation:
         """Return what a request asks for."""
-        return self._dispatcher.prepare(message.body, bytes(message.header_bytes))  # type: ignore[arg-type]
+        return self._dispatcher.prepare(message.body, message.header_bytes)
+
+    async def _run_traced(self, bound: BoundMethod, invocation: Invocation, message: Message) -> Any:
+        """Run a method within a span that continues the caller's trace."""
+        with server_span(self.definition.name, bound.method.name, decode_headers(message.header_bytes)):
+            if bound.is_async:
+                return await bound.function(*invocation.args, **invocation.kwargs)
+            return await self._run_in_thread(bound.function, invocation)
 
     async def _run_in_thread(self, function: Callable[..., Any], invocation: Invocation) -> Any:
         """Run a `def` method in a thread. A thread cannot be stopped: cancelled, this still waits for its end."""
@@ -309,7 +313,10 @@ class _Post:
             what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
             body = envelope.error_body(RpcError(Code.RESOURCE_EXHAUSTED, what))
             message = Message(_REPLY, message.id, b"", body, b"", _ERROR, 0, message.session)
-        connection.send(message)
+        if len(self.running) < FEW:
+            connection.send_now(message)
+        else:
+            connection.send(message)
 
     # -- the end -----------------------------------------------------------------------------------------
 

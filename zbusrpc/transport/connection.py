@@ -10,6 +10,9 @@ once at the end, messages in the order of the wire and only between the two. Not
 """
 
 import asyncio
+import sys
+from collections import deque
+from collections.abc import Iterator
 from typing import Final, Protocol, cast
 
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
@@ -27,6 +30,14 @@ TICKS_PER_IDLE: Final = 3
 """A quiet client pings so many times before the other side would call it dead."""
 PARTIAL_TICKS_MAX: Final = 6
 """A frame that is incomplete for so many ticks (60 s by default) comes from a peer that means harm."""
+MESSAGES_PER_TURN: Final = 16
+"""How many messages are handled before other connections have their turn and what was decided leaves.
+
+It also keeps client, broker and service busy at the same time: when each handled all it had received before the next
+saw any of it, two of three would always wait (46,000 calls/s instead of 67,000 with 128 in flight on two cores).
+"""
+BACKLOG_BLOCKS_MAX: Final = 4
+"""Received blocks (of up to 256 KiB) that wait to be handled before no more are read."""
 CLOSE_TIMEOUT_S: Final = 2.0
 """How long the last bytes may take to leave before the connection is cut."""
 
@@ -39,6 +50,9 @@ class Receiver(Protocol):
 
     def message_received(self, message: Message) -> None:
         """A command or an answer came."""
+
+    def turn_ended(self) -> None:
+        """All messages that are handled in this turn have been given to `message_received`."""
 
     def congestion_changed(self, is_congested: bool) -> None:
         """The peer reads too slowly, or has caught up."""
@@ -57,10 +71,15 @@ class Connection(asyncio.Protocol):
         self._decoder = Decoder(HELLO_BYTES_MAX)
         self._loop = asyncio.get_running_loop()
         self._handle = self._receive_hello
+        self._backlog: deque[Iterator[Message]] = deque()
+        self._is_reading_paused = False
         self._outbox: list[Message] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._error: ZbusError | None = None
+        self._is_open = False
+        """Whether commands and answers go to the receiver: between the HELLO and the end."""
+        self._on_message = receiver.message_received
         self._heard = self._sent = False
         self._silent_ticks = self._congested_ticks = self._partial_ticks = 0
         self._completed_before = 0
@@ -83,11 +102,48 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        self._backlog.append(self._decoder.feed(data))
+        if len(self._backlog) == 1:
+            self._receive_some()
+        elif len(self._backlog) == BACKLOG_BLOCKS_MAX:
+            self._adjust_reading()
+
+    def _receive_some(self, left: int = MESSAGES_PER_TURN) -> None:
+        """Handle the messages of one turn, and leave the rest to the next."""
         try:
-            for message in self._decoder.feed(data):
-                self._handle(message)
+            while self._backlog:
+                for message in self._backlog[0]:
+                    if message.kind > LINK_KINDS_MAX and self._is_open:
+                        self._on_message(message)
+                    else:
+                        self._handle(message)
+                    left -= 1
+                    if not left:
+                        self._loop.call_soon(self._receive_some)
+                        self._receiver.turn_ended()
+                        return
+                self._backlog.popleft()
         except ProtocolError as error:
+            self._backlog.clear()
             self.fail(error)
+        except BaseException:  # a fault of ours must not leave a connection that hears nothing any more
+            self._backlog.clear()
+            self.fail(LinkError("internal error"))
+            raise
+        self._receiver.turn_ended()
+        if self._is_reading_paused:
+            self._adjust_reading()
+
+    def _adjust_reading(self) -> None:
+        """Read unless there is enough to handle, or (the broker) the peer itself does not read."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        stalls = self.is_congested and not self._is_client
+        self._is_reading_paused = stalls or len(self._backlog) >= BACKLOG_BLOCKS_MAX
+        if self._is_reading_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def eof_received(self) -> None:
         """Let the transport close itself."""
@@ -95,21 +151,20 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self.is_congested = True
         self._congested_ticks = 0
-        if not self._is_client and self._transport is not None:
-            self._transport.pause_reading()
+        self._adjust_reading()
         self._receiver.congestion_changed(True)
 
     def resume_writing(self) -> None:
         self.is_congested = False
-        if not self._is_client and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._adjust_reading()
         self._receiver.congestion_changed(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._receive_some(sys.maxsize)  # what came before the end counts
         was_closing, self._transport = self._handle == self._ignore, None
-        self._handle = self._ignore
+        self._stop_receiving()
         error = self._error
         if error is None and not was_closing:
             error = LinkError(f"{self.peername} closed the connection" + (f": {exc}" if exc else ""))
@@ -125,6 +180,13 @@ class Connection(asyncio.Protocol):
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(message)
+
+    def send_now(self, message: Message) -> None:
+        """Send `message` without waiting for others of this turn: for a peer that has little else to do."""
+        if self._outbox:
+            self._outbox.append(message)
+        else:
+            self.write([message])
 
     def write(self, messages: list[Message]) -> None:
         """Write `messages` now, in one go."""
@@ -147,7 +209,7 @@ class Connection(asyncio.Protocol):
         """Say GOODBYE, send what is waiting and close; the peer has 2 s to take it."""
         if self._transport is None or self._handle == self._ignore:
             return
-        self._handle = self._ignore
+        self._stop_receiving()
         self.write([*self._outbox, Message(Kind.GOODBYE, body=reason.encode())])
         self._outbox.clear()
         if self._transport is not None:
@@ -162,7 +224,7 @@ class Connection(asyncio.Protocol):
         if isinstance(error, ProtocolError):
             self.close(str(error))
         else:
-            self._handle = self._ignore
+            self._stop_receiving()
             self._transport.abort()
 
     def _flush(self) -> None:
@@ -176,6 +238,7 @@ class Connection(asyncio.Protocol):
         self.message_bytes_max = min(self._ours.message_bytes_max, theirs.message_bytes_max)
         self._decoder.message_bytes_max = self._ours.message_bytes_max
         self._handle = self._receive
+        self._is_open = True
         tick_s = min(self._ours.idle_s, theirs.idle_s) / TICKS_PER_IDLE
         self._restart_timer(tick_s, self._tick, tick_s)
         answer = self._receiver.connection_opened(theirs)
@@ -183,15 +246,17 @@ class Connection(asyncio.Protocol):
             self.write([hello_message(answer)])
 
     def _receive(self, message: Message) -> None:
-        if message.kind > LINK_KINDS_MAX:
-            self._receiver.message_received(message)
-        elif message.kind == Kind.PING:
+        if message.kind == Kind.PING:
             self.send(Message(Kind.PONG, message.id))
         elif message.kind == Kind.GOODBYE:
             reason = bytes(message.body).decode(errors="replace")
             self.fail(LinkError(f"{self.peername} closed the connection" + (f": {reason}" if reason else "")))
         elif message.kind == Kind.HELLO:
             raise ProtocolError("HELLO comes once, and first")
+
+    def _stop_receiving(self) -> None:
+        self._handle = self._ignore
+        self._is_open = False
 
     def _ignore(self, message: Message) -> None:
         """Drop what still comes while the connection closes."""

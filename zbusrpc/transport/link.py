@@ -139,6 +139,9 @@ class Link:
     def message_received(self, message: Message) -> None:
         self._user.message_received(message)
 
+    def turn_ended(self) -> None:
+        """Do nothing: what follows from a message is the work of tasks."""
+
     def congestion_changed(self, is_congested: bool) -> None:
         """Do nothing: what a client has under way is bounded by its own waiting for replies."""
 

@@ -1,0 +1,131 @@
+"""Calls per second of `add(a, b)`: zbusrpc beside NATS + nats-py and grpc.aio, in one run on one machine.
+
+Everything runs in processes of its own: broker, service and client. Each round times every contender once at
+every number of calls in flight; figures are medians over the rounds, and ratios are of those medians.
+
+    python benchmarks/rpc.py [--rounds 5] [--seconds 2] [--only zbusrpc]
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import json
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import peers
+import processes
+from calc import Calc
+
+from zbusrpc import connect
+from zbusrpc.service.calls import close_callers
+
+IN_FLIGHT = (1, 32, 128)
+TARGETS = {"nats": {1: 2.2, 32: 2.4, 128: 3.5}, "grpc": {1: 4.0, 32: 12.0}}
+"""What issue and design ask for, as ratios to the peer."""
+
+Opened = tuple[peers.Add, Callable[[], Awaitable[Any]]]
+
+
+async def zbusrpc_add(address: str) -> Opened:
+    """Return `add` of the typed proxy, and how to close."""
+    return connect(Calc, broker=address).add, close_callers
+
+
+def start_contenders(
+    stack: ExitStack, only: str | None
+) -> tuple[dict[str, Callable[[], Awaitable[Opened]]], list[str]]:
+    """Start servers; return how to open a client of each, and who is missing."""
+    contenders: dict[str, Callable[[], Awaitable[Opened]]] = {}
+    missing = []
+    _, broker = stack.enter_context(processes.zbusrpc("broker", "--port", "0"))
+    stack.enter_context(processes.zbusrpc("serve", "calc:Calc", "--broker", broker["broker"]))
+    contenders["zbusrpc"] = lambda: zbusrpc_add(broker["broker"])
+    server = processes.nats_server()
+    if server and importlib.util.find_spec("nats"):
+        nats_port = processes.free_port()
+        stack.enter_context(processes.process(server, "-a", "127.0.0.1", "-p", str(nats_port)))
+        processes.wait_for_port(nats_port)
+        _start_peer(stack, "nats", nats_port)
+        contenders["nats"] = lambda: peers.nats_add(nats_port)
+    else:
+        missing.append("nats (nats-server and nats-py)")
+    if importlib.util.find_spec("grpc"):
+        grpc_port = processes.free_port()
+        _start_peer(stack, "grpc", grpc_port)
+        contenders["grpc"] = lambda: peers.grpc_add(grpc_port)
+    else:
+        missing.append("grpc (grpcio)")
+    return {name: opener for name, opener in contenders.items() if only in {None, name}}, missing
+
+
+def _start_peer(stack: ExitStack, name: str, port: int) -> None:
+    started = stack.enter_context(processes.process(sys.executable, "peers.py", name, str(port)))
+    assert started.stdout is not None
+    assert started.stdout.readline() == "ready\n"
+
+
+async def measure(opener: Callable[[], Awaitable[Opened]], in_flight: int, seconds: float) -> float:
+    """Return calls per second."""
+    add, close = await opener()
+    count = 0
+
+    async def caller(until: float) -> None:
+        nonlocal count
+        while time.perf_counter() < until:
+            assert await add(count, 2) == count + 2 or in_flight > 1
+            count += 1
+
+    for _ in range(200):
+        await add(1, 2)
+    start = time.perf_counter()
+    await asyncio.gather(*[caller(start + seconds) for _ in range(in_flight)])
+    elapsed = time.perf_counter() - start
+    await close()
+    return count / elapsed
+
+
+def main() -> None:
+    """Run the rounds and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--only")
+    given = parser.parse_args()
+    rates: dict[str, dict[int, list[float]]] = {}
+    with ExitStack() as stack:
+        contenders, missing = start_contenders(stack, given.only)
+        for _ in range(given.rounds):
+            for in_flight in IN_FLIGHT:
+                for name, opener in contenders.items():
+                    rate = uvloop.run(measure(opener, in_flight, given.seconds))
+                    rates.setdefault(name, {}).setdefault(in_flight, []).append(rate)
+    medians = {name: {n: round(statistics.median(found)) for n, found in by.items()} for name, by in rates.items()}
+    ours = medians.get("zbusrpc", {})
+    ratios = {
+        name: {n: round(ours[n] / rate, 2) for n, rate in by.items()}
+        for name, by in medians.items()
+        if name != "zbusrpc" and ours
+    }
+    report = {
+        "benchmark": "rpc add(a, b)",
+        "machine": processes.machine(),
+        "calls_per_s": medians,
+        "ratio_to": ratios,
+        "targets": TARGETS,
+        "left_out": missing,
+    }
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

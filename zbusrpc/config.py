@@ -45,6 +45,8 @@ class Settings(BaseModel):
     """Seconds that running calls get to finish on shut-down."""
     message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = 16 * MIB
     """Largest request or reply."""
+    idle: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds of silence after which a peer is taken for dead; both sides keep to the smaller number."""
     queue_calls_max: Annotated[int, Field(ge=1)] = 10_000
     """Calls that may wait for one service."""
     queued_bytes_max: Annotated[int, Field(ge=1024)] = 256 * MIB

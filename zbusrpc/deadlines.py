@@ -20,40 +20,35 @@ T = TypeVar("T", bound=Hashable)
 class Deadlines(Generic[T]):
     """Things ordered by when they are due, for cheap adding and removing."""
 
-    __slots__ = ("_buckets", "_ticks")
+    __slots__ = ("_by_number", "_numbers")
 
     def __init__(self) -> None:
-        self._buckets: dict[int, dict[T, None]] = {}  # dicts keep the order
-        self._ticks: list[int] = []
+        self._by_number: dict[int, dict[T, None]] = {}  # a tick: a set that keeps its order
+        self._numbers: list[int] = []
 
-    def add(self, item: T, deadline: float) -> None:
-        """Watch `item` until `deadline`."""
-        tick = int(deadline * TICKS_PER_SECOND) + 1
-        bucket = self._buckets.get(tick)
-        if bucket is None:
-            self._buckets[tick] = {item: None}
-            heapq.heappush(self._ticks, tick)
+    def add(self, item: T, deadline: float) -> dict[T, None]:
+        """Watch `item` until `deadline`; return its tick, so that `tick.pop(item, None)` stops watching it."""
+        number = int(deadline * TICKS_PER_SECOND) + 1
+        tick = self._by_number.get(number)
+        if tick is None:
+            tick = self._by_number[number] = {item: None}
+            heapq.heappush(self._numbers, number)
             self._begin_tick()
         else:
-            bucket[item] = None
-
-    def remove(self, item: T, deadline: float) -> None:
-        """Stop watching `item`, which was added with `deadline`; unknown items are ignored."""
-        bucket = self._buckets.get(int(deadline * TICKS_PER_SECOND) + 1)
-        if bucket is not None:
-            bucket.pop(item, None)
+            tick[item] = None
+        return tick
 
     def _begin_tick(self) -> None:
         """Take note that a tick has its first item; for those who set timers."""
 
     def next_at(self) -> float | None:
         """Return when `due` should next be asked, or None when nothing is watched."""
-        return self._ticks[0] / TICKS_PER_SECOND if self._ticks else None
+        return self._numbers[0] / TICKS_PER_SECOND if self._numbers else None
 
     def due(self, now: float) -> list[T]:
         """Remove and return everything whose tick has ended, earliest tick first."""
         items: list[T] = []
         limit = now * TICKS_PER_SECOND
-        while self._ticks and self._ticks[0] <= limit:
-            items.extend(self._buckets.pop(heapq.heappop(self._ticks)))
+        while self._numbers and self._numbers[0] <= limit:
+            items.extend(self._by_number.pop(heapq.heappop(self._numbers)))
         return items

@@ -132,7 +132,6 @@ class Broker:
     def expire(self, now: float) -> None:
         """End the calls whose deadline has passed."""
         for call in self._deadlines.due(now):
-            call.deadline = None
             self._expire_call(call)
 
     def services(self) -> list[dict[str, Any]]:
@@ -143,11 +142,11 @@ class Broker:
                 "queued": len(topic.queue),
                 "instances": [
                     {
+                        **consumer.about,
                         "session": consumer.session.number,
                         "name": consumer.session.name,
                         "window": consumer.window,
                         "in_flight": consumer.window - consumer.credit,
-                        **consumer.about,
                     }
                     for consumer in topic.consumers.values()
                 ],
@@ -177,7 +176,7 @@ class Broker:
             self._refuse(call, self._refusal_of_session())
             return
         if call.deadline is not None:
-            self._deadlines.add(call, call.deadline)
+            call.tick = self._deadlines.add(call, call.deadline)
         topic = self._topics.get(message.topic)
         if topic is None or not topic.consumers:
             topic = self._topic_to_wait_in(call)
@@ -220,6 +219,7 @@ class Broker:
         if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
             name = _text(call.message.topic)
             self._refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
+            self._forget_if_unused(call.message.topic, topic)
         else:
             self._put(call, topic)
 
@@ -401,8 +401,8 @@ class Broker:
         call.is_over = True
         message = call.message
         call.caller.calls.pop(message.id, None)
-        if call.deadline is not None:
-            self._deadlines.remove(call, call.deadline)
+        if call.tick is not None:
+            call.tick.pop(call, None)
         if call.consumer is None:
             topic = self._topics.get(message.topic)
             if topic is not None and call in topic.queue:
@@ -440,7 +440,7 @@ def _parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
         window, about = body["window"], body.get("about", {})
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
-    if not message.topic or not isinstance(window, int) or not 1 <= window <= WINDOW_MAX:
+    if not message.topic or type(window) is not int or not 1 <= window <= WINDOW_MAX:
         raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
     return window, about if isinstance(about, dict) else {}
 
@@ -452,4 +452,6 @@ def _note_attempt(message: Message, attempts: int) -> None:
     except ProtocolError:  # the caller's fault, which must not hurt the session that is served now
         headers = {}
     headers[HEADER_ATTEMPT] = str(attempts)
-    message.header_bytes = encode_headers(headers)
+    noted = encode_headers(headers)
+    if len(noted) <= HEADERS_BYTES_MAX:
+        message.header_bytes = noted

@@ -40,10 +40,12 @@ class Peer(Protocol):
 class Server:
     """A broker that listens on a port."""
 
-    def __init__(self, *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
+    def __init__(
+        self, *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX, idle_s: float = 30.0
+    ) -> None:
         self.broker = Broker(limits=limits)
         self.message_bytes_max = message_bytes_max
-        self.hello = Hello(message_bytes_max=message_bytes_max)
+        self.hello = Hello(message_bytes_max=message_bytes_max, idle_s=idle_s)
         self._loop = asyncio.get_running_loop()
         self._listener: asyncio.Server | None = None
         self._peers: dict[int, Peer] = {}

@@ -52,7 +52,7 @@ class Consumer:
 class Call:
     """One request, from its arrival to its end."""
 
-    __slots__ = ("attempts", "caller", "consumer", "deadline", "is_over", "message")
+    __slots__ = ("attempts", "caller", "consumer", "deadline", "is_over", "message", "tick")
 
     def __init__(self, caller: Session, message: Message, deadline: float | None) -> None:
         self.caller = caller
@@ -63,6 +63,8 @@ class Call:
         """Who works on it; None while it waits in its topic's queue."""
         self.attempts = 0
         """To how many consumers it was given."""
+        self.tick: dict[Call, None] | None = None
+        """Where its deadline is watched."""
         self.is_over = False
         """Whether the caller has its answer or wants none any more."""
 

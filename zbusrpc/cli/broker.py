@@ -10,7 +10,7 @@ from zbusrpc.version import __version__
 def make_server(settings: Settings) -> Server:
     """Return a broker with the bounds that the settings name."""
     limits = Limits(queue_calls_max=settings.queue_calls_max, queued_bytes_max=settings.queued_bytes_max)
-    return Server(limits=limits, message_bytes_max=settings.message_bytes_max)
+    return Server(limits=limits, message_bytes_max=settings.message_bytes_max, idle_s=settings.idle)
 
 
 def run_broker(settings: Settings, *, as_json: bool) -> None:

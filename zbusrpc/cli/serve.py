@@ -57,12 +57,16 @@ async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> Non
             _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
             await stop.wait()
             await asyncio.gather(*[worker.close(settings.grace) for worker in workers])
+            stuck = [worker.definition.name for worker in workers if worker.has_stuck_threads]
             workers.clear()
     finally:
         for worker in workers:
             await worker.close()
         if embedded is not None:
             await embedded.close(settings.grace)
+    if stuck:
+        log.warning("serve.threads_left", services=stuck)
+        os._exit(0)  # Python would wait for their threads for ever
 
 
 async def _embed_broker(settings: Settings) -> Server | None:

@@ -16,6 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from zbusrpc.errors import UsageError
 from zbusrpc.service.calls import close_callers
+from zbusrpc.transport.address import Address
 
 R = TypeVar("R")
 
@@ -43,6 +44,12 @@ def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any) -
     except BaseException:  # KeyboardInterrupt reaches only the waiting: let go of the call, too
         future.cancel()
         raise
+
+
+async def close_blocking_callers(brokers: tuple[Address, ...]) -> None:
+    """Close the connection that blocking calls have opened to `brokers`, from another event loop."""
+    if _portal is not None:
+        await asyncio.wrap_future(_portal.start_task_soon(close_callers, brokers))
 
 
 def _start() -> BlockingPortal:

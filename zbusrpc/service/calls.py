@@ -70,8 +70,7 @@ class Caller:
         self._last_id = message.id = request_id = self._last_id + 1
         future: asyncio.Future[Message] = self._loop.create_future()
         self._pending[request_id] = future
-        if deadline is not None:
-            self._deadlines.add(request_id, deadline)
+        tick = self._deadlines.add(request_id, deadline) if deadline is not None else None
         if len(self._pending) > FEW:
             connection.send(message)
         else:
@@ -83,8 +82,8 @@ class Caller:
                 connection.send(Message(CANCEL, request_id))
             raise
         finally:
-            if deadline is not None:
-                self._deadlines.remove(request_id, deadline)
+            if tick is not None:
+                tick.pop(request_id, None)
 
     async def close(self) -> None:
         """Close the connection; pending calls end as if it had been lost."""
@@ -186,11 +185,17 @@ def caller_of_loop(brokers: tuple[Address, ...]) -> Caller:
     return caller
 
 
-async def close_callers() -> None:
-    """Close the connections that calls of this event loop have opened; the next call opens a new one."""
-    callers = _callers.pop(asyncio.get_running_loop(), {})
-    for caller in callers.values():
-        await caller.close()
+async def close_callers(brokers: tuple[Address, ...] | None = None) -> None:
+    """Close the connections that calls of this event loop have opened; the next call opens a new one.
+
+    Args:
+        brokers: Close only the one to these.
+    """
+    callers = _callers.get(asyncio.get_running_loop(), {})
+    for name in [brokers] if brokers else list(callers):
+        caller = callers.pop(name, None)
+        if caller is not None:
+            await caller.close()
 
 
 def _forget_in_child() -> None:

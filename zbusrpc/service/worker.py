@@ -22,7 +22,7 @@ from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_deadline
-from zbusrpc.service.definition import Color, Definition
+from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
@@ -55,6 +55,7 @@ class Running:
         "is_returned",
         "key",
         "task",
+        "tick",
     )
 
     def __init__(self, message: Message, deadline: float | None, connection: Connection | None) -> None:
@@ -63,6 +64,8 @@ class Running:
         """Where it came from: only there its end means something."""
         self.flags = message.flags
         self.deadline = deadline
+        self.tick: dict[Running, None] | None = None
+        """Where its deadline is watched."""
         self.task: asyncio.Task[None] | None = None
         self.has_started = False
         """Whether the task has begun: one that is cancelled before never does."""
@@ -93,12 +96,15 @@ class Worker:
         own = hello or Hello(name=definition.name)
         self._posts = [_Post(self, broker, own) for broker in brokers]
         self._tasks: list[asyncio.Task[None]] = []
+        self.has_stuck_threads = False
+        """Whether `def` methods were still running when `close` gave up on them: they keep the process alive."""
 
     async def start(self) -> None:
         """Begin to serve; returns once a broker has taken the subscription.
 
         Raises:
             LinkError: no broker can be reached; nothing is left running.
+            RpcError: the broker refused the subscription.
         """
         self._tasks = [asyncio.create_task(post.link.run()) for post in self._posts]
         attempts = [asyncio.create_task(post.wait_subscribed()) for post in self._posts]
@@ -124,6 +130,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self.has_stuck_threads = bool(self._unfinished())
 
     def _unfinished(self) -> list[asyncio.Task[None]]:
         return [running.task for post in self._posts for running in post.running.values() if running.task]
@@ -188,17 +195,16 @@ class _Post:
         self._loop = asyncio.get_running_loop()
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
         self._is_leaving = False
-        self._subscribed: asyncio.Future[None] = self._loop.create_future()
+        self._subscribed: asyncio.Future[ZbusError | None] = self._loop.create_future()
         self.running: dict[tuple[int, int], Running] = {}
         self.link = Link((broker,), self, hello)
 
     async def wait_subscribed(self) -> ZbusError | None:
-        """Return None once the broker has taken the subscription, or why it cannot be reached."""
+        """Return None once the broker has taken the subscription, or why it cannot be reached or refused."""
         await self.link.wait_attempt()
         if self.link.connection is None:
             return self.link.error
-        await self._subscribed
-        return None
+        return await self._subscribed
 
     # -- what the link calls -----------------------------------------------------------------------------
 
@@ -230,13 +236,15 @@ class _Post:
             self._note_subscription(message)
 
     def _note_subscription(self, message: Message) -> None:
+        refusal: ZbusError | None = None
         if message.flags & _ERROR:
             error = envelope.parse_error(message.body)
+            refusal = RpcError(error.code, error.message, error.details)
             log.error("worker.refused", service=self._worker.definition.name, reason=error.message)
         else:
             log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
         if not self._subscribed.done():
-            self._subscribed.set_result(None)
+            self._subscribed.set_result(refusal)
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -248,7 +256,7 @@ class _Post:
         running = Running(message, deadline, self.link.connection)
         self.running[running.key] = running
         if deadline is not None:
-            self._deadlines.add(running, deadline)
+            running.tick = self._deadlines.add(running, deadline)
         running.task = self._loop.create_task(self._work(running, message))
 
     async def _work(self, running: Running, message: Message) -> None:
@@ -264,8 +272,8 @@ class _Post:
         """Forget a request and say the one thing that has to be said about it."""
         if self.running.get(running.key) is running:
             del self.running[running.key]
-        if running.deadline is not None:
-            self._deadlines.remove(running, running.deadline)
+        if running.tick is not None:
+            running.tick.pop(running, None)
         if running.is_cancelled:
             session, message_id = running.key
             reply = Message(Kind.DONE, message_id, session=session)
@@ -291,7 +299,6 @@ class _Post:
 
     def _expire(self, running: Running) -> None:
         running.is_expired = True
-        running.deadline = None
         self._stop(running)
 
     def _cancel(self, running: Running) -> None:

@@ -21,6 +21,8 @@ from zbusrpc.transport.backoff import Backoff
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 
+DIAL_GAP_S = 0.02
+"""Between two dials at least, however many calls are in a hurry: a broker that is down must not be hammered."""
 DIAL_TIMEOUT_S = 5.0
 """For the TCP connection and the exchange of HELLOs together."""
 
@@ -75,6 +77,7 @@ class Link:
                     backoff.reset()
                     await self._closed.wait()
                 self._hurry.clear()
+                await asyncio.sleep(DIAL_GAP_S)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._hurry.wait(), backoff.next_s())
         finally:

@@ -7,7 +7,7 @@ that over the defaults here.
 import os
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -53,7 +53,7 @@ class Settings(BaseModel):
     """Bytes that may wait for all services together."""
     dev: bool = False
     """Whether callers get the traceback of an unexpected error."""
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_json: bool | None = None
     """JSON lines; by default wherever standard error is not a terminal."""
 
@@ -98,7 +98,7 @@ def _read_file() -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{CONFIG_FILE}: {error}") from None
 

@@ -48,7 +48,6 @@ class Deadlines(Generic[T]):
     def due(self, now: float) -> list[T]:
         """Remove and return everything whose tick has ended, earliest tick first."""
         items: list[T] = []
-        limit = now * TICKS_PER_SECOND
-        while self._numbers and self._numbers[0] <= limit:
+        while self._numbers and self._numbers[0] / TICKS_PER_SECOND <= now:  # to the last bit as `next_at` has it
             items.extend(self._by_number.pop(heapq.heappop(self._numbers)))
         return items

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 from zbusrpc.errors import Code, RpcError
 
@@ -44,11 +44,7 @@ def parse_request(body: bytes | bytearray) -> Request:
     Raises:
         RpcError: INVALID_ARGUMENT, with the place and the reason.
     """
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
-    return read_request(value)
+    return read_request(load(body))
 
 
 def read_request(value: Any) -> Request:
@@ -116,7 +112,7 @@ class WireError:
 def parse_error(body: bytes | bytearray | memoryview) -> WireError:
     """Return the error in a reply; a reply that holds none is an error of code UNKNOWN."""
     try:
-        fields = orjson.loads(body)["error"]
+        fields = from_json(bytes(body))["error"]
         code = fields["code"]
         return WireError(
             code=Code(code) if code in Code.__members__ else Code.UNKNOWN,
@@ -124,14 +120,14 @@ def parse_error(body: bytes | bytearray | memoryview) -> WireError:
             details=fields.get("details"),
             type_name=str(fields.get("type", "")),
         )
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         shown = bytes(body[:80]).decode(errors="replace")
         return WireError(code=Code.UNKNOWN, message=f"unreadable error: {shown}", details=None, type_name="")
 
 
 def jsonrpc_result(request_id: Any, result_json: bytes) -> bytes:
     """Return a JSON-RPC 2.0 response with a result that is JSON already."""
-    return b'{"jsonrpc":"2.0","result":%b,"id":%b}' % (result_json, orjson.dumps(request_id))
+    return b'{"jsonrpc":"2.0","result":%b,"id":%b}' % (result_json, dump(request_id))
 
 
 def jsonrpc_error(request_id: Any, body: bytes, *, number: int | None = None) -> bytes:
@@ -140,11 +136,23 @@ def jsonrpc_error(request_id: Any, body: bytes, *, number: int | None = None) ->
     Args:
         number: The JSON-RPC error code, where it does not follow from ours.
     """
-    fields = orjson.loads(body)["error"]
+    fields = from_json(body)["error"]
     code = JSONRPC_CODES.get(fields["code"], JSONRPC_SERVER_ERROR) if number is None else number
     message = fields.pop("message")
     error = {"code": code, "message": message, "data": fields}
-    return orjson.dumps({"jsonrpc": "2.0", "error": error, "id": request_id})
+    return dump({"jsonrpc": "2.0", "error": error, "id": request_id})
+
+
+def load(body: bytes | bytearray) -> Any:
+    """Return the JSON value in the body of a request, integers of any size as they are (orjson rounds them).
+
+    Raises:
+        RpcError: INVALID_ARGUMENT, with the place and the reason.
+    """
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
 
 
 def dump(value: Any) -> bytes:

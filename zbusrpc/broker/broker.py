@@ -22,11 +22,12 @@ import orjson
 from zbusrpc import envelope
 from zbusrpc.broker import refusals
 from zbusrpc.broker.limits import ATTEMPTS_MAX, WINDOW_MAX, Limits
-from zbusrpc.broker.session import Call, Consumer, Session
+from zbusrpc.broker.session import BYTES_MAX, Call, Consumer, Session
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError
 from zbusrpc.message import HEADER_ATTEMPT, Flag, Kind, Message, encode_headers
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, payload_size
 
 _IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
@@ -81,10 +82,10 @@ class Broker:
 
     # -- what the shell calls ----------------------------------------------------------------------------
 
-    def connect(self, name: str) -> Session:
-        """Begin the session of a peer that is called `name`."""
+    def connect(self, name: str, message_bytes_max: int = BYTES_MAX) -> Session:
+        """Begin the session of a peer that is called `name` and takes messages up to a size."""
         self._last_session += 1
-        session = self._sessions[self._last_session] = Session(self._last_session, name)
+        session = self._sessions[self._last_session] = Session(self._last_session, name, message_bytes_max)
         return session
 
     def receive(self, session: Session, message: Message, now: float) -> None:
@@ -237,7 +238,7 @@ class Broker:
             return
         self.counters.replies += 1
         self._end(call)
-        self._send(call.caller, message)  # its session and id are those of the request
+        self._answer(call.caller, message)  # its session and id are those of the request
 
     def _done(self, session: Session, message: Message, now: float) -> None:
         call = self._finish(session, message, now)
@@ -277,7 +278,7 @@ class Broker:
 
     def _query(self, session: Session, message: Message, now: float) -> None:
         result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}
-        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))
+        self._answer(session, Message(_REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))
 
     # -- steps that several commands share ---------------------------------------------------------------
 
@@ -286,17 +287,28 @@ class Broker:
             self.dirty.append(session)
         session.outbox.append(message)
 
+    def _answer(self, session: Session, message: Message) -> None:
+        """Send a reply, or an error in its place if the caller does not take so long a message."""
+        if _is_too_large(message, session):
+            body = envelope.error_body(refusals.too_large("reply", payload_size(message), session.message_bytes_max))
+            message = Message(_REPLY, message.id, b"", body, flags=_ERROR)
+        self._send(session, message)
+
     def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
         """Give `call` to `consumer`, whose credit was taken."""
-        message = call.message
+        message, session = call.message, consumer.session
+        if call.attempts:
+            _note_attempt(message, call.attempts + 1)
+        if _is_too_large(message, session):
+            self._topics[consumer.topic].give_credit(consumer)
+            self._refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
+            return
         call.consumer = consumer
         call.attempts += 1
-        consumer.session.deliveries[message.session, message.id] = call
+        session.deliveries[message.session, message.id] = call
         if call.deadline is not None:
             message.timeout_ms = max(1, round((call.deadline - now) * 1000))
-        if call.attempts > 1:
-            _note_attempt(message, call.attempts)
-        self._send(consumer.session, message)
+        self._send(session, message)
 
     def _dispatch(self, topic: Topic, now: float) -> None:
         """Give waiting calls to consumers with credit, as long as there are both."""
@@ -426,6 +438,11 @@ class Broker:
 def _text(name: bytes) -> str:
     """Return a topic's name for people."""
     return name.decode(errors="replace")
+
+
+def _is_too_large(message: Message, session: Session) -> bool:
+    """Whether `session` would close its connection because of the size of `message`."""
+    return len(message.body) > session.body_bytes_sure and payload_size(message) > session.message_bytes_max
 
 
 def _parse_subscription(message: Message) -> tuple[int, dict[str, object]]:

@@ -24,11 +24,15 @@ from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
 from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
-from zbusrpc.transport.native import TOPIC_BYTES_MAX
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
 BATCH_MAX: Final = 1000
 """Requests in one JSON-RPC batch."""
 TIMEOUT_MS_MAX: Final = 2**32 - 1
+METADATA_BYTES_MAX: Final = HEADERS_BYTES_MAX - 64
+"""As JSON, latin-1 and quotes take twice the bytes that they had in HTTP; the rest is for the gateway's own headers."""
+RETRY_AFTER_S_MAX: Final = 86_400
+"""A service's details may hold anything; what is no plausible wait is not put into a header."""
 
 STATUS: Final[dict[Code, int]] = {
     Code.CANCELED: CLIENT_CLOSED_REQUEST,
@@ -99,7 +103,9 @@ def listing_of(path: list[str], services: list[dict[str, Any]]) -> HttpResponse:
 def path_of(request: HttpRequest) -> list[str]:
     """Return the parts of the path, percent-decoded: an encoded slash does not part them."""
     raw = request.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("latin-1")
-    return [unquote(part) for part in raw.split("/")[1:]]
+    if "://" in raw.split("/rpc", 1)[0]:
+        raw = "/" + raw.split("://", 1)[1].partition("/")[2]  # the absolute form, as to a proxy (RFC 9112, 3.2.2)
+    return [unquote(part) for part in raw.split("/")[1:]] or [""]
 
 
 def is_cross_site(request: HttpRequest) -> bool:
@@ -121,7 +127,7 @@ def open_exchange(request: HttpRequest, path: list[str]) -> Exchange:
             _read_post(exchange, request.body, path)
     except RpcError as error:
         exchange.response = error_response(error)
-    exchange.pending = len(exchange.calls)
+    exchange.pending = sum(1 for call in exchange.calls if call.body or not call.is_jsonrpc)
     return exchange
 
 
@@ -140,7 +146,7 @@ def _read_headers(exchange: Exchange, headers: dict[str, str]) -> None:
     """Take time limit, metadata and trace context out of a request's headers."""
     timeout = headers.get("timeout-ms")
     if timeout is not None:
-        if not timeout.isdecimal() or not 1 <= int(timeout[:12]) <= TIMEOUT_MS_MAX:
+        if not timeout.isdecimal() or len(timeout) > 12 or not 1 <= int(timeout) <= TIMEOUT_MS_MAX:
             raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
         exchange.timeout_ms = int(timeout)
     passed = {
@@ -149,6 +155,8 @@ def _read_headers(exchange: Exchange, headers: dict[str, str]) -> None:
         if name.startswith(HEADER_METADATA_PREFIX) or name in {"traceparent", "tracestate"}
     }
     exchange.header_bytes = encode_headers(passed)
+    if len(exchange.header_bytes) > METADATA_BYTES_MAX:
+        raise RpcError(Code.INVALID_ARGUMENT, f"metadata of over {METADATA_BYTES_MAX} bytes as JSON")
 
 
 def _read_get(exchange: Exchange, request: HttpRequest, path: list[str]) -> None:
@@ -164,10 +172,7 @@ def _read_get(exchange: Exchange, request: HttpRequest, path: list[str]) -> None
 
 def _read_post(exchange: Exchange, body: bytes, path: list[str]) -> None:
     if len(path) == 3:
-        try:
-            params = orjson.loads(body or b"[]")
-        except orjson.JSONDecodeError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
+        params = envelope.load(body or b"[]")
         exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
     elif b'"jsonrpc"' in body or body.lstrip()[:1] == b"[":
         _read_jsonrpc(exchange, body)
@@ -178,10 +183,9 @@ def _read_post(exchange: Exchange, body: bytes, path: list[str]) -> None:
 def _read_jsonrpc(exchange: Exchange, body: bytes) -> None:
     """Split a JSON-RPC 2.0 body into calls; a wrong element of a batch is answered in its place."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        refusal = envelope.error_body(RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}"))
-        answer = envelope.jsonrpc_error(None, refusal, number=envelope.JSONRPC_PARSE_ERROR)
+        value = envelope.load(body)
+    except RpcError as error:
+        answer = envelope.jsonrpc_error(None, envelope.error_body(error), number=envelope.JSONRPC_PARSE_ERROR)
         exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
         return
     if isinstance(value, dict) and value.get("jsonrpc") != "2.0":
@@ -189,34 +193,30 @@ def _read_jsonrpc(exchange: Exchange, body: bytes) -> None:
         return
     exchange.is_batch = isinstance(value, list)
     elements = value if isinstance(value, list) else [value]
-    problem = _problem_of_batch(elements)
-    if problem:
-        answer = _invalid_request(problem)
+    if not 1 <= len(elements) <= BATCH_MAX:
+        answer = _invalid_request(f"a batch of {len(elements)} requests: the limits are 1 and {BATCH_MAX}")
         exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
         return
-    for element in elements:
-        exchange.calls.append(
-            GatewayCall(
-                body=orjson.dumps(element) if exchange.is_batch else body,
-                is_jsonrpc=True,
-                jsonrpc_id=element.get("id"),
-                is_notification="id" not in element,
-            )
-        )
+    exchange.calls += [_read_element(element) for element in elements]
+    if not any(call.body for call in exchange.calls):
+        exchange.response = _respond(exchange)
 
 
-def _problem_of_batch(elements: list[Any]) -> str:
-    """Return what is wrong with JSON-RPC requests as such, or nothing."""
-    if not elements:
-        return "the batch is empty"
-    if len(elements) > BATCH_MAX:
-        return f"a batch of {len(elements)} requests exceeds the limit of {BATCH_MAX}"
-    for element in elements:
-        if not isinstance(element, dict) or element.get("jsonrpc") != "2.0":
-            return 'each request is an object with "jsonrpc": "2.0"'
-        if not isinstance(element.get("method"), str):
-            return "a request names no method"
-    return ""
+def _read_element(element: Any) -> GatewayCall:
+    """Return the call that one JSON-RPC request asks for, or one that has its error already and no body."""
+    problem = ""
+    if not isinstance(element, dict) or element.get("jsonrpc") != "2.0":
+        problem = 'a request is an object with "jsonrpc": "2.0"'
+    elif not isinstance(element.get("method"), str) or not element["method"]:
+        problem = "the request names no method"
+    if problem:
+        return GatewayCall(body=b"", is_jsonrpc=True, reply=_invalid_request(problem), is_error=True)
+    return GatewayCall(
+        body=envelope.dump(element),
+        is_jsonrpc=True,
+        jsonrpc_id=element.get("id"),
+        is_notification="id" not in element,
+    )
 
 
 def _invalid_request(problem: str) -> bytes:
@@ -241,13 +241,16 @@ def _respond(exchange: Exchange) -> HttpResponse:
 def _jsonrpc_answer(call: GatewayCall) -> bytes:
     """Return the service's answer, or the broker's own refusal in the form of JSON-RPC."""
     if call.is_error and not call.reply.startswith(b'{"jsonrpc"'):
-        return envelope.jsonrpc_error(call.jsonrpc_id, call.reply)
+        error = envelope.parse_error(call.reply)  # the broker's own, or of a service that knows no JSON-RPC
+        body = envelope.error_body(RpcError(error.code, error.message, error.details), type_name=error.type_name)
+        return envelope.jsonrpc_error(call.jsonrpc_id, body)
     return call.reply
 
 
 def _response_of_error(body: bytes) -> HttpResponse:
     error = envelope.parse_error(body)
     headers = {}
-    if isinstance(error.details, dict) and "retry_after_s" in error.details:
-        headers["Retry-After"] = str(math.ceil(error.details["retry_after_s"]))
+    retry_after_s = error.details.get("retry_after_s") if isinstance(error.details, dict) else None
+    if isinstance(retry_after_s, int | float) and 0 <= retry_after_s < RETRY_AFTER_S_MAX:
+        headers["Retry-After"] = str(math.ceil(retry_after_s))
     return HttpResponse(status=STATUS[error.code], body=body, headers=headers)

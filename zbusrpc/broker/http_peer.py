@@ -64,9 +64,6 @@ class HttpPeer(asyncio.Protocol):
             response = gateway.protocol_error_response(error)
             self._exchanges.append(Exchange(keep_alive=False, response=response))
             self._is_ending = True
-        if self._decoder.wants_continue and not self._exchanges:
-            self._decoder.wants_continue = False
-            self._transport.write(CONTINUE)
         self._server.flush()
         self._flush()
 
@@ -89,7 +86,9 @@ class HttpPeer(asyncio.Protocol):
         """Begin the exchange of one request."""
         exchange = self._route(request)
         self._exchanges.append(exchange)
-        for call in exchange.calls:
+        for call in exchange.calls if exchange.response is None else []:
+            if call.reply:  # a wrong element of a batch: answered already
+                continue
             self._last_id += 1
             self._calls[self._last_id] = (exchange, call)
             message = Message(Kind.REQUEST, self._last_id, exchange.topic, call.body, exchange.header_bytes)
@@ -143,6 +142,9 @@ class HttpPeer(asyncio.Protocol):
             keep_alive = exchange.keep_alive
             response = cast("HttpResponse", exchange.response)
             chunks.append(encode_response(response, keep_alive=keep_alive))
+        if keep_alive and not self._exchanges and self._decoder.wants_continue:
+            self._decoder.wants_continue = False
+            chunks.append(CONTINUE)
         if chunks:
             self._transport.write(b"".join(chunks))
         if not keep_alive:

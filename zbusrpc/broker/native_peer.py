@@ -26,7 +26,7 @@ class NativePeer:
     def connection_opened(self, hello: Hello) -> Hello:
         """Begin the session and tell the client its number."""
         name = f"{hello.name or 'client'}@{self.connection.peername}"
-        self._session = self._server.connect(name, self)
+        self._session = self._server.connect(name, self, self.connection.message_bytes_max)
         return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
 
     def message_received(self, message: Message) -> None:

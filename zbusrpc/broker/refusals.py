@@ -55,6 +55,12 @@ def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:
     return RpcError(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
 
 
+def too_large(what: str, size: int, limit: int) -> RpcError:
+    """The peer that a message is for takes none of this size."""
+    message = f"the {what} of {size} bytes exceeds the limit of {limit} bytes of the peer that it is for"
+    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"size": size, "limit": limit, "may_have_run": what == "reply"})
+
+
 def draining(broker: str) -> RpcError:
     """The broker is about to end."""
     return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})

@@ -14,9 +14,10 @@ from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.http_peer import HttpPeer
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.native_peer import NativePeer
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
+from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import HELLO_TIMEOUT_S
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import MESSAGE_BYTES_MAX
@@ -67,7 +68,7 @@ class Server:
             reason = error.strerror or str(error)
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
-        self.broker.name = f"{host}:{bound}"
+        self.broker.name = str(Address(host, bound))
         return self.broker.name
 
     async def close(self, grace_s: float = 0.0) -> None:
@@ -90,9 +91,9 @@ class Server:
 
     # -- what peers call ---------------------------------------------------------------------------------
 
-    def connect(self, name: str, peer: Peer) -> Session:
-        """Begin a session that `peer` carries."""
-        session = self.broker.connect(name)
+    def connect(self, name: str, peer: Peer, message_bytes_max: int = BYTES_MAX) -> Session:
+        """Begin a session that `peer` carries, which takes messages up to a size."""
+        session = self.broker.connect(name, message_bytes_max)
         self._peers[session.number] = peer
         return session
 

@@ -6,19 +6,43 @@ request from its arrival to its end; a `Consumer` is one session serving one top
 Pure data: the rules are in `broker.py` and `topic.py`.
 """
 
+import sys
+from typing import Final
+
 from zbusrpc.message import Message
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
+
+BYTES_MAX: Final = sys.maxsize
+"""The limit of a peer that has none."""
+_HEAD_BYTES_MAX: Final = TOPIC_BYTES_MAX + 4 + HEADERS_BYTES_MAX
+"""What a payload holds besides its body, at most."""
 
 
 class Session:
     """One connected peer, as the broker sees it."""
 
-    __slots__ = ("calls", "consumers", "deliveries", "is_congested", "last_id", "name", "number", "outbox")
+    __slots__ = (
+        "body_bytes_sure",
+        "calls",
+        "consumers",
+        "deliveries",
+        "is_congested",
+        "last_id",
+        "message_bytes_max",
+        "name",
+        "number",
+        "outbox",
+    )
 
-    def __init__(self, number: int, name: str) -> None:
+    def __init__(self, number: int, name: str, message_bytes_max: int = BYTES_MAX) -> None:
         self.number = number
         """Names the session on the wire; never used again while the broker runs."""
         self.name = name
         """Who it is, for people."""
+        self.message_bytes_max = message_bytes_max
+        """Largest payload it takes: a longer one would make it close its connection."""
+        self.body_bytes_sure = message_bytes_max - _HEAD_BYTES_MAX
+        """A body up to this size fits for sure."""
         self.outbox: list[Message] = []
         """What the core wants to be sent to this peer, in order."""
         self.calls: dict[int, Call] = {}

@@ -27,7 +27,7 @@ def load(target: str) -> Any:
     module = value
     for part in attribute.split("."):
         if not hasattr(value, part):
-            names = [name for name in vars(value) if not name.startswith("_")]
+            names = [name for name in dir(value) if not name.startswith("_")]
             services = [name for name, found in vars(module).items() if is_service(found)]
             hint = did_you_mean(part, names) or (f"; it has {', '.join(services)}" if services else "")
             raise ConfigError(f"module {module_name} has no {part}{hint}")

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from zbusrpc.errors import Code, LinkError, RpcError, UsageError, ZbusError
 from zbusrpc.message import Kind, Message
+from zbusrpc.service.policy import LOST
 from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.hello import Hello
@@ -143,7 +144,7 @@ class Caller:
                     RpcError(
                         Code.UNAVAILABLE,
                         f"{error}; the call may have run",
-                        {"may_have_run": True, "lost": True},
+                        {"may_have_run": True, LOST: True},
                     )
                 )
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, from_json
 
 from zbusrpc import envelope
 from zbusrpc.envelope import Request
@@ -59,7 +58,7 @@ class Invocation:
         self.kwargs = kwargs
         self.request = request
         """The request as it was read; None when it took the fast way."""
-        self.error: RpcError | None = None
+        self.error: Exception | None = None
 
 
 class Dispatcher:
@@ -89,12 +88,12 @@ class Dispatcher:
                 values = self._validate(body)
                 args, kwargs = values["params"]
                 return Invocation(self._bound[values["method"]], args, kwargs)
-            except ValidationError:
+            except Exception:  # ValidationError, or whatever a model's own validator raises
                 pass  # the thorough way will say what is wrong, if anything is
         invocation = Invocation(None, (), {})
         try:
             self._prepare_thoroughly(invocation, body, header_bytes)
-        except RpcError as error:
+        except Exception as error:  # not only RpcError: a validator of a model may raise anything
             invocation.error = error
         return invocation
 
@@ -120,16 +119,23 @@ class Dispatcher:
     def error_body(self, invocation: Invocation, error: Exception) -> bytes:
         """Return the reply for an error, and log it: what is not an RpcError is a fault of the service."""
         name = invocation.bound.method.name if invocation.bound else ""
-        if isinstance(error, RpcError):
-            log.info("service.refused", service=self._definition.name, method=name, error=str(error))
-            body = _rpc_error_body(error)
-        else:
-            log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
-            body = envelope.error_body(self._internal(name, error))
+        try:
+            body = self._error_body(name, error)
+        except Exception as unwritable:  # its fields or its text have no form in JSON
+            log.error("service.unwritable_error", service=self._definition.name, method=name, exc_info=unwritable)
+            message = f"{self._definition.name}.{name} failed, and its error cannot be written as JSON"
+            body = envelope.error_body(RpcError(Code.INTERNAL, message))
         request = invocation.request
         if request is not None and request.is_jsonrpc:
             return envelope.jsonrpc_error(request.jsonrpc_id, body)
         return body
+
+    def _error_body(self, name: str, error: Exception) -> bytes:
+        if isinstance(error, RpcError):
+            log.info("service.refused", service=self._definition.name, method=name, error=str(error))
+            return _rpc_error_body(error)
+        log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
+        return envelope.error_body(self._internal(name, error))
 
     def _internal(self, method: str, error: Exception) -> RpcError:
         """Return what a caller may know of an unexpected error."""
@@ -185,7 +191,7 @@ def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], service: st
     try:
         return bound.arguments.validator.validate_json(envelope.dump(params))
     except ValidationError as error:
-        raise schema.invalid_arguments(error, f"{service}.{bound.method.name}") from None
+        raise schema.invalid_arguments(error, service, bound.method) from None
 
 
 def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:
@@ -198,8 +204,8 @@ def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], servic
     again: Any = dict(params) if isinstance(params, dict) else list(params)
     for place in places:
         try:
-            again[place] = orjson.loads(again[place])
-        except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
+            again[place] = from_json(again[place])
+        except (ValueError, KeyError, IndexError, TypeError):
             continue
     try:
         return _convert(bound, again, service)

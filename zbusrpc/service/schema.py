@@ -25,6 +25,11 @@ CONFIG: Final = ConfigDict(
     arbitrary_types_allowed=False,
 )
 
+_CORE_CONFIG: Final = core_schema.CoreConfig(
+    ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
+)
+"""The same for a typed dict, which takes no configuration from what it stands in."""
+
 _MODES: Final[dict[Any, Any]] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional_only",
     inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional_or_keyword",
@@ -47,8 +52,11 @@ def adapter(build: Callable[[GetCoreSchemaHandler], CoreSchema], what: str) -> T
     try:
         return TypeAdapter(Built, config=CONFIG)
     except PydanticUserError as error:
-        first_line = str(error).partition("\n")[0]
-        raise DefinitionError(f"{what}: {first_line}") from None
+        reason = str(error).partition("\n")[0]
+        if error.code == "schema-for-unknown-type":
+            unknown = reason.partition(" for ")[2].partition(". Set ")[0]
+            reason = f"{unknown} has no form in JSON; make it a dataclass or a pydantic model"
+        raise DefinitionError(f"{what}: {reason}") from None
 
 
 def value_adapter(annotation: Any, what: str) -> TypeAdapter[Any]:
@@ -66,7 +74,8 @@ def reply_adapter(service: str, method: Method) -> TypeAdapter[Any]:
     result = method.signature.return_annotation
     return adapter(
         lambda handler: core_schema.typed_dict_schema(
-            {"result": core_schema.typed_dict_field(handler.generate_schema(result), required=True)}
+            {"result": core_schema.typed_dict_field(handler.generate_schema(result), required=True)},
+            config=_CORE_CONFIG,
         ),
         f"result of {service}.{method.name}",
     )
@@ -95,6 +104,7 @@ def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
                     ),
                 },
                 extra_behavior="forbid",
+                config=_CORE_CONFIG,
             )
             for name, method in definition.methods.items()
         }
@@ -118,21 +128,26 @@ def dump_error_fields(error: RpcError) -> bytes:
     return dump(error_fields(error))
 
 
-def invalid_arguments(error: ValidationError, what: str) -> RpcError:
-    """Return the error for parameters that do not fit: its details are a list of {loc, msg, type}."""
+def invalid_arguments(error: ValidationError, service: str, method: Method) -> RpcError:
+    """Return the error for parameters that do not fit: its details are a list of {loc, msg, type}.
+
+    A place begins with the position or name that the caller gave; the message names the parameter in any case.
+    """
     problems = [
         {
-            "loc": [part for part in problem["loc"] if part != "params"],
+            "loc": list(problem["loc"]),
             "msg": problem["msg"],
             "type": problem["type"],
         }
         for problem in error.errors(include_url=False, include_context=False, include_input=False)
     ]
-    first = problems[0]
-    loc = first["loc"] if isinstance(first["loc"], list) else []
-    where = ".".join(str(part) for part in loc)
+    place, reason = list(error.errors()[0]["loc"]), problems[0]["msg"]
+    names = list(method.signature.parameters)
+    if place and isinstance(place[0], int) and place[0] < len(names):
+        place[0] = names[place[0]]
+    where = f"{'.'.join(map(str, place))}: " if place else ""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return RpcError(Code.INVALID_ARGUMENT, f"{what}: {where + ': ' if where else ''}{first['msg']}{more}", problems)
+    return RpcError(Code.INVALID_ARGUMENT, f"{service}.{method.name}: {where}{reason}{more}", problems)
 
 
 def _arguments_schema(method: Method, handler: GetCoreSchemaHandler) -> CoreSchema:

@@ -36,7 +36,9 @@ def _parse(text: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isdecimal() or not 1 <= int(port[:6]) <= 65535 or "/" in host:
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if is_bracketed else host
+    is_host = bool(host) and not set(host) & set("/[] ") and (is_bracketed or ":" not in host)
+    if not is_host or not port.isdecimal() or len(port) > 5 or not 1 <= int(port) <= 65535:
         raise ConfigError(f"{text!r} is no broker address; write host:port with a port from 1 to 65535")
     return Address(host, int(port))

@@ -95,7 +95,8 @@ class HttpDecoder:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            error = HttpError(HTTPStatus.NOT_IMPLEMENTED, "this port takes no such upgrade")
+            # RFC 9110, 7.8: an upgrade may be ignored. The parser has stopped, so this is the last request here.
+            self._done[-1].keep_alive = False
         except httptools.HttpParserError as parser_error:
             error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
         requests, self._done = self._done, []

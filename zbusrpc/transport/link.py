@@ -51,7 +51,7 @@ class Link:
         self._hello = hello
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
-        self._dialled: Connection | None = None
+        self._dialled: _Dialled | None = None
         self._outcome: asyncio.Future[ZbusError | None] = self._loop.create_future()
         self._closed = asyncio.Event()
         self._attempt: asyncio.Future[None] = self._loop.create_future()
@@ -117,7 +117,8 @@ class Link:
         for address in self._addresses:
             self._outcome = self._loop.create_future()
             self._closed.clear()
-            self._dialled = connection = Connection(self, self._hello, is_client=True)
+            self._dialled = dialled = _Dialled(self)
+            connection = dialled.connection = Connection(dialled, self._hello, is_client=True)
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
                     await self._loop.create_connection(partial(_itself, connection), address.host, address.port)
@@ -126,29 +127,25 @@ class Link:
                 error = dial_error
             if error is None:
                 return
+            self._dialled = None  # what it still says is of no interest
             connection.close()
             self.error = LinkError(explain(address, error))
             log.debug("link.unreachable", broker=str(address), error=str(self.error))
 
-    # -- what the connection calls -----------------------------------------------------------------------
+    # -- what the dialled connection calls ---------------------------------------------------------------
 
-    def connection_opened(self, hello: Hello) -> None:
-        self._connection = self._dialled
+    def _opened(self, dialled: "_Dialled", hello: Hello) -> None:
+        if dialled is not self._dialled:
+            return
+        self._connection = dialled.connection
         self.error = None
         self._user.link_opened(hello)
         if not self._outcome.done():
             self._outcome.set_result(None)
 
-    def message_received(self, message: Message) -> None:
-        self._user.message_received(message)
-
-    def turn_ended(self) -> None:
-        """Do nothing: what follows from a message is the work of tasks."""
-
-    def congestion_changed(self, is_congested: bool) -> None:
-        """Do nothing: what a client has under way is bounded by its own waiting for replies."""
-
-    def connection_closed(self, error: ZbusError | None) -> None:
+    def _ended(self, dialled: "_Dialled", error: ZbusError | None) -> None:
+        if dialled is not self._dialled:
+            return
         self._closed.set()
         reason = error or LinkError(f"the link to {self.name} was closed")
         if self._connection is None:
@@ -158,6 +155,30 @@ class Link:
         self._connection = None
         self.error = LinkError(f"the connection to broker {self.name} was lost: {reason}")
         self._user.link_lost(self.error)
+
+
+class _Dialled:
+    """The receiver of one connection: passes on to the link what happens there.
+
+    A connection that was given up may end long after the next one was dialled, and must not be taken for it.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.connection: Connection | None = None
+        self.message_received = link._user.message_received
+
+    def connection_opened(self, hello: Hello) -> None:
+        self._link._opened(self, hello)
+
+    def turn_ended(self) -> None:
+        """Do nothing: what follows from a message is the work of tasks."""
+
+    def congestion_changed(self, is_congested: bool) -> None:
+        """Do nothing: what a client has under way is bounded by its own waiting for replies."""
+
+    def connection_closed(self, error: ZbusError | None) -> None:
+        self._link._ended(self, error)
 
 
 def _itself(connection: Connection) -> Connection:

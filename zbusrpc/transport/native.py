@@ -108,7 +108,12 @@ class Decoder:
         end = len(data)
         while end - position >= _HEADER_SIZE:
             size, kind, flags, topic_size, session, timeout_ms, message_id = HEADER.unpack_from(data, position)
-            if size > self.message_bytes_max or not _KIND_MIN <= kind <= _KIND_MAX or topic_size > size:
+            if (
+                size > self.message_bytes_max
+                or not _KIND_MIN <= kind <= _KIND_MAX
+                or topic_size > size
+                or topic_size > TOPIC_BYTES_MAX
+            ):
                 raise self._refusal(size, kind, topic_size)
             start = position + _HEADER_SIZE
             stop = start + size
@@ -132,6 +137,8 @@ class Decoder:
             return FrameTooLargeError(size, self.message_bytes_max)
         if not _KIND_MIN <= kind <= _KIND_MAX:
             return ProtocolError(f"no message has kind {kind}")
+        if topic_size > TOPIC_BYTES_MAX:
+            return ProtocolError(f"a topic of {topic_size} bytes exceeds the limit of {TOPIC_BYTES_MAX} bytes")
         return ProtocolError(f"a topic of {topic_size} bytes does not fit a payload of {size} bytes")
 
     def _begin_large(self, data: bytes, position: int, stop: int) -> int:

@@ -1,0 +1,33 @@
+"""The retry policy: whether a call that failed may be tried again.
+
+A call is only repeated where that cannot do its work twice: it has not run, or it is idempotent. Pure.
+"""
+
+from typing import Final
+
+from zbusrpc.errors import Code, RpcError
+
+LOST_RETRIES: Final = 3
+"""How often an idempotent call is sent again because its connection was lost, whatever `retries` says."""
+RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
+LOST: Final = "lost"
+"""In the details of an error: the connection was lost, and with it perhaps the broker."""
+
+
+def was_lost(error: RpcError) -> bool:
+    """Whether the call failed because its connection was lost."""
+    return isinstance(error.details, dict) and error.details.get(LOST) is True
+
+
+def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool) -> bool:
+    """Whether a call that ended with `error` may be tried again.
+
+    Args:
+        tries: How often it was tried again already.
+        retries: How often its caller allows it.
+    """
+    if error.code not in RETRYABLE or (error.code is Code.RESOURCE_EXHAUSTED and error.retry_after_s is None):
+        return False
+    if error.may_have_run and not is_idempotent:
+        return False
+    return tries < max(retries, LOST_RETRIES if was_lost(error) else 0)

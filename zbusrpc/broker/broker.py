@@ -14,42 +14,27 @@ ProtocolError before anything has changed.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from zbusrpc import envelope
 from zbusrpc.broker import refusals
-from zbusrpc.broker.limits import ATTEMPTS_MAX, WINDOW_MAX, Limits
+from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
+from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
+from zbusrpc.broker.reports import Counters, list_services
 from zbusrpc.broker.session import BYTES_MAX, Call, Consumer, Session
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError
-from zbusrpc.message import HEADER_ATTEMPT, Flag, Kind, Message, encode_headers
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, payload_size
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.transport.native import payload_size
 
 _IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 _ERROR: Final = int(Flag.ERROR)
 _REQUEST: Final = int(Kind.REQUEST)
 _REPLY: Final = int(Kind.REPLY)
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the broker started."""
-
-    requests: int = 0
-    replies: int = 0
-    refused: int = 0
-    """Calls that the broker answered with an error itself."""
-    expired: int = 0
-    """Of those: the deadline passed."""
-    redelivered: int = 0
-    """Calls given to another instance after one died or handed them back."""
-    late_replies: int = 0
-    """Replies to calls that had already ended; they were dropped."""
 
 
 class Broker:
@@ -137,23 +122,7 @@ class Broker:
 
     def services(self) -> list[dict[str, Any]]:
         """Return what is running, for listings: topics with their instances and queues."""
-        return [
-            {
-                "service": _text(name),
-                "queued": len(topic.queue),
-                "instances": [
-                    {
-                        **consumer.about,
-                        "session": consumer.session.number,
-                        "name": consumer.session.name,
-                        "window": consumer.window,
-                        "in_flight": consumer.window - consumer.credit,
-                    }
-                    for consumer in topic.consumers.values()
-                ],
-            }
-            for name, topic in sorted(self._topics.items())
-        ]
+        return list_services(self._topics)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes as of now."""
@@ -199,8 +168,8 @@ class Broker:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
         name = call.message.topic
         if not call.message.flags & _WAIT_FOR_READY:
-            running = [_text(other) for other, topic in self._topics.items() if topic.consumers]
-            self._refuse(call, refusals.no_instance(_text(name), self.name, running))
+            running = [topic_name(other) for other, topic in self._topics.items() if topic.consumers]
+            self._refuse(call, refusals.no_instance(topic_name(name), self.name, running))
             return None
         return self._topic(name, call)
 
@@ -218,7 +187,7 @@ class Broker:
     def _enqueue(self, call: Call, topic: Topic) -> None:
         is_full = len(topic.queue) >= self.limits.queue_calls_max
         if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
-            name = _text(call.message.topic)
+            name = topic_name(call.message.topic)
             self._refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
             self._forget_if_unused(call.message.topic, topic)
         else:
@@ -243,7 +212,7 @@ class Broker:
     def _done(self, session: Session, message: Message, now: float) -> None:
         call = self._finish(session, message, now)
         if call is not None:  # it gave up a call that was not cancelled: a fault of the service
-            name = _text(call.message.topic)
+            name = topic_name(call.message.topic)
             self._refuse(call, refusals.instance_died(name, call, is_idempotent=False))
 
     def _return(self, session: Session, message: Message, now: float) -> None:
@@ -257,9 +226,9 @@ class Broker:
 
     def _subscribe(self, session: Session, message: Message, now: float) -> None:
         name = message.topic
-        window, about = _parse_subscription(message)
+        window, about = parse_subscription(message)
         if name in session.consumers:
-            raise ProtocolError(f"session {session.number} serves {_text(name)} already")
+            raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
         topic = self._topic(name)
         if topic is None:
             error = refusals.too_many("topics", self.limits.topics_max)
@@ -289,7 +258,7 @@ class Broker:
 
     def _answer(self, session: Session, message: Message) -> None:
         """Send a reply, or an error in its place if the caller does not take so long a message."""
-        if _is_too_large(message, session):
+        if is_too_large(message, session):
             body = envelope.error_body(refusals.too_large("reply", payload_size(message), session.message_bytes_max))
             message = Message(_REPLY, message.id, b"", body, flags=_ERROR)
         self._send(session, message)
@@ -298,8 +267,8 @@ class Broker:
         """Give `call` to `consumer`, whose credit was taken."""
         message, session = call.message, consumer.session
         if call.attempts:
-            _note_attempt(message, call.attempts + 1)
-        if _is_too_large(message, session):
+            note_attempt(message, call.attempts + 1)
+        if is_too_large(message, session):
             self._topics[consumer.topic].give_credit(consumer)
             self._refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
             return
@@ -339,7 +308,7 @@ class Broker:
             self._topics.pop(name, None)
 
     def _fail_unserved(self, call: Call) -> None:
-        name = _text(call.message.topic)
+        name = topic_name(call.message.topic)
         if call.attempts:
             self._refuse(call, refusals.instance_died(name, call, is_idempotent=True))
         else:
@@ -351,7 +320,7 @@ class Broker:
         if is_idempotent and call.attempts < ATTEMPTS_MAX:
             self._put_back(call)
         else:
-            name = _text(call.message.topic)
+            name = topic_name(call.message.topic)
             self._refuse(call, refusals.instance_died(name, call, is_idempotent=is_idempotent))
 
     def _put_back(self, call: Call) -> None:
@@ -387,7 +356,7 @@ class Broker:
         self.counters.expired += 1
         if call.consumer is not None:
             self._send_cancel(call)
-        name = _text(call.message.topic)
+        name = topic_name(call.message.topic)
         self._refuse(call, refusals.expired(name, has_started=call.consumer is not None))
 
     def _abandon(self, call: Call) -> None:
@@ -433,42 +402,3 @@ class Broker:
         assert call is not None
         self._queued_bytes -= call.size
         return call
-
-
-def _text(name: bytes) -> str:
-    """Return a topic's name for people."""
-    return name.decode(errors="replace")
-
-
-def _is_too_large(message: Message, session: Session) -> bool:
-    """Whether `session` would close its connection because of the size of `message`."""
-    return len(message.body) > session.body_bytes_sure and payload_size(message) > session.message_bytes_max
-
-
-def _parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
-    """Return the window and what the consumer says of itself.
-
-    Raises:
-        ProtocolError: the topic or the body of the SUBSCRIBE cannot be used.
-    """
-    try:
-        message.topic.decode()
-        body = orjson.loads(message.body)
-        window, about = body["window"], body.get("about", {})
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
-    if not message.topic or type(window) is not int or not 1 <= window <= WINDOW_MAX:
-        raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
-    return window, about if isinstance(about, dict) else {}
-
-
-def _note_attempt(message: Message, attempts: int) -> None:
-    """Let the next instance know that it is not the first."""
-    try:
-        headers = message.headers()
-    except ProtocolError:  # the caller's fault, which must not hurt the session that is served now
-        headers = {}
-    headers[HEADER_ATTEMPT] = str(attempts)
-    noted = encode_headers(headers)
-    if len(noted) <= HEADERS_BYTES_MAX:
-        message.header_bytes = noted

@@ -5,7 +5,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import orjson
+from pydantic_core import to_json
 
 from zbusrpc import envelope
 from zbusrpc.cli.app import fail
@@ -33,12 +33,12 @@ def run_call(method: str, params: list[str], settings: Settings, *, as_json: boo
             raise SystemExit(1) from None
         fail(str(error))
     if as_json:
-        sys.stdout.write(orjson.dumps({"result": result}).decode() + "\n")
+        sys.stdout.write(envelope.dump({"result": result}).decode() + "\n")
     elif isinstance(result, str):
         sys.stdout.write(result + "\n")
     else:
-        indent = orjson.OPT_INDENT_2 if isinstance(result, dict | list) and len(str(result)) > 80 else 0
-        sys.stdout.write(orjson.dumps(result, option=indent).decode() + "\n")
+        indent = 2 if isinstance(result, dict | list) and len(str(result)) > 80 else None
+        sys.stdout.write(to_json(result, indent=indent).decode() + "\n")
 
 
 def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:

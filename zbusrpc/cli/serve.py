@@ -135,6 +135,8 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
         command += ["--concurrency", str(settings.concurrency)]
     if settings.dev:
         command += ["--dev"]
+    if settings.log_json is not None:
+        command += ["--log-json" if settings.log_json else "--log-text"]
     keepers = [asyncio.create_task(_keep_running(command, stop)) for _ in range(settings.workers)]
     text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
     announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)

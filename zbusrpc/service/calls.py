@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 import weakref
+from collections import OrderedDict
 from contextlib import suppress
 from typing import Any, Final
 
@@ -18,13 +19,16 @@ from zbusrpc.message import Kind, Message
 from zbusrpc.service.policy import LOST
 from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.transport.address import Address
+from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
-from zbusrpc.transport.native import MESSAGE_BYTES_MAX, payload_size
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, payload_size
 
 FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
 CANCEL: Final = int(Kind.CANCEL)
+TIMEOUT_MS_MAX: Final = 2**32 - 1
+"""What the field of a frame holds: 49 days."""
 
 
 class Caller:
@@ -36,6 +40,8 @@ class Caller:
         """Whether a new caller is to be made: after a fork, or at the end of the loop."""
         self._pending: dict[int, asyncio.Future[Message]] = {}
         self._deadlines: DeadlineTimer[int] = DeadlineTimer(self._expire)
+        self._writers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        """Calls that wait until the broker has read enough of those before them."""
         self._last_id = 0
         self.late_replies = 0
         """Replies to calls that had already ended; they were dropped."""
@@ -56,18 +62,16 @@ class Caller:
             asyncio.CancelledError: the caller gave up; the service is told.
         """
         connection = self._link.connection
-        if connection is None:
-            await self._open(deadline, wait_for_ready=wait_for_ready)
-            connection = self._link.connection
-            assert connection is not None
-        size = payload_size(message)
-        if size > connection.message_bytes_max:
-            raise too_large(size, connection.message_bytes_max)
+        if connection is None or connection.is_congested or self._writers:
+            connection = await self._wait_connection(deadline, wait_for_ready=wait_for_ready)
+        size, headers_size = payload_size(message), len(message.header_bytes)
+        if size > connection.message_bytes_max or headers_size > HEADERS_BYTES_MAX:
+            raise too_large(message, connection.message_bytes_max)
         if deadline is not None:
             left_ms = round((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
                 raise expired(message.topic, has_started=False)
-            message.timeout_ms = left_ms
+            message.timeout_ms = min(left_ms, TIMEOUT_MS_MAX)
         self._last_id = message.id = request_id = self._last_id + 1
         future: asyncio.Future[Message] = self._loop.create_future()
         self._pending[request_id] = future
@@ -98,6 +102,20 @@ class Caller:
         """Return what runs at the broker, as the REPLY to a QUERY."""
         return await self.request(Message(Kind.QUERY), deadline)
 
+    async def _wait_connection(self, deadline: float | None, *, wait_for_ready: bool) -> Connection:
+        """Return the connection once it is open and takes another request.
+
+        Raises:
+            RpcError: UNAVAILABLE or DEADLINE_EXCEEDED; nothing was sent.
+        """
+        if self._link.connection is None:
+            await self._open(deadline, wait_for_ready=wait_for_ready)
+        if self._writers or (self._link.connection is not None and self._link.connection.is_congested):
+            await self._wait_writable(deadline)
+        if self._link.connection is None:
+            raise RpcError(Code.UNAVAILABLE, f"{self._link.error}; the call was not sent", {"may_have_run": False})
+        return self._link.connection
+
     async def _open(self, deadline: float | None, *, wait_for_ready: bool) -> None:
         """Wait for the connection: for one try, or until the deadline.
 
@@ -114,6 +132,33 @@ class Caller:
             raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
         if self._link.connection is None:
             raise RpcError(Code.UNAVAILABLE, str(self._link.error), {"may_have_run": False})
+
+    async def _wait_writable(self, deadline: float | None) -> None:
+        """Wait until it is this call's turn to be sent to a broker that reads too slowly.
+
+        Raises:
+            RpcError: DEADLINE_EXCEEDED; nothing was sent.
+        """
+        writer: asyncio.Future[None] = self._loop.create_future()
+        self._writers[writer] = None
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                await writer
+        except TimeoutError:
+            message = f"the deadline passed while broker {self._link.name} was too busy to take the request"
+            raise RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False}) from None
+        finally:
+            self._writers.pop(writer, None)
+
+    def _wake_writer(self) -> None:
+        """Let the first of those that wait send, and the others one by one as long as the broker keeps up."""
+        connection = self._link.connection
+        if self._writers and (connection is None or not connection.is_congested):
+            writer = next(iter(self._writers))
+            del self._writers[writer]
+            if not writer.done():
+                writer.set_result(None)
+            self._loop.call_soon(self._wake_writer)
 
     def _expire(self, request_id: int) -> None:
         future = self._pending.pop(request_id, None)
@@ -136,7 +181,11 @@ class Caller:
         else:
             self.late_replies += 1
 
+    def congestion_changed(self, is_congested: bool) -> None:
+        self._wake_writer()
+
     def link_lost(self, error: ZbusError) -> None:
+        self._wake_writer()
         pending, self._pending = self._pending, {}
         for future in pending.values():
             if not future.done():
@@ -149,10 +198,13 @@ class Caller:
                 )
 
 
-def too_large(size: int, limit: int) -> RpcError:
-    """Return the error for a request that is not sent because of its size."""
-    message = f"the request of {size} bytes exceeds the limit of {limit} bytes; it was not sent"
-    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"size": size, "limit": limit, "may_have_run": False})
+def too_large(message: Message, limit: int) -> RpcError:
+    """Return the error for a request that is not sent because of its size or that of its metadata."""
+    what, size = "request", payload_size(message)
+    if size <= limit:
+        what, size, limit = "metadata", len(message.header_bytes), HEADERS_BYTES_MAX
+    text = f"the {what} of {size} bytes exceeds the limit of {limit} bytes; it was not sent"
+    return RpcError(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit, "may_have_run": False})
 
 
 def expired(topic: bytes, *, has_started: bool) -> RpcError:

@@ -7,6 +7,7 @@ service that checks them. What comes back is validated by the annotation of the 
 
 import asyncio
 import functools
+import math
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
@@ -26,6 +27,7 @@ from zbusrpc.service.policy import may_retry, was_lost
 from zbusrpc.telemetry import client_span, is_tracing
 from zbusrpc.transport.address import Address, parse_addresses
 from zbusrpc.transport.backoff import Backoff
+from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,8 +67,9 @@ def connect(service: type[T] | str, /, *, broker: str | None = None) -> T | Any:
     Raises:
         DefinitionError: the class is no service.
         ConfigError: `broker` is no address.
+        UsageError: the name is empty or longer than 255 bytes.
     """
-    options = CallOptions(brokers=parse_addresses(broker or default_broker()))
+    options = CallOptions(brokers=parse_addresses(default_broker() if broker is None else broker))
     if isinstance(service, str):
         return DynamicProxy(service, options)
     return _typed_proxy(define(service), options)
@@ -89,9 +92,14 @@ def options(
             idempotent; with growing, jittered waits.
         metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`.
         wait_for_ready: Wait for a broker and an instance until the time limit, instead of failing at once.
+
+    Raises:
+        UsageError: `proxy` is none, or a value cannot be used.
     """
-    if timeout is not None and timeout <= 0:
-        raise UsageError(f"options(timeout={timeout}): a time limit is greater than 0")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise UsageError(f"options(timeout={timeout}): a time limit is a number greater than 0")
+    if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
+        raise UsageError(f"options(metadata={metadata}): names and values are strings")
     old, rebuild = _parts(proxy)
     changes: dict[str, Any] = {"timeout": timeout, "retries": retries, "wait_for_ready": wait_for_ready}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -105,7 +113,7 @@ def aio(method: Callable[P, R], /) -> Callable[P, Awaitable[R]]:
 
     >>> # await aio(calc.factor)(91)
     """
-    return cast(Callable[P, Awaitable[R]], _awaitable(method, "aio"))
+    return cast("Callable[P, Awaitable[R]]", _awaitable(method, "aio"))
 
 
 def blocking(method: Callable[P, Awaitable[R]], /) -> Callable[P, R]:
@@ -132,6 +140,8 @@ class DynamicProxy:
     """A service known by its name only: every attribute is a method, awaited, with JSON values."""
 
     def __init__(self, service: str, call_options: CallOptions) -> None:
+        if not 1 <= len(service.encode()) <= TOPIC_BYTES_MAX:
+            raise UsageError(f"service name {service!r}: 1 to {TOPIC_BYTES_MAX} bytes")
         self._service = service
         setattr(self, PARTS, (call_options, functools.partial(DynamicProxy, service)))
 

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json
 
 from zbusrpc import envelope
-from zbusrpc.errors import Code, DefinitionError, RpcError
+from zbusrpc.errors import Code, RpcError
 from zbusrpc.service import schema
 from zbusrpc.service.definition import Definition, Method
 
@@ -40,11 +40,18 @@ class DynamicCodec:
                 Code.INVALID_ARGUMENT,
                 f"{self.service}.{self.method}: give all parameters by position or all by name",
             )
-        return envelope.request_body(self.method, kwargs or list(args))
+        try:
+            return envelope.request_body(self.method, kwargs or list(args))
+        except PydanticSerializationError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {error}") from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         """Return the result, integers of any size as they are (orjson rounds them)."""
-        return from_json(body)["result"]
+        try:
+            return from_json(body)["result"]
+        except (ValueError, KeyError, TypeError):
+            shown = bytes(body[:80]).decode(errors="replace")
+            raise RpcError(Code.INTERNAL, f"unreadable reply of {self.service}.{self.method}: {shown}") from None
 
     def revive(self, error: envelope.WireError) -> RpcError:
         """Return the error to raise."""
@@ -91,9 +98,9 @@ class TypedCodec(DynamicCodec):
         declared = self._definition.errors.get(error.type_name)
         if declared is not None and isinstance(error.details, dict):
             try:
-                args, kwargs = schema.error_adapter(declared).validate_json(orjson.dumps(error.details))
+                args, kwargs = schema.error_adapter(declared).validate_json(envelope.dump(error.details))
                 revived = declared(*args, **kwargs)
-            except (ValidationError, DefinitionError, TypeError):
+            except Exception:  # its __init__ may raise anything
                 pass  # the two sides have different versions of the class: its base says what is common
             else:
                 revived.message, revived.details = error.message, error.details
@@ -119,11 +126,13 @@ class TypedCodec(DynamicCodec):
             writers = fixed + [more] * (len(args) - len(fixed))
             return b"[%b]" % b",".join(write(value) for write, value in zip(writers, args, strict=False))
         names = [p.name for p in self._parameters if p.kind in {kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY}]
-        twice = [name for name in names[: len(args)] if name in kwargs]
-        unnamed = len(args) > len(names) or any(p.kind is kinds.POSITIONAL_ONLY for p in self._parameters)
-        if twice or unnamed:
-            reason = f"parameter {twice[0]} is given twice" if twice else "a call has all by position or all by name"
-            raise RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {reason}")
+        if len(args) > len(names) or any(p.kind is kinds.POSITIONAL_ONLY for p in self._parameters):
+            raise self._refusal("a call gives all parameters by position or all by name")
+        if twice := [name for name in names[: len(args)] if name in kwargs]:
+            raise self._refusal(f"parameter {twice[0]} is given twice")
         named = dict(zip(names, args, strict=False)) | kwargs
         items = [b"%b:%b" % (orjson.dumps(name), by_name.get(name, rest)(value)) for name, value in named.items()]
         return b"{%b}" % b",".join(items)
+
+    def _refusal(self, reason: str) -> RpcError:
+        return RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {reason}")

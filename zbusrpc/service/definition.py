@@ -5,6 +5,7 @@ definition is read from the class when it is first needed, by the service and by
 """
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -108,7 +109,7 @@ def service(
 
     def decorate(decorated: type[T]) -> type[T]:
         if not inspect.isclass(decorated):
-            raise DefinitionError(f"@service decorates a class, not {decorated!r}")
+            raise DefinitionError(f"@service decorates a class, not {decorated!r}; options go by name, as in name=...")
         chosen = name or decorated.__name__
         if len(chosen.encode()) > 255 or any(mark in chosen for mark in "/.? #%"):
             raise DefinitionError(f"service name {chosen!r}: up to 255 bytes, without / . ? # % and blanks")
@@ -153,11 +154,13 @@ def rpc(
         deprecated: Why it should not be used any more; callers get a DeprecationWarning that says so.
         errors: Declared errors it raises, where they are not visible in the module of the class.
     """
-    if timeout is not None and timeout <= 0:
-        raise DefinitionError(f"@rpc(timeout={timeout}): a time limit is greater than 0")
+    if timeout is not None and not 0 < timeout < math.inf:
+        raise DefinitionError(f"@rpc(timeout={timeout}): a time limit is a number greater than 0")
     options = RpcOptions(name=name, timeout=timeout, idempotent=idempotent, deprecated=deprecated, errors=tuple(errors))
 
     def decorate(decorated: F) -> F:
+        if not inspect.isfunction(decorated):
+            raise DefinitionError(f"@rpc decorates a method, not {decorated!r}; options go by name, as in name=...")
         setattr(decorated, RPC_ATTRIBUTE, options)
         return decorated
 
@@ -176,6 +179,8 @@ def define(cls: type) -> Definition:
         DefinitionError: it is no service, or its annotations cannot be read.
     """
     if not is_service(cls):
+        if is_service(type(cls)):
+            raise DefinitionError(f"{type(cls).__name__} is a service, and this is an instance of it; name the class")
         raise DefinitionError(f"{getattr(cls, '__name__', cls)!s} is no service; put @service above the class")
     known: Definition | None = vars(cls).get(DEFINITION_ATTRIBUTE)
     if known is None:

@@ -37,11 +37,12 @@ def make_instance(target: Any) -> object:
     if inspect.isclass(target):
         define(target)
         try:
-            return target()
+            inspect.signature(target).bind()
         except TypeError as error:
             raise DefinitionError(
                 f"{name} cannot be made without arguments ({error}); name an instance or a factory instead"
             ) from None
+        return target()
     if is_service(type(target)):
         return target
     if callable(target):

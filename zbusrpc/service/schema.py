@@ -143,8 +143,8 @@ def invalid_arguments(error: ValidationError, service: str, method: Method) -> R
     ]
     place, reason = list(error.errors()[0]["loc"]), problems[0]["msg"]
     names = list(method.signature.parameters)
-    if place and isinstance(place[0], int) and place[0] < len(names):
-        place[0] = names[place[0]]
+    if place and isinstance(place[0], int):
+        place[0] = names[place[0]] if place[0] < len(names) else f"argument {place[0] + 1}"
     where = f"{'.'.join(map(str, place))}: " if place else ""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return RpcError(Code.INVALID_ARGUMENT, f"{service}.{method.name}: {where}{reason}{more}", problems)

@@ -225,6 +225,9 @@ class _Post:
         for running in lost.values():
             self._cancel(running)
 
+    def congestion_changed(self, is_congested: bool) -> None:
+        """Do nothing: what a service has to send is bounded by its window."""
+
     def message_received(self, message: Message) -> None:
         if message.kind == Kind.REQUEST:
             self._begin(message)
@@ -266,6 +269,10 @@ class _Post:
             reply = await self._worker.run(self._worker.prepare(message), message, running.deadline)
         except asyncio.CancelledError:
             reply = self._reply_to_cancelled(running)
+        except BaseException as error:  # such as SystemExit: its caller gets an answer before it goes its way
+            body = envelope.error_body(RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}"))
+            self._end(running, Message(_REPLY, message.id, b"", body, b"", _ERROR, 0, message.session))
+            raise
         self._end(running, reply)
 
     def _end(self, running: Running, reply: Message) -> None:

@@ -18,12 +18,12 @@ from typing import Final, Protocol, cast
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
 from zbusrpc.message import LINK_KINDS_MAX, Kind, Message
 from zbusrpc.transport.hello import Hello, hello_message, parse_hello
-from zbusrpc.transport.native import HELLO_BYTES_MAX, Decoder, encode
+from zbusrpc.transport.native import HELLO_BYTES_MAX, LARGE_BODY_BYTES, Decoder, encode
 
 OUTBOX_HIGH_BYTES: Final = 1024 * 1024
 """From here on a peer counts as congested: it is given no new work, and the broker stops reading from it."""
-OUTBOX_BYTES_MAX: Final = 64 * 1024 * 1024
-"""From here on a peer that does not read is dropped: four of the largest messages."""
+OUTBOX_BYTES_MAX: Final = 256 * 1024 * 1024
+"""From here on the broker drops a peer that does not read: sixteen of the largest messages."""
 HELLO_TIMEOUT_S: Final = 10.0
 """A peer that has not said HELLO by then is dropped."""
 TICKS_PER_IDLE: Final = 3
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._on_message = receiver.message_received
         self._heard = self._sent = False
         self._silent_ticks = self._congested_ticks = self._partial_ticks = 0
-        self._completed_before = 0
+        self._completed_before = self._waiting_before = 0
         self.is_congested = False
         """Whether the peer reads too slowly: hold back what can wait."""
         self.message_bytes_max = hello.message_bytes_max
@@ -180,6 +180,8 @@ class Connection(asyncio.Protocol):
         if not self._outbox:
             self._loop.call_soon(self._flush)
         self._outbox.append(message)
+        if len(message.body) >= LARGE_BODY_BYTES:
+            self._flush()  # congestion must show before the next one is sent
 
     def send_now(self, message: Message) -> None:
         """Send `message` without waiting for others of this turn: for a peer that has little else to do."""
@@ -202,7 +204,7 @@ class Connection(asyncio.Protocol):
             self._transport.writelines(chunks)  # long bodies are not copied
         else:
             self._transport.write(b"".join(chunks))
-        if self.is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
+        if self.is_congested and not self._is_client and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
             self.fail(LinkError(f"{self.peername} does not read: over {OUTBOX_BYTES_MAX} bytes wait for it"))
 
     def close(self, reason: str = "") -> None:
@@ -267,7 +269,9 @@ class Connection(asyncio.Protocol):
     def _tick(self, tick_s: float) -> None:
         """Notice a peer that is silent, stalled or dribbling; ping when this side was quiet."""
         self._silent_ticks = 0 if self._heard or self.is_congested else self._silent_ticks + 1
-        self._congested_ticks = self._congested_ticks + 1 if self.is_congested else 0
+        waiting = self._transport.get_write_buffer_size() if self.is_congested and self._transport else 0
+        self._congested_ticks = self._congested_ticks + 1 if waiting and waiting >= self._waiting_before else 0
+        self._waiting_before = waiting
         is_dribbling = self._decoder.is_partial and self._decoder.completed == self._completed_before
         self._partial_ticks = self._partial_ticks + 1 if is_dribbling else 0
         self._completed_before = self._decoder.completed

@@ -38,6 +38,9 @@ class LinkUser(Protocol):
     def message_received(self, message: Message) -> None:
         """A message came."""
 
+    def congestion_changed(self, is_congested: bool) -> None:
+        """The broker reads too slowly, or has caught up."""
+
     def link_lost(self, error: ZbusError) -> None:
         """The connection is gone; what was sent on it may or may not have arrived."""
 
@@ -175,7 +178,7 @@ class _Dialled:
         """Do nothing: what follows from a message is the work of tasks."""
 
     def congestion_changed(self, is_congested: bool) -> None:
-        """Do nothing: what a client has under way is bounded by its own waiting for replies."""
+        self._link._user.congestion_changed(is_congested)
 
     def connection_closed(self, error: ZbusError | None) -> None:
         self._link._ended(self, error)

@@ -1,0 +1,51 @@
+"""The contents of messages, as far as the core looks into them: subscriptions, attempts, names and sizes.
+
+Pure: bytes in, values out.
+"""
+
+import orjson
+
+from zbusrpc.broker.limits import WINDOW_MAX
+from zbusrpc.broker.session import Session
+from zbusrpc.errors import ProtocolError
+from zbusrpc.message import HEADER_ATTEMPT, Message, encode_headers
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, payload_size
+
+
+def topic_name(name: bytes) -> str:
+    """Return the name of a topic for people."""
+    return name.decode(errors="replace")
+
+
+def is_too_large(message: Message, session: Session) -> bool:
+    """Whether `session` would close its connection because of the size of `message`."""
+    return len(message.body) > session.body_bytes_sure and payload_size(message) > session.message_bytes_max
+
+
+def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
+    """Return the window and what the consumer says of itself.
+
+    Raises:
+        ProtocolError: the topic or the body of the SUBSCRIBE cannot be used.
+    """
+    try:
+        message.topic.decode()
+        body = orjson.loads(message.body)
+        window, about = body["window"], body.get("about", {})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
+    if not message.topic or type(window) is not int or not 1 <= window <= WINDOW_MAX:
+        raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
+    return window, about if isinstance(about, dict) else {}
+
+
+def note_attempt(message: Message, attempts: int) -> None:
+    """Let the next instance know that it is not the first."""
+    try:
+        headers = message.headers()
+    except ProtocolError:  # the caller's fault, which must not hurt the session that is served now
+        headers = {}
+    headers[HEADER_ATTEMPT] = str(attempts)
+    noted = encode_headers(headers)
+    if len(noted) <= HEADERS_BYTES_MAX:
+        message.header_bytes = noted

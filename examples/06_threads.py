@@ -1,6 +1,5 @@
 """Blocking calls: a program without an event loop, whose threads share one proxy."""
 
-import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from anyio.from_thread import start_blocking_portal
@@ -42,7 +41,6 @@ def main() -> None:
             print("so:", await aio(primes.factor)(91))
 
         portal.call(in_event_loop)
-    print("threads left:", [thread.name for thread in threading.enumerate() if "Primes" in thread.name])
 
 
 main()

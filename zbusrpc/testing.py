@@ -17,7 +17,8 @@ A service under test that itself calls `connect(Calc)` finds that broker by `ZBU
 `monkeypatch.setenv("ZBUSRPC_BROKER", broker)`. A `def` method of the proxy blocks, so a test that is a coroutine writes
 `await aio(calc.factor)(91)`.
 
-Promises: when a block is left, nothing that it started runs any more, and connections to its broker are closed.
+Promises: when a block is left, no task that it started runs any more, and connections to its broker are closed. A
+thread in the middle of a `def` method cannot be stopped and runs to its end.
 """
 
 import asyncio

@@ -93,6 +93,7 @@ class Worker:
         self.concurrency = concurrency or definition.concurrency
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
+        self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name)
         self._posts = [_Post(self, broker, own) for broker in brokers]
         self._tasks: list[asyncio.Task[None]] = []
@@ -130,7 +131,7 @@ class Worker:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self.has_stuck_threads = bool(self._unfinished())
+        self.has_stuck_threads = bool(self._in_threads)
 
     def _unfinished(self) -> list[asyncio.Task[None]]:
         return [running.task for post in self._posts for running in post.running.values() if running.task]
@@ -177,6 +178,8 @@ class Worker:
         future = asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: run(function, *invocation.args, **invocation.kwargs)
         )
+        self._in_threads.add(future)
+        future.add_done_callback(self._in_threads.discard)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

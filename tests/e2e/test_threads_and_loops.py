@@ -1,0 +1,210 @@
+"""One proxy in many threads, in several event loops, inside a loop where it would block, and after a fork."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.support.fixtures import Site, open_site
+from tests.support.lab import Lab
+from tests.support.native import NativePeer, statistics
+from tests.support.processes import Processes
+from zbusrpc import UsageError, aio, blocking, connect, options
+from zbusrpc.service.calls import close_callers
+
+
+def test_blocking_proxy_is_shared_by_64_threads(shared_site: Site) -> None:
+    """64 threads call through one blocking proxy at once, each gets its own results, over one connection."""
+    proxy = connect(Lab, broker=shared_site.address)
+    proxy.subtract(0, 0)
+    sessions_before = statistics(shared_site.address)["sessions"]
+    together = threading.Barrier(64)
+
+    def calls(number: int) -> list[int]:
+        together.wait()
+        return [proxy.subtract(number, step) for step in range(10)]
+
+    with ThreadPoolExecutor(64) as threads:
+        results = list(threads.map(calls, range(64)))
+
+    assert results == [[number - step for step in range(10)] for number in range(64)]
+    assert statistics(shared_site.address)["sessions"] == sessions_before
+
+
+def test_one_proxy_works_in_loops_one_after_the_other(shared_site: Site) -> None:
+    """Each asyncio.run may use the same proxy, with and without an orderly end before."""
+    proxy = connect(Lab, broker=shared_site.address)
+
+    async def call(number: int) -> int:
+        return await proxy.add(number, 1)
+
+    assert [asyncio.run(call(number)) for number in range(3)] == [1, 2, 3]
+
+
+def test_one_proxy_works_in_several_loops_at_once(shared_site: Site) -> None:
+    """Event loops in several threads use the same proxy side by side, and blocking calls go beside them."""
+    proxy = connect(Lab, broker=shared_site.address)
+    together = threading.Barrier(4)
+
+    async def calls(number: int) -> list[int]:
+        await asyncio.to_thread(together.wait)
+        results = await asyncio.gather(*[proxy.add(number, step) for step in range(50)])
+        await close_callers()
+        return results
+
+    with ThreadPoolExecutor(4) as threads:
+        runs = [threads.submit(asyncio.run, calls(number)) for number in range(4)]
+        beside = [proxy.subtract(step, 0) for step in range(50)]
+        results = [run.result() for run in runs]
+
+    assert results == [[number + step for step in range(50)] for number in range(4)]
+    assert beside == list(range(50))
+
+
+@pytest.mark.anyio
+async def test_blocking_call_inside_a_loop_is_refused_at_once(lab: Lab) -> None:
+    """A call that would block an event loop raises an error that names the fix."""
+    with pytest.raises(UsageError, match=r"Lab\.subtract blocks, .*write: await aio\(Lab\.subtract\)\(\.\.\.\)"):
+        lab.subtract(2, 1)
+    with pytest.raises(UsageError, match="await aio"):
+        blocking(lab.add)(1, 2)
+
+    assert await aio(lab.subtract)(2, 1) == 1
+
+
+def test_awaitable_call_without_a_loop_names_the_fix(shared_site: Site) -> None:
+    """Awaiting a call where no event loop runs raises an error that names the fix."""
+    call = connect(Lab, broker=shared_site.address).add(1, 2)
+
+    with pytest.raises(UsageError, match=r"write: blocking\(proxy\.method\)"):
+        call.send(None)
+
+
+@pytest.mark.anyio
+async def test_blocking_handler_stops_no_heartbeat_and_no_other_call(processes: Processes, links: None) -> None:
+    """While a `def` handler blocks for longer than the idle time, other calls go on and no connection is lost."""
+    site = open_site(processes, broker=("--idle", "1"))
+    lab = connect(Lab, broker=site.address)
+    sessions_before = statistics(site.address)["sessions"]
+    await lab.add(0, 0)
+
+    blocked = asyncio.gather(*[aio(lab.block)("blocked", 1.8) for _ in range(3)])
+    others = 0
+    while not blocked.done():
+        others += await lab.add(1, 0)
+        await asyncio.sleep(0.02)
+    await blocked
+
+    assert others > 3
+    assert site.processes.marks("blocked") == ["started"] * 3 + ["finished"] * 3
+    assert statistics(site.address)["sessions"] == sessions_before + 1
+    assert site.service.log("worker.link_lost") == []
+
+
+@pytest.mark.anyio
+async def test_quiet_connection_is_kept_alive(processes: Processes, links: None) -> None:
+    """A client that does not call for longer than the idle time still has its connection."""
+    site = open_site(processes, broker=("--idle", "1"))
+    lab = connect(Lab, broker=site.address)
+    first = await lab.call_id()
+
+    await asyncio.sleep(1.8)
+
+    assert (await lab.call_id()).partition("-")[0] == first.partition("-")[0]
+
+
+FORK_OF_A_BLOCKING_CALLER = """
+import os, sys
+from tests.support.lab import Lab
+from zbusrpc import blocking, connect
+
+lab = connect(Lab, broker=sys.argv[1])
+print("parent", lab.subtract(5, 3), blocking(lab.call_id)().partition("-")[0], flush=True)
+child = os.fork()
+if child == 0:
+    print("child", lab.subtract(7, 3), blocking(lab.call_id)().partition("-")[0], flush=True)
+    os._exit(7)
+_, status = os.waitpid(child, 0)
+print("parent", lab.subtract(6, 3), blocking(lab.call_id)().partition("-")[0], os.waitstatus_to_exitcode(status))
+"""
+
+FORK_INSIDE_A_LOOP = """
+import asyncio, os, sys
+from tests.support.lab import Lab
+from zbusrpc import connect
+
+lab = connect(Lab, broker=sys.argv[1])
+
+async def call(number):
+    return await lab.add(number, 1), (await lab.call_id()).partition("-")[0]
+
+async def main():
+    print("parent", *await call(1), flush=True)
+    child = os.fork()
+    if child == 0:
+        asyncio._set_running_loop(None)
+        print("child", *asyncio.run(call(3)), flush=True)
+        os._exit(7)
+    _, status = await asyncio.to_thread(os.waitpid, child, 0)
+    print("parent", *await call(2), os.waitstatus_to_exitcode(status))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("program", [FORK_OF_A_BLOCKING_CALLER, FORK_INSIDE_A_LOOP])
+def test_child_of_a_fork_opens_a_link_of_its_own(shared_site: Site, processes: Processes, program: str) -> None:
+    """After a fork the child calls over a connection of its own, and the parent's lives on."""
+    caller = processes.python(program, shared_site.address)
+
+    assert caller.wait_exit() == 0, caller.errors
+    first, child, second = [line.split() for line in caller.output.splitlines()]
+    assert first[0] == second[0] == "parent"
+    assert (child[0], second[3]) == ("child", "7")
+    assert child[1] == "4"
+    assert first[2] == second[2] != child[2]
+
+
+def test_program_ends_by_itself_after_blocking_calls(shared_site: Site, processes: Processes) -> None:
+    """A program that made blocking calls and closed nothing ends at once, silently, with exit code 0."""
+    program = """
+import sys
+from tests.support.lab import Lab
+from zbusrpc import connect
+print(connect(Lab, broker=sys.argv[1]).subtract(5, 3))
+"""
+
+    caller = processes.python(program, shared_site.address)
+
+    assert caller.wait_exit() == 0
+    assert (caller.output, caller.errors) == ("2\n", "")
+
+
+def test_program_ends_by_itself_after_awaited_calls(shared_site: Site, processes: Processes) -> None:
+    """A program that awaited calls in asyncio.run and closed nothing ends silently with exit code 0."""
+    program = """
+import asyncio, sys
+from tests.support.lab import Lab
+from zbusrpc import connect
+async def main():
+    print(await connect(Lab, broker=sys.argv[1]).add(5, 3))
+asyncio.run(main())
+"""
+
+    caller = processes.python(program, shared_site.address)
+
+    assert caller.wait_exit() == 0
+    assert (caller.output, caller.errors) == ("8\n", "")
+
+
+def test_wait_of_a_blocking_call_is_bounded_by_its_time_limit(shared_site: Site) -> None:
+    """A blocking call whose reply never comes ends with its time limit."""
+    from zbusrpc import Code, RpcError
+
+    with NativePeer(shared_site.address) as silent:
+        silent.subscribe("Silent")
+        with pytest.raises(RpcError) as caught:
+            blocking(options(connect("Silent", broker=shared_site.address), timeout=0.2).anything)()
+
+    assert caught.value.code is Code.DEADLINE_EXCEEDED

@@ -1,0 +1,153 @@
+"""Real processes of the `zbusrpc` command and of test programs: started, watched through their output, ended by pid.
+
+What a process prints goes to files, so that nobody blocks on a full pipe and a failed test can show it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.waiting import WAIT_S, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+LAB = "tests.support.lab:Lab"
+
+
+class Process:
+    """One running process."""
+
+    def __init__(self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        number = len(list(directory.glob("*.out")))
+        self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._popen = subprocess.Popen(command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err)
+        self.pid = self._popen.pid
+
+    # -- what it says ------------------------------------------------------------------------------------
+
+    @property
+    def output(self) -> str:
+        """What it has written to standard output."""
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        """What it has written to standard error."""
+        return self._err.read_text()
+
+    def wait_ready(self) -> dict[str, Any]:
+        """Return the ready line, once it is there."""
+        line = wait_until(lambda: self._first_line() or self._has_ended(), "ready line")
+        assert isinstance(line, str), f"ended before it was ready: {self.errors}"
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def log(self, event: str) -> list[dict[str, Any]]:
+        """Return its log lines of one event."""
+        lines = [json.loads(line) for line in self.errors.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [line for line in lines if line["event"] == event]
+
+    def _first_line(self) -> str:
+        first, newline, _ = self.output.partition("\n")
+        return first if newline else ""
+
+    def _has_ended(self) -> bool:
+        return self._popen.poll() is not None
+
+    # -- its end -----------------------------------------------------------------------------------------
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return not self._has_ended()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """End it as kill -9 does, and wait for its end."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def wait_exit(self, timeout_s: float = WAIT_S) -> int:
+        """Return its exit code, once it has ended by itself."""
+        wait_until(self._has_ended, f"end of process {self.pid}; it said: {self.errors}", timeout_s)
+        return self._popen.wait()
+
+    @property
+    def memory_bytes(self) -> int:
+        """Its resident memory."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024
+
+
+class Processes:
+    """The processes of one test; leaving it kills those that still run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.marks_path = directory / "marks"
+        self._all: list[Process] = []
+
+    def __enter__(self) -> "Processes":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._all:
+            process.kill()
+
+    def start(self, *command: str, cwd: Path | None = None, **env: str) -> Process:
+        """Start any program."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZBUSRPC_")}
+        full = {**inherited, "PYTHONPATH": str(ROOT), "LAB_MARKS": str(self.marks_path), **env}
+        process = Process(list(command), self.directory / "processes", cwd=cwd, env=full)
+        self._all.append(process)
+        return process
+
+    def python(self, program: str, *arguments: str, **env: str) -> Process:
+        """Start a Python program."""
+        return self.start(sys.executable, "-W", "error", "-c", program, *arguments, **env)
+
+    def zbusrpc(self, *arguments: str, cwd: Path | None = None, **env: str) -> Process:
+        """Start the command line."""
+        return self.start(sys.executable, "-m", "zbusrpc", *arguments, cwd=cwd, **env)
+
+    def run(self, *arguments: str, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
+        """Run the command line to its end, and return its exit code, output and errors."""
+        process = self.zbusrpc(*arguments, cwd=cwd, **env)
+        return process.wait_exit(), process.output, process.errors
+
+    def broker(self, *arguments: str, port: int = 0, **env: str) -> tuple[Process, str]:
+        """Start a broker, and return it with its address."""
+        process = self.zbusrpc("broker", "--port", str(port), "--json", *arguments, **env)
+        return process, process.wait_ready()["broker"]
+
+    def serve(self, address: str, *arguments: str, target: str = LAB, **env: str) -> Process:
+        """Start an instance of a service, and return once it is subscribed."""
+        process = self.zbusrpc("serve", target, "--broker", address, "--json", *arguments, **env)
+        process.wait_ready()
+        return process
+
+    def marks(self, name: str) -> list[str]:
+        """Return what handlers noted under a name, in order, without the pid."""
+        return [words[1] for words in self._marks() if words[0] == name]
+
+    def pids(self, name: str, event: str) -> list[int]:
+        """Return the processes whose handlers noted an event under a name."""
+        return [int(words[2]) for words in self._marks() if words[:2] == [name, event]]
+
+    def _marks(self) -> list[list[str]]:
+        if not self.marks_path.exists():
+            return []
+        return [line.split() for line in self.marks_path.read_text().splitlines() if line.count(" ") == 2]
+
+
+def port_of(address: str) -> int:
+    """Return the port of a broker's address."""
+    return int(address.rpartition(":")[2])

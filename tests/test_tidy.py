@@ -1,0 +1,201 @@
+"""The house stays in order: layers, pure modules, docstrings and sizes (CONTRIBUTING.md tells why).
+
+Imports point down. A module may import modules of its own layer and of those below:
+
+    5  assembly          cli, testing, __main__, zbusrpc itself
+    4  links, servers    what waits: connection, link, peers, server, worker, client, ...
+    3  cores             what decides: broker core; service dispatcher, schema, definition
+    2  codecs            how bytes become messages
+    1  base              errors, message, config, telemetry, deadlines, envelope, version
+
+New modules in transport/ and broker/ count as pure; what waits must be named here.
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import zbusrpc
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "zbusrpc"
+LINES_MAX = 420
+
+ASSEMBLY, SHELL, CORE, CODEC, BASE = 5, 4, 3, 2, 1
+BASE_MODULES = {"errors", "message", "config", "telemetry", "deadlines", "envelope", "version"}
+ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
+TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "websocket", "tls"}
+BROKER_SHELLS = {"server", "http_peer", "native_peer", "node"}
+SERVICE_CORES = {"definition", "schema", "dispatcher"}
+CODEGEN_BANNED = {"broker", "transport", "cli"}
+WAITING = {
+    "asyncio",
+    "socket",
+    "select",
+    "selectors",
+    "threading",
+    "time",
+    "subprocess",
+    "anyio",
+    "uvloop",
+    "concurrent",
+}
+"""Libraries that wait, or that know the time or the network."""
+PURE_BASE = {"errors", "message", "deadlines", "envelope", "version"}
+HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "zbusrpc.broker", "zbusrpc.cli"}
+"""What `import zbusrpc` must not load: a client does without it. (structlog loads rich.)"""
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+
+def layer_of(module: str) -> int:
+    """Return the layer of a module of the package."""
+    parts = module.split(".")[1:]
+    if not parts or parts[0] in ASSEMBLY_MODULES:
+        return ASSEMBLY
+    package, name = parts[0], parts[-1]
+    if package in BASE_MODULES:
+        return BASE
+    if len(parts) == 1:
+        return BASE if package in {"transport", "broker", "service", "codegen"} else ASSEMBLY
+    layers = {
+        "transport": SHELL if name in TRANSPORT_SHELLS else CODEC,
+        "broker": SHELL if name in BROKER_SHELLS else CORE,
+        "service": CORE if name in SERVICE_CORES else SHELL,
+        "codegen": CORE,
+    }
+    return layers[package]
+
+
+def is_pure(module: str) -> bool:
+    """Say whether a module decides only: it must not wait, nor look at clocks and sockets."""
+    name = module.removeprefix("zbusrpc.")
+    return layer_of(module) in {CODEC, CORE} or name in PURE_BASE
+
+
+def imports_of(module: str) -> Iterator[tuple[str, int]]:
+    """Return what a module imports when it runs, with line numbers; imports for type checkers do not count."""
+    tree = ast.parse(MODULES[module].read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}, line {node.lineno}: imports are absolute"
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield (full if full in MODULES else str(node.module)), node.lineno
+
+
+def package_of(module: str) -> str:
+    """Return the first name below zbusrpc."""
+    return module.split(".")[1] if module.startswith("zbusrpc.") else ""
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    """A module imports nothing from a layer above its own; only the program itself imports the package's face."""
+    ups = [
+        f"{MODULES[module].relative_to(ROOT)}:{line} imports {target}"
+        for target, line in imports_of(module)
+        if target.split(".")[0] == "zbusrpc" and target in MODULES and layer_of(target) > layer_of(module)
+    ]
+
+    assert not ups
+
+
+def test_service_and_broker_meet_on_the_wire() -> None:
+    """Neither of the two imports the other."""
+    met = [
+        (module, target)
+        for module in MODULES
+        for target, _ in imports_of(module)
+        if {package_of(module), package_of(target)} == {"service", "broker"}
+    ]
+
+    assert not met
+
+
+def test_codegen_reads_schemas_only() -> None:
+    """Generators know neither broker nor transport."""
+    known = [
+        (module, target)
+        for module in MODULES
+        if package_of(module) == "codegen"
+        for target, _ in imports_of(module)
+        if package_of(target) in CODEGEN_BANNED
+    ]
+
+    assert not known
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if is_pure(module)])
+def test_pure_module_never_waits(module: str) -> None:
+    """Modules that decide import nothing that waits or looks at a clock, and have no coroutine."""
+    banned = [f"line {line}: {target}" for target, line in imports_of(module) if target.split(".")[0] in WAITING]
+    tree = ast.parse(MODULES[module].read_text())
+    coroutines = [node.name for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef)]
+
+    assert not banned
+    assert not coroutines
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_documented_and_short(module: str) -> None:
+    """A module says what it is, as do its public classes and functions, and it is one subject long."""
+    text = MODULES[module].read_text()
+    tree = ast.parse(text)
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    documented = {node.name for node in tree.body if isinstance(node, kinds) and ast.get_docstring(node)}
+    public = {node.name for node in tree.body if isinstance(node, kinds) and not node.name.startswith("_")}
+
+    assert ast.get_docstring(tree)
+    assert not public - documented
+    assert len(text.splitlines()) <= LINES_MAX
+
+
+@pytest.mark.parametrize("name", zbusrpc.__all__)
+def test_public_name_is_documented(name: str) -> None:
+    """What the package offers exists, has a docstring of its own, and stands in the README."""
+    value = getattr(zbusrpc, name)
+    text = (ROOT / "README.md").read_text()
+
+    if name != "__version__":
+        assert value.__doc__
+        assert name in text
+
+
+def test_all_is_complete() -> None:
+    """Each public name that the package imports is in __all__, once."""
+    imported = {
+        alias.asname or alias.name
+        for node in ast.parse((PACKAGE / "__init__.py").read_text()).body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+    assert imported == set(zbusrpc.__all__)
+    assert len(zbusrpc.__all__) == len(imported)
+
+
+def test_import_of_package_is_light() -> None:
+    """A client loads neither broker nor command line, nor what only they need."""
+    program = "import sys, zbusrpc; print(*sorted(sys.modules), sep='\\n')"
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert not HEAVY & set(result.stdout.split())

@@ -1,0 +1,81 @@
+"""The static types of the public API, as mypy --strict and pyright (strict) see them.
+
+`programs/` holds what must pass, and lines that must be refused. The latter are marked `# E: reason`; each checker
+runs once over all files, and the lines it refuses must be exactly those that are marked.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parent / "programs"
+MARK = "# E: "
+
+Place = tuple[str, int]
+
+
+def test_py_typed_is_in_package() -> None:
+    """The package says that it has types: checkers ignore those of others."""
+    import zbusrpc
+
+    assert (Path(zbusrpc.__file__).parent / "py.typed").is_file()
+
+
+def test_mypy_refuses_marked_lines_only(tmp_path: Path) -> None:
+    """mypy --strict takes every right line and refuses every wrong one."""
+    options = ["--strict", "--config-file=", f"--cache-dir={tmp_path}", "--no-error-summary", "--hide-error-context"]
+
+    output = run("-m", "mypy", *options, "--no-pretty", ".")
+
+    places = {place_of(line) for line in output.splitlines() if ": error: " in line}
+    assert places == marked_places(), output
+
+
+def test_pyright_refuses_marked_lines_only() -> None:
+    """pyright in strict mode takes every right line and refuses every wrong one."""
+    output = run("-m", "pyright", "--project", ".", "--pythonpath", sys.executable, "--outputjson")
+
+    found = json.loads(output)["generalDiagnostics"]
+    places = {(Path(one["file"]).name, one["range"]["start"]["line"] + 1) for one in found}
+    assert places == marked_places(), json.dumps(found, indent=1)
+
+
+def test_services_of_programs_are_real() -> None:
+    """The services that the checkers see can be defined at run time, too."""
+    result = subprocess.run([sys.executable, "declared.py"], cwd=PROGRAMS, capture_output=True, text=True, check=False)
+
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["declared.py", "right.py"])
+def test_right_programs_have_no_marks(name: str) -> None:
+    """What must pass is not marked by mistake."""
+    assert MARK not in (PROGRAMS / name).read_text()
+
+
+def run(*arguments: str) -> str:
+    """Run a checker over the programs and return what it says; it says something, as some lines are wrong."""
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=PROGRAMS, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 1, result.stdout + result.stderr
+    return result.stdout
+
+
+def place_of(line: str) -> Place:
+    """Return file and line of an error of mypy: `wrong.py:11: error: ...`."""
+    name, number, _ = line.split(":", 2)
+    return name, int(number)
+
+
+def marked_places() -> set[Place]:
+    """Return the lines that are marked."""
+    return {
+        (path.name, number)
+        for path in PROGRAMS.glob("*.py")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if MARK in line
+    }

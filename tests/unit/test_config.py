@@ -1,0 +1,88 @@
+"""Settings: where they come from, which one wins, and the line that names a mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from zbusrpc.config import DEFAULT_BROKER, ENV_PREFIX, Settings, default_broker, load_settings
+from zbusrpc.errors import ConfigError
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"{ENV_PREFIX}{name.upper()}", raising=False)
+
+
+def test_defaults_hold_where_nothing_is_said() -> None:
+    """Without any source the defaults of the model hold."""
+    assert load_settings() == Settings()
+
+
+def test_command_line_wins_over_environment_over_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nearer a source is to the person, the more it counts; None is no value."""
+    Path("zbusrpc.toml").write_text('port = 1\nhost = "file"\ntimeout = 5\n')
+    monkeypatch.setenv("ZBUSRPC_PORT", "2")
+    monkeypatch.setenv("ZBUSRPC_HOST", "environment")
+
+    settings = load_settings(port=3, timeout=None)
+
+    assert (settings.port, settings.host, settings.timeout) == (3, "environment", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"port": 70_000}, r"--port = 70000: input should be less"),
+        ({"timeout": 0}, r"--timeout = 0"),
+        ({"timeout": float("nan")}, r"--timeout = nan"),
+        ({"message_bytes_max": 5}, r"--message-bytes-max = 5"),
+        ({"log_level": "loud"}, r"--log-level = 'loud'"),
+    ],
+)
+def test_wrong_option_is_named_with_its_value(given: dict[str, object], words: str) -> None:
+    """A value that cannot be used is named as it was spelled."""
+    with pytest.raises(ConfigError, match=words):
+        load_settings(**given)
+
+
+def test_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong value in the environment is named by its variable."""
+    monkeypatch.setenv("ZBUSRPC_CONCURRENCY", "many")
+
+    with pytest.raises(ConfigError, match=r"ZBUSRPC_CONCURRENCY = 'many'"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", r"prot in zbusrpc.toml is no setting; did you mean port\?"),
+        ("port = ", r"zbusrpc.toml: "),
+        ("[broker]\nhost = 'x'", r"broker in zbusrpc.toml"),
+    ],
+)
+def test_mistake_in_the_file_is_named(text: str, words: str) -> None:
+    """A mistake in zbusrpc.toml is named with the file."""
+    Path("zbusrpc.toml").write_text(text)
+
+    with pytest.raises(ConfigError, match=words):
+        load_settings()
+
+
+def test_file_that_is_no_text_is_named() -> None:
+    """A file in another encoding gives one line."""
+    Path("zbusrpc.toml").write_bytes(b"host = '\xff'")
+
+    with pytest.raises(ConfigError, match=r"zbusrpc\.toml"):
+        load_settings()
+
+
+def test_default_broker_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`connect` uses ZBUSRPC_BROKER, or localhost when that is empty."""
+    assert default_broker() == DEFAULT_BROKER
+    monkeypatch.setenv("ZBUSRPC_BROKER", "")
+    assert default_broker() == DEFAULT_BROKER
+    monkeypatch.setenv("ZBUSRPC_BROKER", "b:1")
+    assert default_broker() == "b:1"

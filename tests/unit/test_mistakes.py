@@ -1,0 +1,148 @@
+"""What a newcomer does wrong: one line that names the thing, and where possible the fix."""
+
+from typing import Any
+
+import pytest
+
+from zbusrpc import Code, DefinitionError, RpcError, UsageError, connect, options, rpc, service
+from zbusrpc.service.hosting import make_instance
+from zbusrpc.testing import running
+
+
+@service
+class Calc:
+    """Arithmetic, with every kind of parameter."""
+
+    async def add(self, a: int, b: int) -> int:
+        """Return the sum."""
+        return a + b
+
+    async def total(self, *numbers: int, **named: int) -> int:
+        """Return the sum of all."""
+        return sum(numbers) + sum(named.values())
+
+    async def shift(self, a: int, /, b: int) -> int:
+        """Return a moved by b bits."""
+        return a << b
+
+    async def echo(self, data: bytes) -> bytes:
+        """Return what came."""
+        return data
+
+
+class Unknown:
+    """A type without a form in JSON."""
+
+
+def test_instance_in_place_of_class_is_named() -> None:
+    """connect() of an instance says that the class is wanted."""
+    with pytest.raises(DefinitionError, match="Calc is a service, and this is an instance of it; name the class"):
+        connect(Calc())  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["", "x" * 256])
+def test_name_that_no_broker_takes_is_refused_at_once(name: str) -> None:
+    """A name that would cost everybody the connection never reaches it."""
+    with pytest.raises(UsageError, match="1 to 255 bytes"):
+        connect(name)
+
+
+def test_metadata_are_strings() -> None:
+    """Other values are refused where they are given."""
+    with pytest.raises(UsageError, match="names and values are strings"):
+        options(connect(Calc), metadata={"user": 1})  # type: ignore[dict-item]
+
+
+def test_options_of_decorators_go_by_name() -> None:
+    """@rpc("x") and @service("x") say so."""
+    wrong: Any = "x"
+    with pytest.raises(DefinitionError, match="@rpc decorates a method, not 'x'; options go by name"):
+        rpc(wrong)(lambda: None)
+    with pytest.raises(DefinitionError, match="@service decorates a class, not 'x'; options go by name"):
+        service(wrong)
+
+
+def test_constructor_with_parameters_names_the_way_out() -> None:
+    """A class that needs arguments is to be served as an instance or by a factory."""
+
+    @service
+    class Store:
+        def __init__(self, path: str) -> None:
+            self.path = path
+
+        async def get(self) -> str:
+            return self.path
+
+    with pytest.raises(DefinitionError, match="missing a required argument: 'path'"):
+        make_instance(Store)
+
+
+def test_error_inside_constructor_is_not_covered_up() -> None:
+    """A TypeError that the constructor itself raises comes out as it is."""
+
+    @service
+    class Store:
+        def __init__(self) -> None:
+            raise TypeError("from inside")
+
+        async def get(self) -> str:
+            return ""
+
+    with pytest.raises(TypeError, match="from inside") as raised:
+        make_instance(Store)
+    assert not isinstance(raised.value, DefinitionError)
+
+
+@pytest.mark.anyio
+async def test_type_without_form_in_json_is_named() -> None:
+    """The error names service, method, parameter and type, and what to do."""
+
+    @service
+    class Odd:
+        async def take(self, thing: Unknown) -> None:
+            """Take what cannot be sent."""
+
+    with pytest.raises(DefinitionError, match=r"Odd.take: .*Unknown.* has no form in JSON; make it a dataclass or a"):
+        async with running(Odd):
+            pass
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("args", "kwargs", "message"),
+    [
+        ((1, "x"), {}, "Calc.add: b: Input should be a valid integer"),
+        ((1,), {"b": "x"}, "Calc.add: b: Input should be a valid integer"),
+        ((1, 2, 3), {}, "Calc.add: argument 3: Unexpected positional argument"),
+        ((1, 2), {"a": 1}, "Calc.add: parameter a is given twice"),
+        ((1,), {}, "Calc.add: b: Missing required argument"),
+    ],
+)
+async def test_wrong_argument_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], message: str) -> None:
+    """However a parameter was given, the message calls it by its name."""
+    async with running(Calc) as calc:
+        with pytest.raises(RpcError) as raised:
+            await calc.add(*args, **kwargs)
+
+    assert raised.value.code is Code.INVALID_ARGUMENT
+    assert raised.value.message.startswith(message)
+
+
+@pytest.mark.anyio
+async def test_mixture_that_has_no_envelope_is_refused() -> None:
+    """Parameters that exist by position only cannot go with named ones: an envelope has a list or an object."""
+    async with running(Calc) as calc:
+        assert await calc.total(1, 2) == 3
+        assert await calc.total(a=1, b=2) == 3
+        assert await calc.shift(1, 2) == 4
+        with pytest.raises(RpcError, match="all parameters by position or all by name"):
+            await calc.total(1, b=2)
+        with pytest.raises(RpcError, match="all parameters by position or all by name"):
+            await calc.shift(1, b=2)
+
+
+@pytest.mark.anyio
+async def test_bytes_come_back_as_they_went() -> None:
+    """Bytes that are no text survive both ways."""
+    async with running(Calc) as calc:
+        assert await calc.echo(b"\x00\xff") == b"\x00\xff"

@@ -10,7 +10,7 @@ from zbusrpc.errors import (
     UsageError,
     ZbusError,
 )
-from zbusrpc.service.client import aio, blocking, connect, options
+from zbusrpc.service.client import aio, blocking, connect, disconnect, options
 from zbusrpc.service.context import Context, context, deadline
 from zbusrpc.service.definition import rpc, service
 from zbusrpc.version import __version__
@@ -19,6 +19,7 @@ __all__ = [
     "service",
     "rpc",
     "connect",
+    "disconnect",
     "options",
     "aio",
     "blocking",

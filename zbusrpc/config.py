@@ -89,8 +89,12 @@ def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
 
 
 def _read_environment() -> dict[str, Any]:
-    names = {f"{ENV_PREFIX}{name.upper()}": name for name in Settings.model_fields}
-    return {name: os.environ[variable] for variable, name in names.items() if variable in os.environ}
+    """Return every `ZBUSRPC_...` variable by its setting's name: unknown ones too, so that a typo is refused."""
+    return {
+        variable.removeprefix(ENV_PREFIX).lower(): value
+        for variable, value in os.environ.items()
+        if variable.startswith(ENV_PREFIX)
+    }
 
 
 def _read_file() -> dict[str, Any]:
@@ -104,5 +108,12 @@ def _read_file() -> dict[str, Any]:
 
 
 def default_broker() -> str:
-    """Return the brokers that `connect` uses when none are named."""
-    return os.environ.get(f"{ENV_PREFIX}BROKER") or DEFAULT_BROKER
+    """Return the brokers that `connect` uses when none are named: as the commands do.
+
+    Raises:
+        ConfigError: `zbusrpc.toml` cannot be read, or names something else than a text.
+    """
+    broker = os.environ.get(f"{ENV_PREFIX}BROKER") or _read_file().get("broker", DEFAULT_BROKER)
+    if not isinstance(broker, str):
+        raise ConfigError(f'broker in {CONFIG_FILE} = {broker!r}: write it as a text, "host:port"')
+    return broker

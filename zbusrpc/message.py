@@ -15,7 +15,7 @@ import orjson
 from zbusrpc.errors import ProtocolError
 
 HEADER_CALLER: Final = "caller"
-"""Who called, as the broker knows it: a client's name or its address."""
+"""Who calls, in its own words, where it says so with `options(caller=...)`."""
 HEADER_ATTEMPT: Final = "attempt"
 """Set by the broker from the second instance on that is given a call: 2, 3, ..."""
 HEADER_PARAMS: Final = "params"

@@ -24,7 +24,7 @@ async def test_client_and_service_reconnect_by_themselves(site: Site, own_lab: L
     site.broker.kill()
     site.processes.broker(port=port_of(site.address))
 
-    assert await options(own_lab, timeout=LONG_S).work_again("after", 0) == site.service.pid
+    assert await options(own_lab, timeout=LONG_S, wait_for_ready=True).work_again("after", 0) == site.service.pid
     assert await own_lab.add(1, 2) == 3
     assert await aio(own_lab.subtract)(3, 2) == 1
 
@@ -71,7 +71,7 @@ async def test_several_restarts_are_survived(site: Site, own_lab: Lab) -> None:
     for _ in range(3):
         broker.kill()
         broker, _ = site.processes.broker(port=port_of(site.address))
-        assert await options(own_lab, timeout=LONG_S).work_again("after", 0) == site.service.pid
+        assert await options(own_lab, timeout=LONG_S, wait_for_ready=True).work_again("after", 0) == site.service.pid
 
     assert site.service.is_running
 
@@ -102,7 +102,7 @@ async def test_next_broker_of_a_list_is_used(processes: Processes, links: None) 
 
     first.kill()
 
-    assert await options(lab, timeout=LONG_S).work_again("after", 0) == service.pid
+    assert await options(lab, timeout=LONG_S, wait_for_ready=True).work_again("after", 0) == service.pid
     assert await connect(Lab, broker=second_address).pid() == service.pid
 
 

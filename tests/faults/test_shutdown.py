@@ -119,10 +119,8 @@ async def test_handler_stuck_in_a_thread_does_not_keep_the_service(processes: Pr
     assert await asyncio.to_thread(service.wait_exit) == 0
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM)])
-async def test_second_signal_exits_now(
-    site: Site, own_lab: Lab, numbers: tuple[signal.Signals, signal.Signals]
-) -> None:
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_second_signal_exits_now(site: Site, own_lab: Lab, first: signal.Signals) -> None:
     """A second signal ends the service at once, whatever runs, and its calls end as if it had died."""
     call = asyncio.create_task(options(own_lab, timeout=LONG_S).work("running", LONG_S))
     await eventually(lambda: site.processes.marks("running"), "start")

@@ -86,3 +86,26 @@ def test_default_broker_comes_from_the_environment(monkeypatch: pytest.MonkeyPat
     assert default_broker() == DEFAULT_BROKER
     monkeypatch.setenv("ZBUSRPC_BROKER", "b:1")
     assert default_broker() == "b:1"
+
+
+def test_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A typo in the environment is no less a mistake than one in the file."""
+    monkeypatch.setenv("ZBUSRPC_GRAC", "3")
+
+    with pytest.raises(ConfigError, match=r"ZBUSRPC_GRAC is no setting; did you mean grace\?"):
+        load_settings()
+
+
+def test_clients_use_the_broker_of_the_file() -> None:
+    """`connect` finds the broker in zbusrpc.toml as the commands do."""
+    Path("zbusrpc.toml").write_text('broker = "mq:15555"\n')
+
+    assert default_broker() == "mq:15555"
+
+
+def test_broker_of_the_file_must_be_a_text() -> None:
+    """A number is no address, and the line says how to write one."""
+    Path("zbusrpc.toml").write_text("broker = 15555\n")
+
+    with pytest.raises(ConfigError, match=r"broker in zbusrpc.toml = 15555: write it as a text"):
+        default_broker()

@@ -17,11 +17,14 @@ from zbusrpc.broker.native_peer import NativePeer
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import HELLO_TIMEOUT_S
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import MESSAGE_BYTES_MAX
 from zbusrpc.transport.sniff import Framing, sniff
+
+log = get_logger("broker")
 
 BACKLOG: int = 1024
 """Connections that may wait to be accepted: a thousand clients that reconnect at once must not be refused."""
@@ -126,9 +129,17 @@ class Server:
             messages, session.outbox = session.outbox, []
             peer = self._peers.get(session.number)
             if peer is not None:
-                peer.send(messages)
+                self._send(peer, messages)
         if self.broker.next_expiry() != self._timer_at:
             self._arm_timer()
+
+    def _send(self, peer: Peer, messages: list[Message]) -> None:
+        """Write to one peer; a fault there must not keep the others from their messages."""
+        try:
+            peer.send(messages)
+        except Exception:
+            log.exception("broker.send_failed", peer=repr(peer))
+            peer.close("internal error of the broker")
 
     def _arm_timer(self) -> None:
         if self._timer is not None:

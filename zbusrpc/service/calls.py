@@ -22,7 +22,7 @@ from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, MESSAGE_BYTES_MAX, payload_size
+from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, HEADERS_BYTES_MAX, payload_size
 
 FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
@@ -46,7 +46,7 @@ class Caller:
         self.late_replies = 0
         """Replies to calls that had already ended; they were dropped."""
         name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
-        self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=MESSAGE_BYTES_MAX))
+        self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX))
         self._task = self._loop.create_task(self._link.run())
         self._task.add_done_callback(self._note_end)
 

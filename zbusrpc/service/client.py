@@ -17,9 +17,9 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 from zbusrpc import envelope
 from zbusrpc.config import TIMEOUT_S, default_broker
 from zbusrpc.errors import RpcError, UsageError
-from zbusrpc.message import HEADER_METADATA_PREFIX, Flag, Kind, Message, encode_headers
+from zbusrpc.message import HEADER_CALLER, HEADER_METADATA_PREFIX, Flag, Kind, Message, encode_headers
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.calls import Caller, caller_of_loop
+from zbusrpc.service.calls import Caller, caller_of_loop, close_callers
 from zbusrpc.service.codec import DynamicCodec, TypedCodec
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.service.definition import Color, Definition, define
@@ -62,7 +62,8 @@ def connect(service: type[T] | str, /, *, broker: str | None = None) -> T | Any:
 
     Args:
         service: A class declared with `@service`, or the name of a service.
-        broker: Brokers as `host:port;host2:port`; by default `ZBUSRPC_BROKER` or localhost:15555.
+        broker: Brokers as `host:port;host2:port`; by default `ZBUSRPC_BROKER`, then `broker` in `zbusrpc.toml`, then
+            localhost:15555.
 
     Raises:
         DefinitionError: the class is no service.
@@ -75,6 +76,15 @@ def connect(service: type[T] | str, /, *, broker: str | None = None) -> T | Any:
     return _typed_proxy(define(service), options)
 
 
+async def disconnect() -> None:
+    """Close the connections that calls have opened in this event loop; the next call opens a new one.
+
+    Calls that are under way end with UNAVAILABLE. The end of `asyncio.run` closes them, too: this is for programs that
+    must let go earlier.
+    """
+    await close_callers()
+
+
 def options(
     proxy: T,
     /,
@@ -83,6 +93,7 @@ def options(
     retries: int | None = None,
     metadata: dict[str, str] | None = None,
     wait_for_ready: bool | None = None,
+    caller: str | None = None,
 ) -> T:
     """Return a proxy of the same type that calls in another way; what is not given stays.
 
@@ -92,6 +103,7 @@ def options(
             idempotent; with growing, jittered waits.
         metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`.
         wait_for_ready: Wait for a broker and an instance until the time limit, instead of failing at once.
+        caller: Who calls: what the handler finds in `context().caller`.
 
     Raises:
         UsageError: `proxy` is none, or a value cannot be used.
@@ -105,6 +117,8 @@ def options(
     changes = {name: value for name, value in changes.items() if value is not None}
     if metadata:
         changes["metadata"] = tuple({**dict(old.metadata), **metadata}.items())
+    if caller is not None:
+        changes["headers"] = tuple({**dict(old.headers), HEADER_CALLER: caller}.items())
     return cast("T", rebuild(replace(old, **changes)))
 
 

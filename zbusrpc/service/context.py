@@ -48,7 +48,8 @@ class Context:
     @property
     def attempt(self) -> int:
         """1, or more when other instances were given this call before and died."""
-        return int(self._headers().get(HEADER_ATTEMPT, "1"))
+        attempt = self._headers().get(HEADER_ATTEMPT, "1")
+        return int(attempt) if attempt.isdecimal() and len(attempt) < 10 else 1
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -253,6 +253,12 @@ def _check_function(cls: type, attribute: str, function: Callable[..., Any]) -> 
                 f"{where}: parameter {parameter.name} has no type; annotate it, or name a method that is "
                 f"not to be called from outside _{attribute}"
             )
+    required = {p.kind for p in signature.parameters.values() if p.default is inspect.Parameter.empty}
+    if len(required & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}) == 2:
+        raise DefinitionError(
+            f"{where} needs parameters that go only by position and others that go only by name; a call sends a list "
+            "or an object, so let all of them go one way"
+        )
     if signature.return_annotation is inspect.Signature.empty:
         raise DefinitionError(f"{where} has no return type; annotate it, -> None where nothing is returned")
 

@@ -30,10 +30,12 @@ from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
-from zbusrpc.transport.native import payload_size
+from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, payload_size
 
 FEW: Final = 2
 """With fewer calls running, a reply is sent at once: it would wait for nobody."""
+LEAVE_TIMEOUT_S: Final = 1.0
+"""How long a broker may take to confirm that it gives this instance nothing more: requests may be on their way."""
 _ERROR: Final = int(Flag.ERROR)
 _REPLY: Final = int(Kind.REPLY)
 _SUBSCRIBE_ID: Final = 1
@@ -94,7 +96,7 @@ class Worker:
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
-        own = hello or Hello(name=definition.name)
+        own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
         self._posts = [_Post(self, broker, own) for broker in brokers]
         self._tasks: list[asyncio.Task[None]] = []
         self.has_stuck_threads = False
@@ -117,9 +119,8 @@ class Worker:
 
     async def close(self, grace_s: float = 0.0) -> None:
         """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end."""
-        for post in self._posts:
-            post.leave()
         until = time.monotonic() + grace_s
+        await asyncio.wait([post.leave() for post in self._posts], timeout=LEAVE_TIMEOUT_S)
         while (tasks := self._unfinished()) and time.monotonic() < until:
             await asyncio.wait(tasks, timeout=until - time.monotonic())
         for post in self._posts:
@@ -199,6 +200,7 @@ class _Post:
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
         self._is_leaving = False
         self._subscribed: asyncio.Future[ZbusError | None] = self._loop.create_future()
+        self._left: asyncio.Future[None] = self._loop.create_future()
         self.running: dict[tuple[int, int], Running] = {}
         self.link = Link((broker,), self, hello)
 
@@ -222,7 +224,9 @@ class _Post:
         self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
 
     def link_lost(self, error: ZbusError) -> None:
-        if not self._is_leaving:
+        if self._is_leaving:
+            self._note_left()
+        else:
             log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
         lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
         for running in lost.values():
@@ -240,6 +244,8 @@ class _Post:
                 self._cancel(running)
         elif message.kind == Kind.REPLY and message.id == _SUBSCRIBE_ID:
             self._note_subscription(message)
+        elif message.kind == Kind.REPLY and message.id == _UNSUBSCRIBE_ID:
+            self._note_left()
 
     def _note_subscription(self, message: Message) -> None:
         refusal: ZbusError | None = None
@@ -337,12 +343,19 @@ class _Post:
 
     # -- the end -----------------------------------------------------------------------------------------
 
-    def leave(self) -> None:
-        """Take nothing more: what still comes is returned at once."""
+    def leave(self) -> asyncio.Future[None]:
+        """Take nothing more: what still comes is returned at once. The future ends when nothing comes any more."""
         self._is_leaving = True
         connection = self.link.connection
         if connection is not None:
             connection.send(Message(Kind.UNSUBSCRIBE, _UNSUBSCRIBE_ID, self._topic))
+        else:
+            self._note_left()
+        return self._left
+
+    def _note_left(self) -> None:
+        if not self._left.done():
+            self._left.set_result(None)
 
     def return_all(self) -> None:
         """Stop what has not finished, and watch no deadline any more."""

@@ -30,6 +30,8 @@ LARGE_BODY_BYTES: Final = 64 * 1024
 """From here on a body has a buffer of its own: below it, joining and slicing cost less than a second write."""
 MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Default limit of a payload: the largest message that is still a message and not a file."""
+CLIENT_MESSAGE_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""What a client takes: the broker's own limit is the one that counts."""
 HELLO_BYTES_MAX: Final = 4096
 """Limit of the first frame. It also keeps the first byte of a connection zero, by which the framing is told."""
 
@@ -153,24 +155,28 @@ class Decoder:
 
 
 class _LargeMessage:
-    """A message whose body is being gathered in a buffer of its exact size."""
+    """A message whose body is being gathered in a buffer of its own.
 
-    __slots__ = ("_body", "_filled", "message")
+    The buffer grows with what has come: a length that is only announced takes no memory (and growing 16 MiB in place
+    takes 0.6 ms, where setting them aside and filling them takes 1.7 ms).
+    """
+
+    __slots__ = ("_body", "_missing", "message")
 
     def __init__(self, message: Message, body_bytes: int) -> None:
         self.message = message
-        self._body = message.body = bytearray(body_bytes)
-        self._filled = 0
+        self._body = message.body = bytearray()
+        self._missing = body_bytes
 
     @property
     def is_full(self) -> bool:
-        return self._filled == len(self._body)
+        return not self._missing
 
     def fill(self, data: bytes, position: int) -> int:
         """Copy what belongs to the body and return where the next frame begins."""
-        count = min(len(data) - position, len(self._body) - self._filled)
-        self._body[self._filled : self._filled + count] = memoryview(data)[position : position + count]
-        self._filled += count
+        count = min(len(data) - position, self._missing)
+        self._body += memoryview(data)[position : position + count]
+        self._missing -= count
         return position + count
 
 

@@ -1,6 +1,8 @@
 """Deadlines and cancellation: who gives up, who is told, and what never runs."""
 
 import asyncio
+import random
+import signal
 import time
 import urllib.request
 from contextlib import suppress
@@ -149,6 +151,32 @@ async def test_call_cancelled_in_the_queue_never_runs(narrow: Site, links: None)
     assert narrow.processes.marks("second") == []
 
 
+@pytest.mark.parametrize("gives_up_by", ["cancelling", "deadline"])
+async def test_calls_given_up_at_any_moment_leave_no_trace(processes: Processes, links: None, gives_up_by: str) -> None:
+    """However many calls are given up at whatever moment, every place of the service is free again afterwards."""
+    site = open_site(processes, "--concurrency", "4")
+    lab = connect(Lab, broker=site.address)
+    rng = random.Random(2024)
+    await lab.add(0, 0)
+
+    async def give_up(number: int) -> None:
+        limit_s = rng.uniform(0.0001, 0.05)
+        with suppress(TimeoutError, RpcError):
+            if gives_up_by == "deadline":
+                await options(lab, timeout=limit_s).work(f"stray-{number}", rng.choice([0, 0.01, LONG_S]))
+            else:
+                async with asyncio.timeout(limit_s):
+                    await lab.work(f"stray-{number}", rng.choice([0, 0.01, LONG_S]))
+
+    await asyncio.gather(*[give_up(number) for number in range(400)])
+
+    await eventually(lambda: statistics(site.address)["in_flight"] == 0, "nothing in flight")
+    assert statistics(site.address)["queued"] == 0
+    all_places = asyncio.gather(*[lab.work(f"place-{number}", 0.5) for number in range(4)])
+    await eventually(lambda: statistics(site.address)["in_flight"] == 4, "all places in use")
+    assert await all_places == [site.service.pid] * 4
+
+
 CALLER = """
 import sys
 from tests.support.lab import Lab
@@ -170,8 +198,6 @@ def test_killed_caller_cancels_the_handler(site: Site) -> None:
 
 def test_interrupted_blocking_caller_cancels_the_handler(site: Site) -> None:
     """Ctrl-C in a blocking call ends the call and its handler, and the program at once."""
-    import signal
-
     caller = site.processes.python(CALLER, site.address, "interrupted")
     wait_until(lambda: site.processes.marks("interrupted"), "start")
 

@@ -10,7 +10,7 @@ from tests.support.fixtures import Site, open_site
 from tests.support.lab import Lab
 from tests.support.native import NativePeer, statistics
 from tests.support.processes import Processes
-from zbusrpc import UsageError, aio, blocking, connect, options
+from zbusrpc import Code, RpcError, UsageError, aio, blocking, connect, options
 from zbusrpc.service.calls import close_callers
 
 
@@ -200,8 +200,6 @@ asyncio.run(main())
 
 def test_wait_of_a_blocking_call_is_bounded_by_its_time_limit(shared_site: Site) -> None:
     """A blocking call whose reply never comes ends with its time limit."""
-    from zbusrpc import Code, RpcError
-
     with NativePeer(shared_site.address) as silent:
         silent.subscribe("Silent")
         with pytest.raises(RpcError) as caught:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -105,14 +106,12 @@ def test_protocol_error_is_logged_with_its_peer(site: Site) -> None:
 def test_huge_length_costs_no_memory(site: Site) -> None:
     """The limit is tested on the length, before anything is stored for it; promised bytes are not set aside."""
     memory_before = site.broker.memory_bytes
-    connections = [dial(site.address) for _ in range(50)]
-    for connection in connections:
-        connection.sendall(HELLO + header(15 * MIB) + b"Lab")
+    with ExitStack() as connections:
+        for _ in range(50):
+            connections.enter_context(dial(site.address)).sendall(HELLO + header(15 * MIB) + b"Lab" + b"x" * 100_000)
 
-    wait_until(lambda: statistics(site.address)["sessions"] >= 50, "all connected")
-    assert site.broker.memory_bytes - memory_before < 50 * MIB
-    for connection in connections:
-        connection.close()
+        wait_until(lambda: statistics(site.address)["sessions"] >= 50, "all connected")
+        assert site.broker.memory_bytes - memory_before < 50 * MIB
 
 
 @pytest.mark.parametrize("cut", [1, 10, len(HELLO) - 1, len(HELLO), len(HELLO) + 1, len(HELLO) + 30])

@@ -7,10 +7,13 @@ import pytest
 
 from tests.support.fixtures import Site, open_site
 from tests.support.lab import Lab
-from tests.support.native import NativePeer, statistics
+from tests.support.native import NativePeer, dial, frame, statistics
 from tests.support.processes import Processes
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, envelope, options
+from zbusrpc.message import Kind, Message
+from zbusrpc.transport.hello import Hello, hello_message
+from zbusrpc.transport.native import Decoder
 
 pytestmark = pytest.mark.anyio
 
@@ -57,8 +60,7 @@ async def test_retries_wait_for_room_in_the_queue(processes: Processes, links: N
 
 async def test_queued_bytes_are_bounded(processes: Processes, links: None) -> None:
     """However much is sent to a service that takes nothing, the broker keeps no more than its limit of bytes."""
-    _, address = processes.broker(ZBUSRPC_QUEUED_BYTES_MAX=str(4 * MIB))
-    broker = processes._all[0]
+    broker, address = processes.broker(ZBUSRPC_QUEUED_BYTES_MAX=str(4 * MIB))
     processes.serve(address, "--concurrency", "1")
     lab = options(connect(Lab, broker=address), timeout=LONG_S)
     running = asyncio.create_task(lab.work("running", LONG_S))
@@ -137,11 +139,6 @@ async def test_default_limit_is_16_mib(lab: Lab) -> None:
 
 def test_too_long_reply_of_a_careless_service_is_not_passed_on(site: Site) -> None:
     """A caller that takes less than the service sends gets an error in place of the reply, not a broken link."""
-    from tests.support.native import dial, frame
-    from zbusrpc.message import Kind, Message
-    from zbusrpc.transport.hello import Hello, hello_message
-    from zbusrpc.transport.native import Decoder
-
     with NativePeer(site.address) as careless, dial(site.address) as small:
         careless.subscribe("Careless")
         small.sendall(frame(hello_message(Hello(message_bytes_max=1000))))

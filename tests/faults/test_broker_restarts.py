@@ -118,3 +118,23 @@ async def test_service_starts_while_one_of_its_brokers_is_down(processes: Proces
     processes.broker(port=port_of(gone_address))
     late = options(connect(Lab, broker=gone_address), wait_for_ready=True, timeout=LONG_S)
     assert await late.pid() == service.pid
+
+
+async def test_broker_that_hangs_is_taken_for_dead(processes: Processes, links: None) -> None:
+    """A broker that says nothing for the idle time (SIGSTOP) is taken for dead, and found again when it goes on."""
+    broker, address = processes.broker("--idle", "1")
+    service = processes.serve(address)
+    lab = options(connect(Lab, broker=address), timeout=LONG_S)
+    once = asyncio.create_task(lab.work("hangs", LONG_S))
+    await eventually(lambda: processes.marks("hangs"), "start")
+
+    broker.send_signal(signal.SIGSTOP)
+    with pytest.raises(RpcError) as caught:
+        await once
+    await eventually(lambda: "cancelled" in processes.marks("hangs"), "handler cancelled")
+    broker.send_signal(signal.SIGCONT)
+
+    assert caught.value.code is Code.UNAVAILABLE
+    assert caught.value.may_have_run
+    assert "nothing heard" in caught.value.message
+    assert await options(lab, wait_for_ready=True).work_again("back", 0) == service.pid

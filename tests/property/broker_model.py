@@ -173,8 +173,11 @@ class Model:
         else:
             call = self.calls[key]
             call.worker = None
-            call.attempts -= 1
-            self.queues.setdefault(topic, []).insert(0, key)
+            call.attempts -= (session, topic) not in self.subscriptions
+            if call.attempts < ATTEMPTS_MAX:
+                self.queues.setdefault(topic, []).insert(0, key)
+            else:
+                self._end(key, "UNAVAILABLE")
             self._settle(topic, now)
 
     def congest(self, session: int, is_congested: bool, now: float) -> None:

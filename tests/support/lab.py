@@ -53,6 +53,12 @@ def mark(name: str, event: str) -> None:
         marks.write(f"{name} {event} {os.getpid()}\n")
 
 
+def has_mark(name: str, event: str) -> bool:
+    """Say whether something happened in any process."""
+    marks = Path(os.environ["LAB_MARKS"])
+    return marks.exists() and f"{name} {event} " in marks.read_text()
+
+
 @service(version="7")
 class Lab:
     """Whatever tests need to be done."""
@@ -129,6 +135,15 @@ class Lab:
         if context().attempt < attempt:
             await asyncio.sleep(60)
         return context().attempt
+
+    @rpc(idempotent=True)
+    async def work_elsewhere(self, name: str) -> int:
+        """Hang in the first process that is given this, and return the second."""
+        is_first = not has_mark(name, "started")
+        mark(name, "started")
+        if is_first:
+            await asyncio.sleep(60)
+        return os.getpid()
 
     def block(self, name: str, seconds: float) -> None:
         """Block a thread."""

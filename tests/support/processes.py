@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ class Process:
         number = len(list(directory.glob("*.out")))
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._popen = subprocess.Popen(command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err)
+            self._popen = subprocess.Popen(
+                command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err, start_new_session=True
+            )
         self.pid = self._popen.pid
 
     # -- what it says ------------------------------------------------------------------------------------
@@ -70,6 +73,10 @@ class Process:
         """Send it a signal."""
         self._popen.send_signal(number)
 
+    def interrupt_group(self) -> None:
+        """Do what Ctrl-C on its terminal does: interrupt it and what it started."""
+        os.killpg(self.pid, signal.SIGINT)
+
     def kill(self) -> None:
         """End it as kill -9 does, and wait for its end."""
         self._popen.kill()
@@ -79,6 +86,12 @@ class Process:
         """Return its exit code, once it has ended by itself."""
         wait_until(self._has_ended, f"end of process {self.pid}; it said: {self.errors}", timeout_s)
         return self._popen.wait()
+
+    @property
+    def children(self) -> list[int]:
+        """The processes that it has started and that still run."""
+        path = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        return [int(pid) for pid in path.read_text().split()] if self.is_running else []
 
     @property
     def memory_bytes(self) -> int:
@@ -100,7 +113,11 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         for process in self._all:
+            children = process.children
             process.kill()
+            for pid in children:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def start(self, *command: str, cwd: Path | None = None, **env: str) -> Process:
         """Start any program."""

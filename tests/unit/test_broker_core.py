@@ -368,3 +368,21 @@ def test_query_tells_what_is_running() -> None:
     assert result["broker"] == "b:1"
     assert result["services"][0]["instances"][0]["methods"] == ["add"]
     assert result["statistics"]["sessions"] == 1
+
+
+def test_instance_that_hands_everything_back_does_not_get_it_for_ever() -> None:
+    """A call that instances keep returning while they go on serving fails after three of them; it has not run."""
+    broker = Broker()
+    caller, instance = broker.connect("caller"), broker.connect("instance")
+    subscribe(broker, instance)
+    request(broker, caller, number=5)
+
+    for _ in range(3):
+        (delivered,) = instance.outbox
+        instance.outbox.clear()
+        broker.receive(instance, Message(Kind.RETURN, 5, session=delivered.session), NOW)
+
+    error = error_to(caller)
+    assert error.code is Code.UNAVAILABLE
+    assert error.details == {"may_have_run": False}
+    assert not instance.outbox

@@ -220,8 +220,12 @@ class Broker:
         if call is None:
             return
         name = call.message.topic
-        call.attempts -= 1
-        self._put_back(call)
+        if name not in session.consumers:
+            call.attempts -= 1  # who leaves has not tried; who stays and returns all it gets must not do so for ever
+        if call.attempts < ATTEMPTS_MAX:
+            self._put_back(call)
+        else:
+            self._refuse(call, refusals.not_taken(topic_name(name), call.attempts))
         self._settle(name, now)
 
     def _subscribe(self, session: Session, message: Message, now: float) -> None:

@@ -35,6 +35,12 @@ def not_started(topic: str) -> RpcError:
     return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
 
 
+def not_taken(topic: str, attempts: int) -> RpcError:
+    """Instances keep handing the call back."""
+    message = f"instances of service {topic} handed this call back {attempts} times; it has not run"
+    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
+
+
 def expired(topic: str, *, has_started: bool) -> RpcError:
     """The deadline passed."""
     where = "in the handler" if has_started else "in the queue; it has not run"

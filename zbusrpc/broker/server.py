@@ -68,7 +68,7 @@ class Server:
                 lambda: _Arrival(self), host, port, backlog=BACKLOG, reuse_address=True
             )
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
         self.broker.name = str(Address(host, bound))

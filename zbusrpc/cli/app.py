@@ -124,7 +124,7 @@ def serve(
     run_serve(targets, settings, as_json=json)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -1 is a value
 def call(
     method: Annotated[str, typer.Argument(metavar="SERVICE.METHOD")],
     params: Annotated[list[str] | None, typer.Argument(metavar="[VALUE...] or [NAME=VALUE...]")] = None,

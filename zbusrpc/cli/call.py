@@ -45,8 +45,11 @@ def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:
     """Return values by position, or by name if all of them have one.
 
     Raises:
-        ConfigError: some have a name and some have none.
+        ConfigError: some have a name and some have none, or one looks like an option.
     """
+    option = next((param for param in params if param.startswith("--")), None)
+    if option is not None:
+        raise ConfigError(f"there is no option {option}; a value that begins so is given by its name: name={option}")
     named = [param for param in params if _NAMED.match(param)]
     if len(named) == len(params):
         return [], dict(param.split("=", 1) for param in params)

@@ -2,16 +2,16 @@
 
 import asyncio
 import os
-import signal
 import sys
-from contextlib import AsyncExitStack
+from asyncio.subprocess import Process
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from zbusrpc.broker.server import Server
 from zbusrpc.cli.broker import make_server
 from zbusrpc.cli.loading import load
 from zbusrpc.cli.shell import announce, run, stop_event
-from zbusrpc.config import DEFAULT_BROKER, DEFAULT_PORT, Settings
+from zbusrpc.config import DEFAULT_BROKER, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.hosting import hosted, make_instance
@@ -38,7 +38,7 @@ def run_serve(targets: list[str], settings: Settings, *, as_json: bool) -> None:
 
 async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> None:
     embedded = await _embed_broker(settings)
-    address = embedded.broker.name if embedded else settings.broker
+    address = _address(embedded, settings)
     stop = stop_event()
     workers: list[Worker] = []
     try:
@@ -71,14 +71,21 @@ async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> Non
 
 async def _embed_broker(settings: Settings) -> Server | None:
     """Start a broker here if none was named and none is running; a race for the port is nobody's loss."""
-    if settings.broker != DEFAULT_BROKER or await _is_listening("localhost", DEFAULT_PORT):
+    if settings.broker != DEFAULT_BROKER or (settings.port and await _is_listening("localhost", settings.port)):
         return None
     server = make_server(settings)
     try:
-        await server.start("127.0.0.1", DEFAULT_PORT)
+        await server.start(settings.host, settings.port)
     except ConfigError:
         return None
     return server
+
+
+def _address(embedded: Server | None, settings: Settings) -> str:
+    """Return where to serve: at the broker that was named, else at the one on this machine, in this process or not."""
+    if embedded is not None:
+        return embedded.broker.name
+    return f"localhost:{settings.port}" if settings.broker == DEFAULT_BROKER else settings.broker
 
 
 async def _is_listening(host: str, port: int) -> bool:
@@ -127,8 +134,9 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
     for target in targets:
         make_instance(load(target))  # a mistake is shown once, here
     embedded = await _embed_broker(settings)
-    address = embedded.broker.name if embedded else settings.broker
-    stop = stop_event()
+    address = _address(embedded, settings)
+    processes: set[Process] = set()
+    stop = stop_event(lambda: _terminate(processes))
     command = [sys.executable, "-m", "zbusrpc", "serve", *targets, "--broker", address, "--workers", "1", "--json"]
     command += ["--grace", str(settings.grace), "--log-level", settings.log_level]
     if settings.concurrency:
@@ -137,7 +145,7 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
         command += ["--dev"]
     if settings.log_json is not None:
         command += ["--log-json" if settings.log_json else "--log-text"]
-    keepers = [asyncio.create_task(_keep_running(command, stop)) for _ in range(settings.workers)]
+    keepers = [asyncio.create_task(_keep_running(command, stop, processes)) for _ in range(settings.workers)]
     text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
     announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)
     await asyncio.gather(*keepers)
@@ -145,16 +153,28 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
         await embedded.close(settings.grace)
 
 
-async def _keep_running(command: list[str], stop: asyncio.Event) -> None:
+async def _keep_running(command: list[str], stop: asyncio.Event, processes: set[Process]) -> None:
+    """Run one process until `stop`, and start it again when it dies; while it runs it is one of `processes`."""
     while not stop.is_set():
-        process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
+        # In a session of its own: Ctrl-C on a terminal would reach it as well, and be its first of two signals.
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+        processes.add(process)
         ended = asyncio.create_task(process.wait())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
-            os.kill(process.pid, signal.SIGTERM)
+            _terminate({process})
             await ended
-        elif not stop.is_set():
+        processes.discard(process)
+        if not stop.is_set():
             log.warning("serve.worker_died", pid=process.pid, exit_code=process.returncode)
             await asyncio.wait({stopped}, timeout=RESPAWN_S)
         stopped.cancel()
+
+
+def _terminate(processes: set[Process]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            process.terminate()

@@ -25,12 +25,18 @@ def run(main: Coroutine[Any, Any, R]) -> R:
     return uvloop.run(main)
 
 
-def stop_event() -> asyncio.Event:
-    """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process at once."""
+def stop_event(on_second: Callable[[], None] | None = None) -> asyncio.Event:
+    """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process at once.
+
+    Args:
+        on_second: What is to be done before that.
+    """
     stop = asyncio.Event()
 
     def on_signal() -> None:
         if stop.is_set():
+            if on_second is not None:
+                on_second()
             os._exit(EXIT_NOW)
         stop.set()
 

@@ -8,7 +8,7 @@
       +-------+-------------------------------------------------------+-------------------------------+
 
 Numbers are big-endian and unsigned. A frame is one `unpack_from` over the block that was received, then
-slices. A long body is gathered in a buffer of its exact size, so that it is copied once however many blocks
+slices. A long body is gathered in a buffer of its own, so that it is copied once however many blocks
 it comes in; long bodies are also written without being joined to their header.
 
 Promises: any split of the bytes yields the same messages; the size limit is tested on the length prefix,

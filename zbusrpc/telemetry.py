@@ -48,12 +48,16 @@ def configure_logging(level: str, *, as_json: bool | None = None) -> None:
     global _is_configured  # noqa: PLW0603 - one process has one logging
     _is_configured = True
     use_json = not sys.stderr.isatty() if as_json is None else as_json
-    renderer: Any = structlog.processors.JSONRenderer() if use_json else structlog.dev.ConsoleRenderer()
-    finish: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if use_json:
-        finish.append(structlog.processors.format_exc_info)
+        finish: list[Any] = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    else:  # plain tracebacks: the pretty ones fill a screen each, and show local variables and so perhaps secrets
+        renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+        )
+        finish = [_shorten_time, renderer]
     formatter = structlog.stdlib.ProcessorFormatter(
-        processors=[*finish, renderer], foreign_pre_chain=_shared_processors()
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
+        foreign_pre_chain=_shared_processors(),
     )
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
@@ -72,6 +76,12 @@ def _shared_processors() -> list[Any]:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=False),
     ]
+
+
+def _shorten_time(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Leave the time of day: a person at a terminal knows the date."""
+    event["timestamp"] = str(event["timestamp"])[11:19]
+    return event
 
 
 def _add_call_id(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

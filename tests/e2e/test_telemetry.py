@@ -1,6 +1,7 @@
 """Logs and traces of real processes."""
 
 import json
+import re
 import sys
 import urllib.request
 
@@ -185,3 +186,18 @@ def test_unusable_headers_hurt_only_their_call(shared_site: Site) -> None:
 
         peer.request(10, "Lab", envelope.request_body("add", [1, 2]))
         assert bytes(peer.receive().body) == b'{"result":3}'
+
+
+async def test_traceback_for_people_is_short_and_shows_no_variables(processes: Processes, links: None) -> None:
+    """Text logs have the time of day and a traceback that begins in the user's code and holds no local variables."""
+    _, address = processes.broker()
+    service = processes.serve(address, "--log-text")
+
+    with pytest.raises(RpcError):
+        await connect(Lab, broker=address).explode("hunter2")
+
+    await eventually(lambda: "Traceback" in service.errors, "log line")
+    assert re.search(r"\d\d:\d\d:\d\d\S* \[", service.errors)
+    assert "worker.py" not in service.errors
+    assert "locals" not in service.errors
+    assert "in explode" in service.errors

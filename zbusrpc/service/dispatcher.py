@@ -22,6 +22,7 @@ from zbusrpc.service import schema
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.telemetry import get_logger
 
+_OWN_PACKAGES: Final = {"zbusrpc", "concurrent"}
 _PARAMS: Final = HEADER_PARAMS.encode()
 
 log = get_logger("service")
@@ -134,6 +135,7 @@ class Dispatcher:
         if isinstance(error, RpcError):
             log.info("service.refused", service=self._definition.name, method=name, error=str(error))
             return _rpc_error_body(error)
+        _leave_out_own_frames(error)
         log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
         return envelope.error_body(self._internal(name, error))
 
@@ -211,6 +213,15 @@ def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], servic
         return _convert(bound, again, service)
     except RpcError:
         raise first_error from None
+
+
+def _leave_out_own_frames(error: Exception) -> None:
+    """Let the traceback begin where the user's code does."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _OWN_PACKAGES:
+        frames = frames.tb_next
+    if frames is not None:
+        error.__traceback__ = frames
 
 
 def _rpc_error_body(error: RpcError) -> bytes:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,20 @@ from zbusrpc import connect
 from zbusrpc.service.calls import close_callers
 
 IN_FLIGHT = (1, 32, 128)
-TARGETS = {"nats": {1: 2.2, 32: 2.4, 128: 3.5}, "grpc": {1: 4.0, 32: 12.0}}
-"""What issue and design ask for, as ratios to the peer."""
+TARGETS = {"nats": {1: 2.2, 32: 2.4, 128: 3.5}, "grpc.aio": {1: 4.0, 32: 12.0}}
+"""What we want to reach, as ratios to the peer."""
 
 Opened = tuple[peers.Add, Callable[[], Awaitable[Any]]]
+Opener = Callable[[], Awaitable[Opened]]
+LOOPS: dict[str, Callable[[Any], Any]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """How to open a client, and the event loop it runs on."""
+
+    opener: Opener
+    loop: str = "uvloop"
 
 
 async def zbusrpc_add(address: str) -> Opened:
@@ -41,40 +52,46 @@ async def zbusrpc_add(address: str) -> Opened:
     return connect(Calc, broker=address).add, close_callers
 
 
-def start_contenders(
-    stack: ExitStack, only: str | None
-) -> tuple[dict[str, Callable[[], Awaitable[Opened]]], list[str]]:
+def start_contenders(stack: ExitStack, only: str | None) -> tuple[dict[str, Contender], list[str]]:
     """Start servers; return how to open a client of each, and who is missing."""
-    contenders: dict[str, Callable[[], Awaitable[Opened]]] = {}
     missing = []
     _, broker = stack.enter_context(processes.zbusrpc("broker", "--port", "0"))
     stack.enter_context(processes.zbusrpc("serve", "calc:Calc", "--broker", broker["broker"]))
-    contenders["zbusrpc"] = lambda: zbusrpc_add(broker["broker"])
+    contenders = {"zbusrpc": Contender(lambda: zbusrpc_add(broker["broker"]))}
     server = processes.nats_server()
-    if server and importlib.util.find_spec("nats"):
-        nats_port = processes.free_port()
-        stack.enter_context(processes.process(server, "-a", "127.0.0.1", "-p", str(nats_port)))
-        processes.wait_for_port(nats_port)
-        _start_peer(stack, "nats", nats_port)
-        contenders["nats"] = lambda: peers.nats_add(nats_port)
-    else:
-        missing.append("nats (nats-server and nats-py)")
-    if importlib.util.find_spec("grpc"):
-        grpc_port = processes.free_port()
-        _start_peer(stack, "grpc", grpc_port)
-        contenders["grpc"] = lambda: peers.grpc_add(grpc_port)
-    else:
-        missing.append("grpc (grpcio)")
-    return {name: opener for name, opener in contenders.items() if only in {None, name}}, missing
+    for loop in LOOPS if only in {None, "peers"} else ():
+        if server and importlib.util.find_spec("nats"):
+            contenders[f"nats, {loop}"] = _start_nats(stack, server, loop)
+        else:
+            missing.append(f"nats, {loop} (needs nats-server and nats-py)")
+        if importlib.util.find_spec("grpc"):
+            contenders[f"grpc.aio, {loop}"] = _start_grpc(stack, loop)
+        else:
+            missing.append(f"grpc.aio, {loop} (needs grpcio)")
+    return contenders, missing
 
 
-def _start_peer(stack: ExitStack, name: str, port: int) -> None:
-    started = stack.enter_context(processes.process(sys.executable, "peers.py", name, str(port)))
+def _start_nats(stack: ExitStack, server: str, loop: str) -> Contender:
+    port = processes.free_port()
+    stack.enter_context(processes.process(server, "-a", "127.0.0.1", "-p", str(port)))
+    processes.wait_for_port(port)
+    _start_peer(stack, "nats", port, loop)
+    return Contender(lambda: peers.nats_add(port), loop)
+
+
+def _start_grpc(stack: ExitStack, loop: str) -> Contender:
+    port = processes.free_port()
+    _start_peer(stack, "grpc", port, loop)
+    return Contender(lambda: peers.grpc_add(port), loop)
+
+
+def _start_peer(stack: ExitStack, name: str, port: int, loop: str) -> None:
+    started = stack.enter_context(processes.process(sys.executable, "peers.py", name, str(port), loop))
     assert started.stdout is not None
     assert started.stdout.readline() == "ready\n"
 
 
-async def measure(opener: Callable[[], Awaitable[Opened]], in_flight: int, seconds: float) -> float:
+async def measure(opener: Opener, in_flight: int, seconds: float) -> float:
     """Return calls per second."""
     add, close = await opener()
     count = 0
@@ -106,8 +123,8 @@ def main() -> None:
         contenders, missing = start_contenders(stack, given.only)
         for _ in range(given.rounds):
             for in_flight in IN_FLIGHT:
-                for name, opener in contenders.items():
-                    rate = uvloop.run(measure(opener, in_flight, given.seconds))
+                for name, contender in contenders.items():
+                    rate = LOOPS[contender.loop](measure(contender.opener, in_flight, given.seconds))
                     rates.setdefault(name, {}).setdefault(in_flight, []).append(rate)
     medians = {name: {n: round(statistics.median(found)) for n, found in by.items()} for name, by in rates.items()}
     ours = medians.get("zbusrpc", {})

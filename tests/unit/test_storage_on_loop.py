@@ -1,0 +1,120 @@
+"""Group commit on a real loop, with real threads and files."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.support.storage import SMALL, batch, bodies, open_at
+from zbusrpc.broker.storage.commit import Committer, Durability
+from zbusrpc.broker.storage.errors import LogClosedError, RecordLimitError
+from zbusrpc.broker.storage.files import RealDisk
+from zbusrpc.broker.storage.handles import Handles
+from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.on_loop import append, committer_on_loop, drained
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.storage.recovery import open_log
+from zbusrpc.broker.storage.retention import Retention
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as executor:
+        yield executor
+
+
+def committer_at(path: Path, executor: ThreadPoolExecutor, level: Durability, options: LogOptions = SMALL) -> Committer:
+    disk = RealDisk()
+    log = open_log(disk, Handles(disk), str(path), options, now_ms=1)
+    return committer_on_loop(
+        log,
+        level,
+        loop=asyncio.get_running_loop(),
+        executor=executor,
+        now_ms=lambda: time.time_ns() // 1_000_000,
+    )
+
+
+def damage_last_byte(path: str) -> None:
+    data = bytearray(Path(path).read_bytes())
+    data[-1] ^= 1
+    Path(path).write_bytes(data)
+
+
+@pytest.mark.parametrize("level", list(Durability))
+async def test_appends_are_answered_in_order(tmp_path: Path, executor: ThreadPoolExecutor, level: Durability) -> None:
+    """At every level, over many segments, each producer gets its offset, and the records are there."""
+    loop = asyncio.get_running_loop()
+    committer = committer_at(tmp_path / "topic", executor, level)
+    expected: dict[int, bytes] = {}
+
+    for turn in range(20):
+        waiting = [append(committer, batch(b"%d.%d" % (turn, n) * 9, b"+"), loop) for n in range(5)]
+        for number, offset in enumerate(await asyncio.gather(*waiting)):
+            expected |= {offset: b"%d.%d" % (turn, number) * 9, offset + 1: b"+"}
+
+    await drained(committer, loop)
+    committer.log.close()
+    assert bodies(open_at(RealDisk(), str(tmp_path / "topic"))) == expected
+    assert list(expected) == list(range(200))
+
+
+async def test_sync_does_not_hold_up_the_loop(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """While a sync runs, others write; who gave up waiting harms nobody."""
+    loop = asyncio.get_running_loop()
+    committer = committer_at(tmp_path / "topic", executor, Durability.DISK)
+    first = append(committer, batch(b"first"), loop)
+    await asyncio.sleep(0)
+    given_up = append(committer, batch(b"second"), loop)
+    given_up.cancel()
+
+    third = append(committer, batch(b"third"), loop)
+
+    assert (await first, await third) == (0, 2)
+    await drained(committer, loop)
+    assert list(bodies(committer.log).values()) == [b"first", b"second", b"third"]
+    assert committer.readable_offset == 3
+
+
+async def test_refusals_come_at_once(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """What can be told without the disk is raised by the call itself."""
+    loop = asyncio.get_running_loop()
+    committer = committer_at(tmp_path / "topic", executor, Durability.DISK)
+
+    with pytest.raises(RecordLimitError, match="id of 256 bytes"):
+        append(committer, [Record(id=b"i" * 256)], loop)
+    await drained(committer, loop)
+    committer.log.close()
+    with pytest.raises(LogClosedError, match="it was closed"):
+        append(committer, batch(b"late"), loop)
+
+
+async def test_retention_and_damage_while_syncs_run(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """Segments may go, and be quarantined, while their syncs are under way."""
+    loop = asyncio.get_running_loop()
+    options = LogOptions(segment_bytes_max=700, checkpoint_bytes=300, retention=Retention(bytes_max=4000))
+    committer = committer_at(tmp_path / "topic", executor, Durability.DISK, options)
+    log = committer.log
+
+    for turn in range(60):
+        waiting = append(committer, batch(b"%d" % turn * 40), loop)
+        await asyncio.sleep(0)
+        if turn % 10 == 9:
+            damage_last_byte(log.segments[-1].path)
+            bodies(log)
+            log.retire(1).remove()
+        await waiting
+
+    await drained(committer, loop)
+    found = bodies(log)
+    log.close()
+    again = open_at(RealDisk(), str(tmp_path / "topic"), options)
+    assert bodies(again) == found
+    assert not again.findings
+    assert len(log.findings) == 6
+    assert log.size_bytes <= 4800

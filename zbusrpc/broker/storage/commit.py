@@ -1,0 +1,248 @@
+"""Group commit: what producers hand in during one turn of the loop is written in one go, and synced in one go.
+
+    submit, submit, submit ──turn ends──> one write ──level OS──> done, done, done
+                                              └──level DISK──> one sync in a worker ──> done, done, done
+                                                                    (the next batches are written meanwhile)
+
+There is no task and no timer for a message: a producer leaves a callback, which is called once, in the order of
+submission, with its first offset or with an error.
+
+    level    a producer is told "done" when its records are   they survive
+    MEMORY   in this process                                  nothing
+    OS       written to the file                              kill -9 of the broker
+    DISK     on the disk                                      power loss
+
+A failed write fails the producers whose records were in it, and nobody else; the next write may succeed. A failed
+sync closes the log: everybody who waits is told so, and nothing is tried again, because the system may have
+dropped what it could not write (and would report success the second time).
+
+The committer decides and is driven from outside: `soon` calls something when the turn ends, `in_worker` does
+something in another thread. `on_loop` puts an asyncio loop there, tests a list.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import Final
+
+from zbusrpc.broker.storage.errors import BacklogFullError, LogClosedError, StorageError
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.record import Record, check_record
+from zbusrpc.broker.storage.sync import SyncJob
+
+Done = Callable[[int, StorageError | None], None]
+"""Told the first offset of a batch and None, or -1 and why it is not stored."""
+Soon = Callable[[Callable[[], None]], object]
+"""Call something when the turn of the loop ends."""
+InWorker = Callable[[Callable[[], None], Callable[[BaseException | None], None]], None]
+"""Do something in another thread, then tell the second, on this thread, what it raised."""
+BACKLOG_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What may wait for a write or a sync of one log: some seconds of a slow disk."""
+
+
+class Durability(StrEnum):
+    """What an acknowledged record survives."""
+
+    MEMORY = "memory"
+    OS = "os"
+    DISK = "disk"
+
+
+class Committer:
+    """Writes the records of one log for many producers."""
+
+    __slots__ = (
+        "_gathered",
+        "_gathered_bytes",
+        "_gathered_records",
+        "_in_worker",
+        "_is_scheduled",
+        "_job",
+        "_now_ms",
+        "_on_idle",
+        "_soon",
+        "_syncing",
+        "_syncing_bytes",
+        "_waiting",
+        "_waiting_bytes",
+        "backlog_bytes_max",
+        "durability",
+        "log",
+        "lost_after_ack",
+        "syncs",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        log: Log,
+        durability: Durability,
+        *,
+        soon: Soon,
+        in_worker: InWorker,
+        now_ms: Callable[[], int],
+        backlog_bytes_max: int = BACKLOG_BYTES_MAX,
+    ) -> None:
+        self.log = log
+        self.durability = durability
+        self.backlog_bytes_max = backlog_bytes_max
+        self.writes = 0
+        """How many writes were done."""
+        self.syncs = 0
+        """How many syncs were done."""
+        self.lost_after_ack = 0
+        """Level MEMORY: how many batches were acknowledged and could not be written."""
+        self._soon, self._in_worker, self._now_ms = soon, in_worker, now_ms
+        self._gathered: list[tuple[Sequence[Record], Done]] = []
+        self._gathered_bytes = 0
+        self._gathered_records = 0
+        self._is_scheduled = False
+        self._waiting: list[tuple[int, Done]] = []  # written, not synced, and not part of the running sync
+        self._waiting_bytes = 0
+        self._syncing: list[tuple[int, Done]] = []  # what the running sync makes safe
+        self._syncing_bytes = 0
+        self._job: SyncJob | None = None
+        self._on_idle: list[Callable[[], None]] = []
+        if durability is Durability.DISK and log.is_dirty:
+            self._start_sync()
+
+    @property
+    def readable_offset(self) -> int:
+        """Records below it may be shown. At level DISK they are safe: else a reader's stored position could
+        outlive the record, and the record that gets its offset next would never be read."""
+        return self.log.synced_offset if self.durability is Durability.DISK else self.log.next_offset
+
+    @property
+    def backlog_bytes(self) -> int:
+        """How much was handed in and is not done."""
+        return self._gathered_bytes + self._waiting_bytes + self._syncing_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is gathered, waiting or being synced."""
+        return not self._gathered and not self._waiting and self._job is None
+
+    # -- producers ---------------------------------------------------------------------------------------
+
+    def submit(self, batch: Sequence[Record], done: Done) -> None:
+        """Store a batch, all or nothing, and tell `done` once, not before this has returned (MEMORY: before).
+
+        Raises:
+            RecordLimitError: a field of a record does not fit.
+            BacklogFullError: too much waits for the disk.
+            LogClosedError: the log takes no records.
+        """
+        if self.log.closed_because is not None:
+            raise LogClosedError(self.log.closed_because)
+        size = 0
+        for record in batch:
+            size += check_record(record)
+        if self.backlog_bytes + size > self.backlog_bytes_max:
+            raise BacklogFullError(
+                f"{self.backlog_bytes} bytes wait for the log in {self.log.directory}, {size} more would exceed "
+                f"the limit of {self.backlog_bytes_max} bytes"
+            )
+        if self.durability is Durability.MEMORY:
+            done(self.log.next_offset + self._gathered_records, None)
+            done = self._count_loss
+        self._gathered.append((batch, done))
+        self._gathered_bytes += size
+        self._gathered_records += len(batch)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._soon(self._end_turn)
+
+    def _count_loss(self, _: int, error: StorageError | None) -> None:
+        self.lost_after_ack += error is not None
+
+    def _end_turn(self) -> None:
+        self._is_scheduled = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Write now what was gathered."""
+        gathered, size = self._gathered, self._gathered_bytes
+        self._gathered, self._gathered_bytes, self._gathered_records = [], 0, 0
+        if not gathered:
+            return
+        try:
+            offset = self.log.append([batch for batch, _ in gathered], self._now_ms())
+        except StorageError as error:
+            for _, done in gathered:
+                done(-1, error)
+            self._tell_if_idle()
+            return
+        self.writes += 1
+        written: list[tuple[int, Done]] = []
+        for batch, done in gathered:
+            written.append((offset, done))
+            offset += len(batch)
+        if self.durability is Durability.DISK:
+            self._waiting += written
+            self._waiting_bytes += size
+            self._start_sync()
+        else:
+            self._finish(written)
+
+    def _finish(self, written: list[tuple[int, Done]]) -> None:
+        if self.log.is_checkpoint_due:
+            self._start_sync()
+        for offset, done in written:
+            done(offset, None)
+        self._tell_if_idle()
+
+    # -- syncing -----------------------------------------------------------------------------------------
+
+    def _start_sync(self) -> None:
+        """Make safe what was written, unless that is being done: then it is done again afterwards."""
+        if self._job is not None:
+            return
+        try:
+            job = self.log.begin_sync()
+        except LogClosedError:
+            self._give_up()
+            return
+        self._job = job
+        self._syncing, self._waiting = self._waiting, []
+        self._syncing_bytes, self._waiting_bytes = self._waiting_bytes, 0
+        self._in_worker(job.run, self._sync_ended)
+
+    def _sync_ended(self, error: BaseException | None) -> None:
+        job, self._job = self._job, None
+        assert job is not None
+        self.log.end_sync(job, error)
+        self.syncs += 1
+        if self.log.closed_because is not None and error is not None:
+            self._give_up()
+            return
+        finished, self._syncing, self._syncing_bytes = self._syncing, [], 0
+        self.flush()
+        if self._waiting or self.log.is_checkpoint_due:
+            self._start_sync()
+        for offset, done in finished:
+            done(offset, None)
+        self._tell_if_idle()
+
+    def _give_up(self) -> None:
+        """Tell everybody that the log is closed: what they wrote may be lost."""
+        waiting = self._syncing + self._waiting
+        self._syncing, self._waiting = [], []
+        self._syncing_bytes = self._waiting_bytes = 0
+        error = LogClosedError(str(self.log.closed_because))
+        for _, done in waiting:
+            done(-1, error)
+        self.flush()
+        self._tell_if_idle()
+
+    # -- ending ------------------------------------------------------------------------------------------
+
+    def when_idle(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, when everything that was submitted is done; now, where it is."""
+        self._on_idle.append(callback)
+        self.flush()
+        self._tell_if_idle()
+
+    def _tell_if_idle(self) -> None:
+        if self.is_idle:
+            callbacks, self._on_idle = self._on_idle, []
+            for callback in callbacks:
+                callback()

@@ -1,0 +1,48 @@
+"""What storage refuses and what it cannot do: one class for each thing that a caller handles differently.
+
+Errors of the operating system are translated once, where the log calls the disk, and stay available as
+`__cause__`.
+"""
+
+from zbusrpc.errors import ZbusError
+
+
+class StorageError(ZbusError):
+    """Everything that storage raises on purpose."""
+
+
+class RecordLimitError(StorageError, ValueError):
+    """A field of a record is longer or larger than the format allows; the text names field, value and limit."""
+
+
+class BacklogFullError(StorageError):
+    """Too many bytes wait for the disk. Nothing was stored; try again later."""
+
+
+class WriteFailedError(StorageError):
+    """The disk did not take a write, for example because it is full. Nothing of it is stored; the log goes on."""
+
+
+class ReadFailedError(StorageError):
+    """The disk did not give back what it holds. Nothing was changed."""
+
+
+class LogClosedError(StorageError):
+    """The log takes no more records: it was closed, or it failed and must be opened anew. The text says why."""
+
+
+class FormatVersionError(StorageError):
+    """A file was written by a newer zbusrpc; the text names both versions. Nothing was changed."""
+
+    def __init__(self, name: str, theirs: int, ours: int) -> None:
+        super().__init__(f"{name} has format version {theirs}, this zbusrpc reads versions up to {ours}")
+        self.theirs = theirs
+        self.ours = ours
+
+
+class DamageError(StorageError):
+    """Bytes of a segment are not what was written. The log answers it by `salvage`, callers do not see it."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.name = name

@@ -1,0 +1,164 @@
+"""The seam through which storage touches the disk: everything that can fail or be lost goes through here.
+
+`Disk` names files, `File` holds bytes; both are thin over the operating system. Tests put a disk behind it that
+forgets what was not synced, tears writes and fails at the n-th call (tests/support/faulty_disk.py); one contract
+test holds for both.
+
+What they promise about a power cut is what POSIX does: bytes are safe after `File.sync`, names (created,
+renamed, removed) after `Disk.sync_directory`. Errors are the system's own OSError; the log translates them.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class File(Protocol):
+    """An open file that grows at its end and is read anywhere."""
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` at the end. After an error a part of it may stand there."""
+
+    def pread(self, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`; fewer only at the end of the file."""
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+
+    def sync(self) -> None:
+        """Return once the bytes are on the disk. May run in another thread."""
+
+    def close(self) -> None:
+        """Give the file back; closing twice is fine."""
+
+
+class Disk(Protocol):
+    """The files of one machine."""
+
+    def open(self, path: str, *, create: bool = False) -> File:
+        """Open a file; with `create` it must not exist."""
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, in place of what has that name."""
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+
+    def list(self, directory: str) -> list[str]:
+        """Return the sorted names in `directory`."""
+
+    def exists(self, path: str) -> bool:
+        """Say whether there is such a file or directory."""
+
+    def make_directory(self, path: str) -> None:
+        """Create a directory, with those above it, and sync its name."""
+
+    def sync_directory(self, path: str) -> None:
+        """Return once the names in a directory are on the disk. May run in another thread."""
+
+
+class RealFile:
+    """An open file of the operating system."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data` at the end, however often the system takes only part of it."""
+        written = os.write(self._descriptor, data)
+        if written < len(data):
+            view = memoryview(data)
+            while written < len(data):
+                written += os.write(self._descriptor, view[written:])
+
+    def pread(self, size: int, position: int) -> bytes:
+        """Return `size` bytes from `position`; fewer only at the end of the file."""
+        data = os.pread(self._descriptor, size, position)
+        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), position + len(data))):
+            data += more
+        return data
+
+    def size(self) -> int:
+        """Return the length in bytes."""
+        return os.fstat(self._descriptor).st_size
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(self._descriptor, size)
+
+    def sync(self) -> None:
+        """Return once the bytes are on the disk; fdatasync writes the length too, which is all the log needs."""
+        _datasync(self._descriptor)
+
+    def close(self) -> None:
+        """Give the file back; closing twice is fine."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RealDisk:
+    """The disk of this machine."""
+
+    def open(self, path: str, *, create: bool = False) -> RealFile:
+        """Open a file; with `create` it must not exist."""
+        flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        return RealFile(os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644))
+
+    def rename(self, source: str, target: str) -> None:
+        """Give a file another name, in place of what has that name."""
+        os.replace(source, target)
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        os.unlink(path)
+
+    def list(self, directory: str) -> list[str]:
+        """Return the sorted names in `directory`."""
+        return sorted(os.listdir(directory))
+
+    def exists(self, path: str) -> bool:
+        """Say whether there is such a file or directory."""
+        return os.path.exists(path)
+
+    def make_directory(self, path: str) -> None:
+        """Create a directory, with those above it, and sync its name."""
+        parent = os.path.dirname(os.path.abspath(path))
+        if not os.path.exists(parent):
+            self.make_directory(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        self.sync_directory(parent)
+
+    def sync_directory(self, path: str) -> None:
+        """Return once the names in a directory are on the disk."""
+        if os.name == "nt":  # Windows writes names through and cannot open directories
+            return
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _datasync(descriptor: int) -> None:
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)
+    else:
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def opened(disk: Disk, path: str, *, create: bool = False) -> Iterator[File]:
+    """Open a file for the time of a block."""
+    file = disk.open(path, create=create)
+    try:
+        yield file
+    finally:
+        file.close()

@@ -1,0 +1,42 @@
+"""Which segments a log may let go: by age, by bytes, or because everybody has passed them.
+
+Pure. Only whole segments go, the oldest first, and never the one that is being written. Age and bytes are
+limits that hold whether or not somebody still needs the records: they are there to save the disk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from zbusrpc.broker.storage.segment import Segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What a log keeps. None and False keep everything."""
+
+    age_ms_max: int | None = None
+    """A segment goes when its latest record is older."""
+    bytes_max: int | None = None
+    """The oldest segments go while all of them together are larger."""
+    when_passed: bool = False
+    """A segment goes when all its records are below the lowest offset that is still needed."""
+
+
+KEEP_EVERYTHING: Final = Retention()
+
+
+def count_expendable(segments: Sequence[Segment], retention: Retention, now_ms: int, needed_offset: int) -> int:
+    """Return how many of `segments`, from the oldest, may go."""
+    excess = sum(segment.size for segment in segments) - (retention.bytes_max or 0)
+    age_ms_max = retention.age_ms_max
+    count = 0
+    for segment in segments[:-1]:
+        is_old = age_ms_max is not None and now_ms - segment.latest_ms > age_ms_max
+        is_excess = retention.bytes_max is not None and excess > 0
+        is_passed = retention.when_passed and segment.next_offset <= needed_offset
+        if not (is_old or is_excess or is_passed):
+            break
+        excess -= segment.size
+        count += 1
+    return count

@@ -1,0 +1,154 @@
+"""What becomes of a damaged segment: the file is kept under another name, its good records go on being served.
+
+    1  the whole, valid batches are written to `<base>.salvage`, which is synced
+    2  the index is removed; the damaged file becomes `<base>.quarantined` (`.quarantined.1`, ...)
+    3  `<base>.salvage` becomes `<base>.log`
+
+The directory is synced after each step, so that after a power cut at any point either the damaged file is still
+in its place, or step 3 is all that is left to do (`finish_salvage`). Nothing is ever deleted. What is lost to
+readers are the batches that were hit: a gap in the offsets, and a `Finding` that names file and bytes.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from zbusrpc.broker.storage.files import Disk, opened
+from zbusrpc.broker.storage.record import CONTINUES, MORE, find_record, heads
+from zbusrpc.broker.storage.segment import (
+    INDEX_SUFFIX,
+    LOG_SUFFIX,
+    SEGMENT_HEAD_BYTES,
+    encode_segment_head,
+    index_path,
+)
+
+QUARANTINED_SUFFIX: Final = ".quarantined"
+SALVAGE_SUFFIX: Final = ".salvage"
+TEMPORARY_SUFFIX: Final = ".tmp"
+
+
+class FindingKind(StrEnum):
+    """What was found in a log."""
+
+    TORN_TAIL = "torn tail"
+    """The last write was not finished when the broker or the machine died. It was cut off."""
+    DAMAGE = "damage"
+    """Bytes that were complete before have changed or are gone. The file is quarantined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that is wrong with a log, or was."""
+
+    kind: FindingKind
+    name: str
+    """The file's name."""
+    position: int
+    """The first byte concerned."""
+    lost_bytes: int
+    """How many bytes are not served."""
+    kept_as: str = ""
+    """The name under which the damaged file is kept, where it was quarantined."""
+
+    def __str__(self) -> str:
+        text = f"{self.name}: {self.kind} of {self.lost_bytes} bytes at byte {self.position}"
+        return f"{text}; the file is kept as {self.kept_as}" if self.kept_as else text
+
+
+def good_runs(data: bytes, base_offset: int, until: int) -> Iterator[tuple[int, int]]:
+    """Yield from where to where `data`, a segment's bytes, holds whole, valid batches of growing offsets."""
+    position, next_offset = SEGMENT_HEAD_BYTES, base_offset
+    while 0 <= position < len(data):
+        start = end = position
+        in_batch = False
+        for stop, offset, _, flags in heads(memoryview(data)[position:]):
+            is_first = not flags & CONTINUES
+            if not next_offset <= offset < until or is_first == in_batch:
+                break
+            in_batch = bool(flags & MORE)
+            next_offset = offset + 1
+            if not in_batch:
+                end = position + stop
+        if end > start:
+            yield start, end
+        position = find_record(data, end if end > start else start + 1)
+
+
+def salvage(disk: Disk, path: str, *, base_offset: int, until: int, created_ms: int) -> Finding:
+    """Replace the damaged segment at `path` by its good batches; offsets from `until` on are the next segment's.
+
+    Raises:
+        OSError: that was not possible; the damaged file is where it was.
+    """
+    with opened(disk, path) as file:
+        data = file.pread(file.size(), 0)
+    runs = list(good_runs(data, base_offset, until))
+    _write_salvage(disk, path, encode_segment_head(base_offset, created_ms), data, runs)
+    directory = os.path.dirname(path)
+    disk.sync_directory(directory)
+    if disk.exists(index_path(path)):
+        disk.remove(index_path(path))
+        disk.sync_directory(directory)
+    kept = _free_name(disk, path.removesuffix(LOG_SUFFIX) + QUARANTINED_SUFFIX)
+    disk.rename(path, kept)
+    disk.sync_directory(directory)
+    disk.rename(_salvage_path(path), path)
+    disk.sync_directory(directory)
+    return _finding(os.path.basename(path), len(data), runs, os.path.basename(kept))
+
+
+def finish_salvage(disk: Disk, directory: str, names: list[str]) -> list[str]:
+    """Finish, or undo, what a crash left half done in a directory of `names`; return the names after it."""
+    present = set(names)
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        path = os.path.join(directory, name)
+        if suffix == SALVAGE_SUFFIX and stem + LOG_SUFFIX not in present:
+            disk.rename(path, os.path.join(directory, stem + LOG_SUFFIX))
+            disk.sync_directory(directory)
+            present.add(stem + LOG_SUFFIX)
+        elif suffix in {SALVAGE_SUFFIX, TEMPORARY_SUFFIX} or (
+            suffix == INDEX_SUFFIX and stem + LOG_SUFFIX not in present
+        ):
+            disk.remove(path)
+        else:
+            continue
+        present.discard(name)
+    return sorted(present)
+
+
+def _write_salvage(disk: Disk, path: str, head: bytes, data: bytes, runs: list[tuple[int, int]]) -> None:
+    target = _salvage_path(path)
+    if disk.exists(target):
+        disk.remove(target)
+    with opened(disk, target, create=True) as file:
+        file.append(head)
+        for start, end in runs:
+            file.append(data[start:end])
+        file.sync()
+
+
+def _salvage_path(path: str) -> str:
+    return path.removesuffix(LOG_SUFFIX) + SALVAGE_SUFFIX
+
+
+def _free_name(disk: Disk, path: str) -> str:
+    number, name = 0, path
+    while disk.exists(name):
+        number += 1
+        name = f"{path}.{number}"
+    return name
+
+
+def _finding(name: str, size: int, runs: list[tuple[int, int]], kept_as: str) -> Finding:
+    """Describe the damage: it begins where the first good run does not go on."""
+    first = SEGMENT_HEAD_BYTES
+    for start, end in runs:
+        if start != first:
+            break
+        first = end
+    lost = max(0, size - SEGMENT_HEAD_BYTES) - sum(end - start for start, end in runs)
+    return Finding(kind=FindingKind.DAMAGE, name=name, position=first, lost_bytes=lost, kept_as=kept_as)

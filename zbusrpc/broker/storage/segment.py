@@ -1,0 +1,274 @@
+"""One file of records: a segment of the log.
+
+      0               8       10      12              20              28      32
+      +---------------+-------+-------+---------------+---------------+-------+---------+---------+-- -
+      | "ZBUSLOG\\n"   | vers. | 0     | base offset   | created, ms   | CRC-32| record  | record  |
+      +---------------+-------+-------+---------------+---------------+-------+---------+---------+-- -
+
+Numbers are big-endian and unsigned; the CRC covers the 28 bytes before it. This head keeps its form in every
+version. The file is named after its base offset, in 20 digits: `00000000000000000000.log`; beside it stands its
+index, `.index`. Offsets grow from record to record; there may be gaps, where damage was taken out.
+
+A segment only grows. Every byte that is read is checked; what is not as it was written raises DamageError, which
+the log answers by `salvage`. No record behind `size` is ever shown.
+"""
+
+import os
+from struct import Struct
+from typing import Final
+from zlib import crc32
+
+from zbusrpc.broker.storage.errors import DamageError, FormatVersionError
+from zbusrpc.broker.storage.files import Disk, File, opened
+from zbusrpc.broker.storage.index import SparseIndex
+from zbusrpc.broker.storage.record import CONTINUES, MORE, Record, Stop, decode, heads, length_at, stop_at
+
+SEGMENT_MAGIC: Final = b"ZBUSLOG\n"
+FORMAT_VERSION: Final = 1
+SEGMENT_HEAD: Final = Struct(">8sHHQQ")
+HEAD_CRC: Final = Struct(">I")
+SEGMENT_HEAD_BYTES: Final = SEGMENT_HEAD.size + HEAD_CRC.size
+LOG_SUFFIX: Final = ".log"
+INDEX_SUFFIX: Final = ".index"
+SCAN_BYTES: Final = 1024 * 1024
+"""Large enough that reading costs little beside checking, small enough to be forgotten."""
+SEEK_BYTES: Final = 128 * 1024
+"""Twice the distance of two entries of the index: a seek is seldom more than one read."""
+HINTS_MAX: Final = 64
+"""So many readers of a segment go on where they were without a look into the index."""
+
+
+def segment_name(base_offset: int) -> str:
+    """Return the name of a segment's file."""
+    return f"{base_offset:020d}{LOG_SUFFIX}"
+
+
+def index_path(path: str) -> str:
+    """Return the path of the index that belongs to the segment at `path`."""
+    return path.removesuffix(LOG_SUFFIX) + INDEX_SUFFIX
+
+
+def encode_segment_head(base_offset: int, created_ms: int) -> bytes:
+    """Return the first bytes of a segment."""
+    head = SEGMENT_HEAD.pack(SEGMENT_MAGIC, FORMAT_VERSION, 0, base_offset, created_ms)
+    return head + HEAD_CRC.pack(crc32(head))
+
+
+def decode_segment_head(data: bytes, name: str, base_offset: int) -> int:
+    """Return when a segment was created.
+
+    Raises:
+        FormatVersionError: a newer zbusrpc wrote it.
+        DamageError: it is not the head of that segment.
+    """
+    if len(data) < SEGMENT_HEAD_BYTES:
+        raise DamageError(name, f"its head has {len(data)} of {SEGMENT_HEAD_BYTES} bytes")
+    magic, version, _, base, created_ms = SEGMENT_HEAD.unpack_from(data)
+    if magic != SEGMENT_MAGIC or HEAD_CRC.unpack_from(data, SEGMENT_HEAD.size)[0] != crc32(data[: SEGMENT_HEAD.size]):
+        raise DamageError(name, "its head is damaged")
+    if version > FORMAT_VERSION:
+        raise FormatVersionError(name, version, FORMAT_VERSION)
+    if base != base_offset:
+        raise DamageError(name, f"its head is that of offset {base}")
+    return int(created_ms)
+
+
+class Segment:
+    """What is known of one segment. The log owns it and lends it the open file."""
+
+    __slots__ = (
+        "_hints",
+        "base_offset",
+        "created_ms",
+        "index",
+        "indexed_end",
+        "latest_ms",
+        "name",
+        "next_offset",
+        "path",
+        "size",
+    )
+
+    def __init__(self, path: str, base_offset: int, created_ms: int) -> None:
+        self.path = path
+        self.name = os.path.basename(path)
+        self.base_offset = base_offset
+        self.created_ms = created_ms
+        self.size = SEGMENT_HEAD_BYTES
+        """How many bytes are whole batches."""
+        self.next_offset = base_offset
+        """The offset after its last record."""
+        self.latest_ms = 0
+        """The latest time of a record."""
+        self.index: SparseIndex | None = SparseIndex(base_offset, SEGMENT_HEAD_BYTES)
+        """None when it is in its file only."""
+        self.indexed_end = 0
+        """How many bytes the index on disk describes."""
+        self._hints: dict[int, int] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no record."""
+        return self.next_offset == self.base_offset
+
+    # -- growing -----------------------------------------------------------------------------------------
+
+    def grow(self, size: int, next_offset: int, now_ms: int, marks: list[tuple[int, int]]) -> None:
+        """Take note that `size` bytes were written; `marks` are offsets and positions (in them) for the index."""
+        index = self.index
+        assert index is not None
+        for offset, position in marks:
+            index.add(offset, self.size + position)
+            index.latest_ms = max(index.latest_ms, now_ms)  # records of this time stand before the next mark
+        index.extend_to(self.size + size, next_offset, now_ms)
+        self._follow(index)
+
+    def _follow(self, index: SparseIndex) -> None:
+        self.size, self.next_offset, self.latest_ms = index.end, index.next_offset, index.latest_ms
+
+    # -- opening -----------------------------------------------------------------------------------------
+
+    def recover(self, disk: Disk, file: File) -> int:
+        """Learn what the file holds: from its index, and by a scan of what stands behind it.
+
+        Afterwards `size` is where whole batches end. Returns where whole records end: the file may be longer.
+
+        Raises:
+            DamageError: the file is shorter than what was on the disk before.
+            OSError: it cannot be read.
+        """
+        length = file.size()
+        index = read_index(disk, self.path, self.base_offset)
+        if index is not None:
+            if index.end > length:
+                raise DamageError(self.name, f"has {length} bytes, though {index.end} bytes were on the disk")
+            self.index, self.indexed_end = index, index.end
+        return self.scan(file, length)
+
+    def scan(self, file: File, length: int) -> int:
+        """Extend the index over the whole batches up to `length`; return where whole records end."""
+        index = self.index
+        assert index is not None
+        position, next_offset, latest_ms = index.end, index.next_offset, index.latest_ms
+        first = next_offset, position
+        wanted = SCAN_BYTES
+        while position < length:
+            block = file.pread(min(wanted, length - position), position)
+            used = 0
+            for end, offset, timestamp_ms, flags in heads(block):
+                if offset < next_offset:
+                    break
+                if not flags & CONTINUES:
+                    first = offset, position + used
+                next_offset, latest_ms, used = offset + 1, max(latest_ms, timestamp_ms), end
+                if not flags & MORE:
+                    index.add(*first)
+                    index.extend_to(position + used, next_offset, latest_ms)
+            stop = stop_at(block, used)
+            position += used
+            wanted = max(SCAN_BYTES, length_at(block, used))
+            if stop is Stop.BAD or (stop is Stop.SHORT and position + length_at(block, used) > length):
+                break
+        self._follow(index)
+        return position
+
+    def load_index(self, disk: Disk, file: File) -> SparseIndex:
+        """Return the index, read from its file or, where that is no good, made again."""
+        if self.index is None:
+            self.index = read_index(disk, self.path, self.base_offset)
+            if self.index is None or self.index.end != self.size:
+                self.index = SparseIndex(self.base_offset, SEGMENT_HEAD_BYTES)
+                size = self.size
+                if self.scan(file, size) != size or self.size != size:
+                    raise DamageError(self.name, f"damaged at byte {self.size}")
+        return self.index
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def read(self, disk: Disk, file: File, offset: int, until: int, bytes_max: int) -> list[Record]:
+        """Return records from `offset` to before `until`, at least one (where there is one).
+
+        Raises:
+            DamageError: what stands there is not what was written.
+            OSError: it cannot be read.
+        """
+        position = self._hints.get(offset)
+        if position is None:
+            position = self.load_index(disk, file).position_of(offset) or SEGMENT_HEAD_BYTES
+            position = self._skip(file, position, offset)
+        records: list[Record] = []
+        wanted, stop = bytes_max, Stop.SHORT
+        while not records and position < self.size and stop is not Stop.UNTIL:
+            block = file.pread(min(wanted, self.size - position), position)
+            used, stop = decode(block, 0, records, offset, until)
+            position += used
+            wanted = self._next_wanted(block, used, stop, position, bytes_max)
+        if records:
+            self._keep_hint(records[-1].offset + 1, position)
+        return records
+
+    def _skip(self, file: File, position: int, offset: int) -> int:
+        """Return where the first record at or after `offset` begins, seen from `position` at or before it."""
+        wanted = SEEK_BYTES
+        while position < self.size:
+            block = file.pread(min(wanted, self.size - position), position)
+            used, stop = decode(block, 0, [], OFFSETS_END, offset)
+            position += used
+            if stop is Stop.UNTIL:
+                break
+            wanted = self._next_wanted(block, used, stop, position, SEEK_BYTES)
+        return position
+
+    def _next_wanted(self, block: bytes, used: int, stop: Stop, position: int, usual: int) -> int:
+        """Return how much to read next, so that the record that was cut off fits."""
+        length = length_at(block, used) if stop is Stop.SHORT else 0
+        if stop is Stop.BAD or position + length > self.size:
+            raise DamageError(self.name, f"damaged at byte {position}")
+        return max(usual, length)
+
+    def _keep_hint(self, offset: int, position: int) -> None:
+        if len(self._hints) >= HINTS_MAX:
+            del self._hints[next(iter(self._hints))]
+        self._hints[offset] = position
+
+    def offset_at_time(self, disk: Disk, file: File, time_ms: int) -> int:
+        """Return the offset of the first record at or after a time, or `next_offset`.
+
+        Raises:
+            DamageError: what stands there is not what was written.
+            OSError: it cannot be read.
+        """
+        position = self.load_index(disk, file).position_of_time(time_ms) or SEGMENT_HEAD_BYTES
+        wanted = SEEK_BYTES
+        while position < self.size:
+            block = file.pread(min(wanted, self.size - position), position)
+            used = 0
+            for used, offset, timestamp_ms, _ in heads(block):  # noqa: B007 - where it stopped
+                if timestamp_ms >= time_ms:
+                    return offset
+            position += used
+            wanted = self._next_wanted(block, used, stop_at(block, used), position, SEEK_BYTES)
+        return self.next_offset
+
+
+OFFSETS_END: Final = 2**63
+"""Past every offset."""
+
+
+def read_index(disk: Disk, path: str, base_offset: int) -> SparseIndex | None:
+    """Return the index of the segment at `path`, or None when it has no good one."""
+    if not disk.exists(index_path(path)):
+        return None
+    with opened(disk, index_path(path)) as file:
+        return SparseIndex.decode(file.pread(file.size(), 0), base_offset)
+
+
+def write_index(disk: Disk, path: str, data: bytes) -> None:
+    """Store the index of the segment at `path`; what was there stays until it is complete."""
+    target = index_path(path)
+    temporary = target + ".tmp"
+    if disk.exists(temporary):
+        disk.remove(temporary)
+    with opened(disk, temporary, create=True) as file:
+        file.append(data)
+    disk.rename(temporary, target)

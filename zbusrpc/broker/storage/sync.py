@@ -1,0 +1,91 @@
+"""Work of a log that takes long and may run in another thread: making segments safe, removing them.
+
+What is needed for it is gathered on the log's own thread, so that nothing is shared while it runs.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from zbusrpc.broker.storage.files import Disk, File
+from zbusrpc.broker.storage.handles import Handles
+from zbusrpc.broker.storage.segment import Segment, index_path, write_index
+
+
+class SyncJob:
+    """Makes safe what was written before it was made. `run` may be called in another thread."""
+
+    __slots__ = ("_directory", "_disk", "_files", "_handles", "_indexes", "end_offset", "has_new_names")
+
+    def __init__(self, disk: Disk, handles: Handles, directory: str, end_offset: int) -> None:
+        self._disk = disk
+        self._handles = handles
+        self._directory = directory
+        self._files: list[tuple[str, File]] = []
+        self._indexes: list[tuple[Segment, int, bytes]] = []
+        self.end_offset = end_offset
+        """Records below it are safe once this has run."""
+        self.has_new_names = False
+        """Whether segments were begun, so that the directory must be synced."""
+
+    def add(self, segment: Segment, *, is_index_due: bool) -> None:
+        """Let it sync `segment` too, and store its index as it is now.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self._files.append((segment.path, self._handles.pin(segment.path)))
+        if is_index_due and segment.index is not None:
+            self._indexes.append((segment, segment.index.end, segment.index.encode()))
+
+    def run(self) -> None:
+        """Return when everything is safe.
+
+        Raises:
+            OSError: it is not, and the system may have dropped it. Never try again.
+        """
+        for _, file in self._files:
+            file.sync()
+        if self.has_new_names:
+            self._disk.sync_directory(self._directory)
+        for segment, _, data in self._indexes:
+            with contextlib.suppress(OSError):  # an index can be made again
+                write_index(self._disk, segment.path, data)
+
+    def indexed(self) -> list[tuple[Segment, int]]:
+        """Return the segments whose index was stored, and how far it goes."""
+        return [(segment, end) for segment, end, _ in self._indexes]
+
+    def release(self) -> None:
+        """Give the files back; on the log's own thread."""
+        for path, file in self._files:
+            self._handles.unpin(path, file)
+
+
+class Retired:
+    """Segments that a log has let go. `remove` takes their files away and may run in another thread."""
+
+    __slots__ = ("_disk", "segments")
+
+    def __init__(self, disk: Disk, segments: Sequence[Segment]) -> None:
+        self._disk = disk
+        self.segments = segments
+        """The segments, oldest first."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How much room they give back."""
+        return sum(segment.size for segment in self.segments)
+
+    def remove(self) -> None:
+        """Remove the files, oldest first, so that what a crash leaves is always the newest part of the log.
+
+        Raises:
+            OSError: a file could not be removed.
+        """
+        for segment in self.segments:
+            for path in (segment.path, index_path(segment.path)):
+                if self._disk.exists(path):
+                    self._disk.remove(path)
+        if self.segments:
+            self._disk.sync_directory(os.path.dirname(self.segments[0].path))

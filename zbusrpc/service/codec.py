@@ -101,10 +101,10 @@ class TypedCodec(DynamicCodec):
                 args, kwargs = schema.error_adapter(declared).validate_json(envelope.dump(error.details))
                 revived = declared(*args, **kwargs)
             except Exception:  # its __init__ may raise anything
-                pass  # the two sides have different versions of the class: its base says what is common
-            else:
-                revived.message, revived.details = error.message, error.details
-                return revived
+                # The two sides have different versions of the class: its base says what is common.
+                return super().revive(error)
+            revived.message, revived.details = error.message, error.details
+            return revived
         return super().revive(error)
 
     def _build(self) -> None:

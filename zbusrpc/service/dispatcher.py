@@ -90,7 +90,12 @@ class Dispatcher:
                 args, kwargs = values["params"]
                 return Invocation(self._bound[values["method"]], args, kwargs)
             except Exception:  # ValidationError, or whatever a model's own validator raises
-                pass  # the thorough way will say what is wrong, if anything is
+                # The thorough way says what is wrong, if anything is.
+                return self._prepare_or_refuse(body, header_bytes)
+        return self._prepare_or_refuse(body, header_bytes)
+
+    def _prepare_or_refuse(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
+        """Return what a request asks for, or what is wrong with it, by the thorough way."""
         invocation = Invocation(None, (), {})
         try:
             self._prepare_thoroughly(invocation, body, header_bytes)

@@ -5,10 +5,11 @@ import contextlib
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk, PowerCut
-from tests.support.storage import Turns, batch, bodies, open_at, read_all
+from tests.support.storage import DIRECTORY, Turns, batch, bodies, open_at, read_all
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.retention import Retention
+from zbusrpc.broker.storage.segment import index_path
 
 ROUNDS = 7
 BATCHES: list[tuple[bytes, ...]] = [
@@ -98,7 +99,7 @@ def test_power_cut_loses_nothing_acknowledged_at_disk(cut_after: int) -> None:
 # -- while damage is put in order, and while retention removes ------------------------------------------------
 
 
-def damaged_disk() -> tuple[FaultyDisk, dict[int, bytes], bytes]:
+def damaged_disk(*, has_index: bool) -> tuple[FaultyDisk, dict[int, bytes], bytes]:
     """Return a disk with a damaged segment in the middle, what must survive, and the damaged file's bytes."""
     disk, ledger = FaultyDisk(), Ledger()
     work(disk, ledger)
@@ -107,23 +108,29 @@ def damaged_disk() -> tuple[FaultyDisk, dict[int, bytes], bytes]:
     inode = disk.names[segment.path]
     inode.data[-1] ^= 1  # the last byte of a body: the last batch of this segment is hit
     inode.safe = bytes(inode.data)
+    if not has_index:
+        disk.remove(index_path(segment.path))
+        disk.sync_directory(DIRECTORY)
     last = next(batch for batch in reversed(BATCHES) if batch[-1] == ledger.acked[segment.next_offset - 1])
     first_lost = segment.next_offset - len(last)
     survivors = {n: body for n, body in ledger.acked.items() if not first_lost <= n < segment.next_offset}
     return disk, survivors, inode.safe
 
 
-def changes_of_salvage() -> int:
-    disk, survivors, _ = damaged_disk()
+def changes_of_salvage(*, has_index: bool) -> int:
+    disk, survivors, _ = damaged_disk(has_index=has_index)
     before = disk.changes
     assert bodies(open_at(disk)) == survivors
     return disk.changes - before
 
 
-@pytest.mark.parametrize("cut_after", range(1, changes_of_salvage() + 1))
-def test_power_cut_during_salvage_loses_nothing_more(cut_after: int) -> None:
+CUTS = [(has, cut) for has in (True, False) for cut in range(1, changes_of_salvage(has_index=has) + 1)]
+
+
+@pytest.mark.parametrize(("has_index", "cut_after"), CUTS)
+def test_power_cut_during_salvage_loses_nothing_more(has_index: bool, cut_after: int) -> None:
     """Wherever salvage is interrupted, the good records are served afterwards and the damaged file is kept."""
-    disk, survivors, damaged = damaged_disk()
+    disk, survivors, damaged = damaged_disk(has_index=has_index)
     disk.cut_after = disk.changes + cut_after
 
     with pytest.raises(PowerCut):

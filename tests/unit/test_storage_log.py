@@ -305,6 +305,20 @@ def test_bad_index_is_made_again(directory: str, content: bytes) -> None:
     assert not again.findings
 
 
+def test_large_index_is_made_again(directory: str) -> None:
+    """With many entries in the index, made while writing or by a scan, each offset and time is found."""
+    log = open_at(DISK, directory, LogOptions())
+    for number in range(20):
+        log.append([batch(b"x" * 20_000), batch(b"y" * 20_000, b"z")], 100 + number)
+
+    for each in (log, open_at(DISK, directory, LogOptions())):
+        index = each.segments[0].index
+        assert index is not None
+        assert len(index) == 10
+        assert [each.read(offset, bytes_max=1)[0].offset for offset in range(60)] == list(range(60))
+        assert [each.offset_at_time(100 + number) for number in range(21)] == list(range(0, 61, 3))
+
+
 def test_newer_format_is_refused(directory: str) -> None:
     """Both versions are named, and no file is touched."""
     log = open_at(DISK, directory)

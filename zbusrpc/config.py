@@ -19,9 +19,17 @@ TIMEOUT_S: Final = 10.0
 """Time limit of a call that names none: long for a call, short for a person who waits."""
 CONCURRENCY: Final = 64
 """Calls that one service instance works on at a time."""
+CONCURRENCY_MAX: Final = 4096
+"""Most that one instance may take on: the largest window that a broker grants."""
 ENV_PREFIX: Final = "ZBUSRPC_"
 CONFIG_FILE: Final = "zbusrpc.toml"
 MIB: Final = 1024 * 1024
+MESSAGE_BYTES_MAX: Final = 16 * MIB
+"""Default limit of a payload: the largest message that is still a message and not a file."""
+IDLE_S: Final = 30.0
+"""Silence after which a peer is taken for dead."""
+QUEUE_CALLS_MAX: Final = 10_000
+QUEUED_BYTES_MAX: Final = 256 * MIB
 
 
 class Settings(BaseModel):
@@ -37,19 +45,19 @@ class Settings(BaseModel):
     """Port that a broker listens on; 0 takes a free one."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
     """Time limit of a call, in seconds."""
-    concurrency: Annotated[int, Field(ge=1, le=4096)] | None = None
+    concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None
     """Calls that a service instance works on at a time; by default what the service says, or 64."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that serve."""
     grace: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that running calls get to finish on shut-down."""
-    message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = 16 * MIB
+    message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = MESSAGE_BYTES_MAX
     """Largest request or reply."""
-    idle: Annotated[float, Field(gt=0)] = 30.0
+    idle: Annotated[float, Field(gt=0)] = IDLE_S
     """Seconds of silence after which a peer is taken for dead; both sides keep to the smaller number."""
-    queue_calls_max: Annotated[int, Field(ge=1)] = 10_000
+    queue_calls_max: Annotated[int, Field(ge=1)] = QUEUE_CALLS_MAX
     """Calls that may wait for one service."""
-    queued_bytes_max: Annotated[int, Field(ge=1024)] = 256 * MIB
+    queued_bytes_max: Annotated[int, Field(ge=1024)] = QUEUED_BYTES_MAX
     """Bytes that may wait for all services together."""
     dev: bool = False
     """Whether callers get the traceback of an unexpected error."""

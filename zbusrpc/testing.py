@@ -28,6 +28,7 @@ from typing import Any, TypeVar, overload
 
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.service.blocking import close_blocking_callers
 from zbusrpc.service.calls import close_callers
@@ -36,7 +37,6 @@ from zbusrpc.service.definition import is_service
 from zbusrpc.service.hosting import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
-from zbusrpc.transport.native import MESSAGE_BYTES_MAX
 
 T = TypeVar("T")
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from zbusrpc.broker.gateway import METADATA_BYTES_MAX, STATUS
 from zbusrpc.broker.limits import Limits
+from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import Code
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.hello import Hello
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, HELLO_BYTES_MAX, MESSAGE_BYTES_MAX, TOPIC_BYTES_MAX, Decoder
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, HELLO_BYTES_MAX, TOPIC_BYTES_MAX, Decoder
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
 

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 import orjson
 
 from tests.support.waiting import WAIT_S
+from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.hello import Hello, hello_message
-from zbusrpc.transport.native import MESSAGE_BYTES_MAX, Decoder, encode
+from zbusrpc.transport.native import Decoder, encode
 
 
 def dial(address: str) -> socket.socket:

@@ -14,6 +14,7 @@ ProtocolError before anything has changed.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
@@ -126,11 +127,10 @@ class Broker:
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes as of now."""
-        counters = {name: getattr(self.counters, name) for name in Counters.__dataclass_fields__}
         queued = sum(len(topic.queue) for topic in self._topics.values())
         in_flight = sum(len(session.deliveries) for session in self._sessions.values())
         sizes = {"sessions": len(self._sessions), "topics": len(self._topics), "queued": queued}
-        return {**counters, **sizes, "queued_bytes": self._queued_bytes, "in_flight": in_flight}
+        return {**asdict(self.counters), **sizes, "queued_bytes": self._queued_bytes, "in_flight": in_flight}
 
     # -- commands of a caller ----------------------------------------------------------------------------
 
@@ -235,8 +235,7 @@ class Broker:
             raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
         topic = self._topic(name)
         if topic is None:
-            error = refusals.too_many("topics", self.limits.topics_max)
-            self._send(session, Message(_REPLY, message.id, b"", envelope.error_body(error), flags=_ERROR))
+            self._send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
             return
         consumer = session.consumers[name] = Consumer(session, name, window, about)
         topic.join(consumer)
@@ -260,12 +259,16 @@ class Broker:
             self.dirty.append(session)
         session.outbox.append(message)
 
+    def _send_error(self, session: Session, message_id: int, error: RpcError) -> None:
+        self._send(session, Message(_REPLY, message_id, b"", envelope.error_body(error), flags=_ERROR))
+
     def _answer(self, session: Session, message: Message) -> None:
         """Send a reply, or an error in its place if the caller does not take so long a message."""
         if is_too_large(message, session):
-            body = envelope.error_body(refusals.too_large("reply", payload_size(message), session.message_bytes_max))
-            message = Message(_REPLY, message.id, b"", body, flags=_ERROR)
-        self._send(session, message)
+            error = refusals.too_large("reply", payload_size(message), session.message_bytes_max)
+            self._send_error(session, message.id, error)
+        else:
+            self._send(session, message)
 
     def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
         """Give `call` to `consumer`, whose credit was taken."""
@@ -329,13 +332,9 @@ class Broker:
 
     def _put_back(self, call: Call) -> None:
         """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
-        name = call.message.topic
-        topic = self._topics.get(name)
-        if topic is None:
-            topic = self._topics[name] = Topic()
         call.consumer = None
         self.counters.redelivered += 1
-        self._put(call, topic, is_first=True)
+        self._put(call, self._topics.setdefault(call.message.topic, Topic()), is_first=True)
 
     def _leave(self, session: Session, name: bytes) -> None:
         """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
@@ -378,8 +377,7 @@ class Broker:
         """End a call with an error of the broker's own."""
         self.counters.refused += 1
         self._end(call)
-        body = envelope.error_body(error)
-        self._send(call.caller, Message(_REPLY, call.message.id, b"", body, flags=_ERROR))
+        self._send_error(call.caller, call.message.id, error)
 
     def _end(self, call: Call) -> None:
         """Forget a call everywhere but at the instance that may still work on it."""

@@ -24,11 +24,10 @@ from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
 from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, TIMEOUT_MS_MAX, TOPIC_BYTES_MAX
 
 BATCH_MAX: Final = 1000
 """Requests in one JSON-RPC batch."""
-TIMEOUT_MS_MAX: Final = 2**32 - 1
 METADATA_BYTES_MAX: Final = HEADERS_BYTES_MAX - 64
 """As JSON, latin-1 and quotes take twice the bytes that they had in HTTP; the rest is for the gateway's own headers."""
 RETRY_AFTER_S_MAX: Final = 86_400
@@ -65,6 +64,7 @@ class GatewayCall:
     is_notification: bool = False
     """JSON-RPC: nobody wants the reply."""
     reply: bytes = b""
+    """Set from the start for what needs no call: a wrong element of a batch."""
     is_error: bool = False
 
 
@@ -117,17 +117,17 @@ def open_exchange(request: HttpRequest, path: list[str]) -> Exchange:
     """Return the exchange for a request below /rpc/<service>: with calls to make, or with its response."""
     exchange = Exchange(keep_alive=request.keep_alive)
     try:
-        _read_headers(exchange, request.headers)
+        passed = _read_headers(exchange, request.headers)
         exchange.topic = path[1].encode()
         if not 1 <= len(exchange.topic) <= TOPIC_BYTES_MAX:
             raise RpcError(Code.INVALID_ARGUMENT, f"a service's name has 1 to {TOPIC_BYTES_MAX} bytes")
         if request.method == "GET":
-            _read_get(exchange, request, path)
+            _read_get(exchange, request, path, passed)
         else:
             _read_post(exchange, request.body, path)
     except RpcError as error:
         exchange.response = error_response(error)
-    exchange.pending = sum(1 for call in exchange.calls if call.body or not call.is_jsonrpc)
+    exchange.pending = sum(1 for call in exchange.calls if not call.reply)
     return exchange
 
 
@@ -142,8 +142,8 @@ def protocol_error_response(error: HttpError) -> HttpResponse:
     return HttpResponse(status=error.status, body=envelope.error_body(RpcError(code, str(error))))
 
 
-def _read_headers(exchange: Exchange, headers: dict[str, str]) -> None:
-    """Take time limit, metadata and trace context out of a request's headers."""
+def _read_headers(exchange: Exchange, headers: dict[str, str]) -> dict[str, str]:
+    """Take the time limit out of a request's headers, and return what goes along: metadata and trace context."""
     timeout = headers.get("timeout-ms")
     if timeout is not None:
         if not timeout.isdecimal() or len(timeout) > 12 or not 1 <= int(timeout) <= TIMEOUT_MS_MAX:
@@ -157,17 +157,17 @@ def _read_headers(exchange: Exchange, headers: dict[str, str]) -> None:
     exchange.header_bytes = encode_headers(passed)
     if len(exchange.header_bytes) > METADATA_BYTES_MAX:
         raise RpcError(Code.INVALID_ARGUMENT, f"metadata of over {METADATA_BYTES_MAX} bytes as JSON")
+    return passed
 
 
-def _read_get(exchange: Exchange, request: HttpRequest, path: list[str]) -> None:
+def _read_get(exchange: Exchange, request: HttpRequest, path: list[str], passed: dict[str, str]) -> None:
     query = request.target.partition(b"?")[2].decode("latin-1")
     named = parse_qs(query, keep_blank_values=True)
     if named and len(path) > 3:
         raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
     params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
     exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
-    headers = orjson.loads(exchange.header_bytes or b"{}")
-    exchange.header_bytes = encode_headers({**headers, HEADER_PARAMS: "text"})
+    exchange.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"})
 
 
 def _read_post(exchange: Exchange, body: bytes, path: list[str]) -> None:
@@ -198,7 +198,7 @@ def _read_jsonrpc(exchange: Exchange, body: bytes) -> None:
         exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
         return
     exchange.calls += [_read_element(element) for element in elements]
-    if not any(call.body for call in exchange.calls):
+    if all(call.reply for call in exchange.calls):
         exchange.response = _respond(exchange)
 
 

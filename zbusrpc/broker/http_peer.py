@@ -41,6 +41,7 @@ class HttpPeer(asyncio.Protocol):
         self._idle_ticks = self._partial_ticks = 0
         self._is_ending = False
         self._is_congested = False
+        self._is_reading_paused = False
 
     # -- the life of the transport -----------------------------------------------------------------------
 
@@ -156,9 +157,13 @@ class HttpPeer(asyncio.Protocol):
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        if self._is_congested or len(self._exchanges) >= PIPELINE_MAX:
+        is_full = self._is_congested or len(self._exchanges) >= PIPELINE_MAX
+        if is_full == self._is_reading_paused or self._transport.is_closing():
+            return
+        self._is_reading_paused = is_full
+        if is_full:
             self._transport.pause_reading()
-        elif not self._transport.is_closing():
+        else:
             self._transport.resume_reading()
 
     def _tick(self) -> None:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-WINDOW_MAX: Final = 4096
+from zbusrpc.config import CONCURRENCY_MAX, QUEUE_CALLS_MAX, QUEUED_BYTES_MAX
+
+WINDOW_MAX: Final = CONCURRENCY_MAX
 """Largest number of unanswered requests that one consumer may hold."""
 ATTEMPTS_MAX: Final = 3
 """How many instances an idempotent call may see die: a call that kills them must not kill them all."""
@@ -15,9 +17,9 @@ RETRY_AFTER_S: Final = 0.5
 class Limits:
     """The bounds of one broker."""
 
-    queue_calls_max: int = 10_000
+    queue_calls_max: int = QUEUE_CALLS_MAX
     """Calls waiting in one topic."""
-    queued_bytes_max: int = 256 * 1024 * 1024
+    queued_bytes_max: int = QUEUED_BYTES_MAX
     """Bytes waiting in all topics together."""
     topics_max: int = 10_000
     calls_per_session_max: int = 65_536

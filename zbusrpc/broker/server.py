@@ -15,13 +15,13 @@ from zbusrpc.broker.http_peer import HttpPeer
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.native_peer import NativePeer
 from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import HELLO_TIMEOUT_S
 from zbusrpc.transport.hello import Hello
-from zbusrpc.transport.native import MESSAGE_BYTES_MAX
 from zbusrpc.transport.sniff import Framing, sniff
 
 log = get_logger("broker")
@@ -45,7 +45,7 @@ class Server:
     """A broker that listens on a port."""
 
     def __init__(
-        self, *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX, idle_s: float = 30.0
+        self, *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX, idle_s: float = IDLE_S
     ) -> None:
         self.broker = Broker(limits=limits)
         self.message_bytes_max = message_bytes_max

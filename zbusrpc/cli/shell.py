@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import orjson
@@ -47,12 +47,6 @@ def stop_event(on_second: Callable[[], None] | None = None) -> asyncio.Event:
         else:
             loop.add_signal_handler(number, on_signal)
     return stop
-
-
-async def run_until_stopped(close: Callable[[], Awaitable[None]]) -> None:
-    """Wait for a signal, then close."""
-    await stop_event().wait()
-    await close()
 
 
 def announce(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:

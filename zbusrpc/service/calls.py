@@ -22,20 +22,18 @@ from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
-from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, HEADERS_BYTES_MAX, payload_size
+from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, HEADERS_BYTES_MAX, TIMEOUT_MS_MAX, payload_size
 
 FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
 CANCEL: Final = int(Kind.CANCEL)
-TIMEOUT_MS_MAX: Final = 2**32 - 1
-"""What the field of a frame holds: 49 days."""
 
 
 class Caller:
     """The calls of one event loop to one set of brokers."""
 
     def __init__(self, brokers: tuple[Address, ...]) -> None:
-        self.loop = self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.is_closed = False
         """Whether a new caller is to be made: after a fork, or at the end of the loop."""
         self._pending: dict[int, asyncio.Future[Message]] = {}
@@ -47,7 +45,7 @@ class Caller:
         """Replies to calls that had already ended; they were dropped."""
         name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
         self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX))
-        self._task = self._loop.create_task(self._link.run())
+        self._task = self.loop.create_task(self._link.run())
         self._task.add_done_callback(self._note_end)
 
     async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
@@ -70,10 +68,10 @@ class Caller:
         if deadline is not None:
             left_ms = round((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
-                raise expired(message.topic, has_started=False)
+                raise expired(message.topic)
             message.timeout_ms = min(left_ms, TIMEOUT_MS_MAX)
         self._last_id = message.id = request_id = self._last_id + 1
-        future: asyncio.Future[Message] = self._loop.create_future()
+        future: asyncio.Future[Message] = self.loop.create_future()
         self._pending[request_id] = future
         tick = self._deadlines.add(request_id, deadline) if deadline is not None else None
         if len(self._pending) > FEW:
@@ -97,10 +95,6 @@ class Caller:
         self._task.cancel()
         with suppress(asyncio.CancelledError, LinkError):
             await self._task
-
-    async def query(self, deadline: float) -> Message:
-        """Return what runs at the broker, as the REPLY to a QUERY."""
-        return await self.request(Message(Kind.QUERY), deadline)
 
     async def _wait_connection(self, deadline: float | None, *, wait_for_ready: bool) -> Connection:
         """Return the connection once it is open and takes another request.
@@ -139,7 +133,7 @@ class Caller:
         Raises:
             RpcError: DEADLINE_EXCEEDED; nothing was sent.
         """
-        writer: asyncio.Future[None] = self._loop.create_future()
+        writer: asyncio.Future[None] = self.loop.create_future()
         self._writers[writer] = None
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
@@ -158,7 +152,7 @@ class Caller:
             del self._writers[writer]
             if not writer.done():
                 writer.set_result(None)
-            self._loop.call_soon(self._wake_writer)
+            self.loop.call_soon(self._wake_writer)
 
     def _expire(self, request_id: int) -> None:
         future = self._pending.pop(request_id, None)
@@ -207,11 +201,11 @@ def too_large(message: Message, limit: int) -> RpcError:
     return RpcError(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit, "may_have_run": False})
 
 
-def expired(topic: bytes, *, has_started: bool) -> RpcError:
+def expired(topic: bytes) -> RpcError:
     """Return the error for a call whose deadline has passed."""
     name = topic.decode(errors="replace")
     message = f"the deadline passed before the call to {name} was sent"
-    return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": has_started})
+    return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False})
 
 
 # -- one caller for each event loop and each set of brokers --------------------------------------------------

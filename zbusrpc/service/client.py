@@ -16,7 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
 from zbusrpc.config import TIMEOUT_S, default_broker
-from zbusrpc.errors import RpcError, UsageError
+from zbusrpc.errors import RpcError, UsageError, did_you_mean
 from zbusrpc.message import HEADER_CALLER, HEADER_METADATA_PREFIX, Flag, Kind, Message, encode_headers
 from zbusrpc.service.blocking import run_blocking
 from zbusrpc.service.calls import Caller, caller_of_loop, close_callers
@@ -177,8 +177,6 @@ class Proxy:
         self._definition = definition
 
     def __getattr__(self, name: str) -> Any:
-        from zbusrpc.errors import did_you_mean
-
         attributes = [method.attribute for method in self._definition.methods.values()]
         raise AttributeError(f"service {self._definition.name} has no method {name}{did_you_mean(name, attributes)}")
 

@@ -36,14 +36,11 @@ class DynamicCodec:
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Return the request."""
         if args and kwargs:
-            raise RpcError(
-                Code.INVALID_ARGUMENT,
-                f"{self.service}.{self.method}: give all parameters by position or all by name",
-            )
+            raise self._refusal("give all parameters by position or all by name")
         try:
             return envelope.request_body(self.method, kwargs or list(args))
         except PydanticSerializationError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {error}") from None
+            raise self._refusal(str(error)) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         """Return the result, integers of any size as they are (orjson rounds them)."""
@@ -56,6 +53,9 @@ class DynamicCodec:
     def revive(self, error: envelope.WireError) -> RpcError:
         """Return the error to raise."""
         return RpcError(error.code, error.message, error.details)
+
+    def _refusal(self, reason: str) -> RpcError:
+        return RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {reason}")
 
 
 class TypedCodec(DynamicCodec):
@@ -83,7 +83,7 @@ class TypedCodec(DynamicCodec):
             params = b",".join([write(value) for write, value in zip(self._writers, args, strict=False)])
             return b"%b[%b]}" % (self._prefix, params)
         except PydanticSerializationError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {error}") from None
+            raise self._refusal(str(error)) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         assert self._reply is not None
@@ -133,6 +133,3 @@ class TypedCodec(DynamicCodec):
         named = dict(zip(names, args, strict=False)) | kwargs
         items = [b"%b:%b" % (orjson.dumps(name), by_name.get(name, rest)(value)) for name, value in named.items()]
         return b"{%b}" % b",".join(items)
-
-    def _refusal(self, reason: str) -> RpcError:
-        return RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {reason}")

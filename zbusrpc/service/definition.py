@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, TypeVar, get_type_hints, overload
 
-from zbusrpc.config import CONCURRENCY
+from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
+from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -111,10 +112,12 @@ def service(
         if not inspect.isclass(decorated):
             raise DefinitionError(f"@service decorates a class, not {decorated!r}; options go by name, as in name=...")
         chosen = name or decorated.__name__
-        if len(chosen.encode()) > 255 or any(mark in chosen for mark in "/.? #%"):
-            raise DefinitionError(f"service name {chosen!r}: up to 255 bytes, without / . ? # % and blanks")
-        if not 1 <= concurrency <= 4096:
-            raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..4096")
+        if len(chosen.encode()) > TOPIC_BYTES_MAX or any(mark in chosen for mark in "/.? #%"):
+            raise DefinitionError(
+                f"service name {chosen!r}: up to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
+            )
+        if not 1 <= concurrency <= CONCURRENCY_MAX:
+            raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..{CONCURRENCY_MAX}")
         options = ServiceOptions(name=chosen, version=version, concurrency=concurrency)
         setattr(decorated, SERVICE_ATTRIBUTE, options)
         for attribute, function in _public_functions(decorated):

@@ -84,15 +84,15 @@ class Dispatcher:
 
     def prepare(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
         """Return what a request asks for. Nothing is raised: mistakes are the invocation's `error`."""
-        if not header_bytes or _PARAMS not in header_bytes:
-            try:
-                values = self._validate(body)
-                args, kwargs = values["params"]
-                return Invocation(self._bound[values["method"]], args, kwargs)
-            except Exception:  # ValidationError, or whatever a model's own validator raises
-                # The thorough way says what is wrong, if anything is.
-                return self._prepare_or_refuse(body, header_bytes)
-        return self._prepare_or_refuse(body, header_bytes)
+        if header_bytes and _PARAMS in header_bytes:
+            return self._prepare_or_refuse(body, header_bytes)
+        try:
+            values = self._validate(body)
+            args, kwargs = values["params"]
+            return Invocation(self._bound[values["method"]], args, kwargs)
+        except Exception:  # ValidationError, or whatever a model's own validator raises
+            # The thorough way says what is wrong, if anything is.
+            return self._prepare_or_refuse(body, header_bytes)
 
     def _prepare_or_refuse(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
         """Return what a request asks for, or what is wrong with it, by the thorough way."""

@@ -9,12 +9,13 @@ Everything follows pydantic's lax mode for JSON. Bytes travel as base64, NaN and
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, core_schema
 
+from zbusrpc import envelope
 from zbusrpc.errors import Code, DefinitionError, RpcError, error_fields
 from zbusrpc.service.definition import Definition, Method
 
@@ -25,9 +26,7 @@ CONFIG: Final = ConfigDict(
     arbitrary_types_allowed=False,
 )
 
-_CORE_CONFIG: Final = core_schema.CoreConfig(
-    ser_json_bytes="base64", val_json_bytes="base64", ser_json_inf_nan="strings"
-)
+_CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
 """The same for a typed dict, which takes no configuration from what it stands in."""
 
 _MODES: Final[dict[Any, Any]] = {
@@ -123,9 +122,7 @@ def error_adapter(error: type[RpcError]) -> TypeAdapter[Any]:
 
 def dump_error_fields(error: RpcError) -> bytes:
     """Return the fields of a declared error as JSON."""
-    from zbusrpc.envelope import dump
-
-    return dump(error_fields(error))
+    return envelope.dump(error_fields(error))
 
 
 def invalid_arguments(error: ValidationError, service: str, method: Method) -> RpcError:

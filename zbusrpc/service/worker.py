@@ -279,8 +279,8 @@ class _Post:
         except asyncio.CancelledError:
             reply = self._reply_to_cancelled(running)
         except BaseException as error:  # such as SystemExit: its caller gets an answer before it goes its way
-            body = envelope.error_body(RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}"))
-            self._end(running, Message(_REPLY, message.id, b"", body, b"", _ERROR, 0, message.session))
+            failure = RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}")
+            self._end(running, _error_reply(message.id, message.session, failure))
             raise
         self._end(running, reply)
 
@@ -311,7 +311,7 @@ class _Post:
             )
         else:  # the handler cancelled itself
             error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
-        return Message(_REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)
+        return _error_reply(message_id, session, error)
 
     def _expire(self, running: Running) -> None:
         running.is_expired = True
@@ -334,8 +334,7 @@ class _Post:
         size = payload_size(message)
         if size > connection.message_bytes_max:
             what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
-            body = envelope.error_body(RpcError(Code.RESOURCE_EXHAUSTED, what))
-            message = Message(_REPLY, message.id, b"", body, b"", _ERROR, 0, message.session)
+            message = _error_reply(message.id, message.session, RpcError(Code.RESOURCE_EXHAUSTED, what))
         if len(self.running) < FEW:
             connection.send_now(message)
         else:
@@ -363,3 +362,7 @@ class _Post:
             running.is_returned = True
             self._stop(running)
         self._deadlines.close()
+
+
+def _error_reply(message_id: int, session: int, error: RpcError) -> Message:
+    return Message(_REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)

@@ -200,8 +200,8 @@ class Connection(asyncio.Protocol):
             encode(message, chunks)
         if len(chunks) == 1:
             self._transport.write(chunks[0])
-        elif any(len(chunk) > OUTBOX_HIGH_BYTES // 16 for chunk in chunks):
-            self._transport.writelines(chunks)  # long bodies are not copied
+        elif len(chunks) > len(messages):
+            self._transport.writelines(chunks)  # long bodies, each a chunk of its own, are not copied
         else:
             self._transport.write(b"".join(chunks))
         if self.is_congested and not self._is_client and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:

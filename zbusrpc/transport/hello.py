@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Kind, Message
 from zbusrpc.version import __version__
@@ -26,11 +27,11 @@ class Hello(BaseModel):
     software: Annotated[str, Field(max_length=64)] = f"zbusrpc/{__version__}"
     name: Annotated[str, Field(max_length=255)] = ""
     """Who this is, for people: shown in listings and logs, never trusted."""
-    message_bytes_max: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+    message_bytes_max: Annotated[int, Field(ge=1)] = MESSAGE_BYTES_MAX
     """Largest payload this side takes."""
     session: int = 0
     """From the broker: the number of the client's session; with a request's id it names the call."""
-    idle_s: Annotated[float, Field(gt=0)] = 30.0
+    idle_s: Annotated[float, Field(gt=0)] = IDLE_S
     """This side closes a connection on which it has heard nothing for so long."""
 
 

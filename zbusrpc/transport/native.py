@@ -19,17 +19,18 @@ from collections.abc import Iterator
 from struct import Struct
 from typing import Final
 
+from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import FrameTooLargeError, ProtocolError
 from zbusrpc.message import Flag, Kind, Message
 
 HEADER: Final = Struct(">IBBHIIQ")
 HEADERS_SIZE: Final = Struct(">I")
 TOPIC_BYTES_MAX: Final = 255
+TIMEOUT_MS_MAX: Final = 2**32 - 1
+"""What the field of a frame holds: 49 days."""
 HEADERS_BYTES_MAX: Final = 64 * 1024
 LARGE_BODY_BYTES: Final = 64 * 1024
 """From here on a body has a buffer of its own: below it, joining and slicing cost less than a second write."""
-MESSAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""Default limit of a payload: the largest message that is still a message and not a file."""
 CLIENT_MESSAGE_BYTES_MAX: Final = 1024 * 1024 * 1024
 """What a client takes: the broker's own limit is the one that counts."""
 HELLO_BYTES_MAX: Final = 4096

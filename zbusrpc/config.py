@@ -23,6 +23,7 @@ CONCURRENCY_MAX: Final = 4096
 """Most that one instance may take on: the largest window that a broker grants."""
 ENV_PREFIX: Final = "ZBUSRPC_"
 CONFIG_FILE: Final = "zbusrpc.toml"
+DATA_DIR: Final = "zbusrpc-data"
 MIB: Final = 1024 * 1024
 MESSAGE_BYTES_MAX: Final = 16 * MIB
 """Default limit of a payload: the largest message that is still a message and not a file."""
@@ -49,6 +50,10 @@ class Settings(BaseModel):
     """Calls that a service instance works on at a time; by default what the service says, or 64."""
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that serve."""
+    data_dir: str | None = None
+    """Directory of stored topics; by default zbusrpc-data, and none for a broker on port 0, which is for a while."""
+    durability: Literal["disk", "os", "memory"] = "disk"
+    """What an acknowledged message of a topic survives that names no level of its own."""
     grace: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that running calls get to finish on shut-down."""
     message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = MESSAGE_BYTES_MAX

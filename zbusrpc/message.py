@@ -18,6 +18,8 @@ HEADER_CALLER: Final = "caller"
 """Who calls, in its own words, where it says so with `options(caller=...)`."""
 HEADER_ATTEMPT: Final = "attempt"
 """Set by the broker from the second instance on that is given a call: 2, 3, ..."""
+HEADER_MESSAGE_ID: Final = "message-id"
+"""Set by the caller of a durable service: a request that is sent again has the same."""
 HEADER_PARAMS: Final = "params"
 """`text` when the parameters were typed by a person: strings, to be converted by the method's types."""
 HEADER_METADATA_PREFIX: Final = "meta-"
@@ -51,6 +53,24 @@ class Kind(IntEnum):
     """Service to broker: a cancelled request has ended; its place in the window is free."""
     QUERY = 12
     """Client to broker: what is running? Answered by a REPLY."""
+    PRODUCE = 13
+    """Producer to broker: store these messages. Answered by a REPLY, as all that follow unless their id is 0."""
+    CONSUME = 14
+    """Consumer to broker: give me messages of this topic and group."""
+    DELIVER = 15
+    """Broker to consumer: messages of a subscription."""
+    ACK = 16
+    """Consumer to broker: these are done."""
+    NACK = 17
+    """Consumer to broker: these are not done."""
+    EXTEND = 18
+    """Consumer to broker: I still work on these."""
+    PULL = 19
+    """Consumer to broker: give me up to so many messages now."""
+    LEAVE = 20
+    """Consumer to broker: I want no more; broker to consumer: there will be no more, and why."""
+    COMMAND = 21
+    """Client to broker: declare, remove, seek, peek, ...: what people and tools do with topics and groups."""
 
 
 LINK_KINDS_MAX: Final = Kind.GOODBYE
@@ -105,7 +125,8 @@ class Message:
         self.timeout_ms = timeout_ms
         """Milliseconds left for the call as of sending; 0 is no limit."""
         self.session = session
-        """The caller's session, set by the broker: with `id` it names a call wherever it is seen."""
+        """The caller's session, set by the broker: with `id` it names a call wherever it is seen. In what concerns
+        a subscription: its number."""
 
     def __repr__(self) -> str:
         kind = Kind(self.kind).name if self.kind in Kind._value2member_map_ else self.kind

@@ -22,6 +22,7 @@ thread in the middle of a `def` method cannot be stopped and runs to its end.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, overload
@@ -113,20 +114,28 @@ def running(
 
 @asynccontextmanager
 async def running_broker(
-    *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX
+    *,
+    limits: Limits | None = None,
+    message_bytes_max: int = MESSAGE_BYTES_MAX,
+    data_dir: str | os.PathLike[str] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[str]:
     """Run a broker in this event loop on a free port of the loopback, and yield its address as `host:port`.
 
     Args:
         limits: Bounds of its queues, for tests of what happens when they are full.
         message_bytes_max: Largest request or reply.
+        data_dir: Where stored topics are kept, for example pytest's `tmp_path`; without one there are none.
+        port: Port to listen on, for a broker that comes back where it was.
 
     Raises:
         UsageError: the event loop is not asyncio's.
+        ConfigError: the directory is in use.
     """
     _check_loop()
-    server = Server(limits=limits, message_bytes_max=message_bytes_max)
-    address = await server.start(HOST, 0)
+    directory = None if data_dir is None else os.fspath(data_dir)
+    server = Server(limits=limits, message_bytes_max=message_bytes_max, data_dir=directory)
+    address = await server.start(HOST, port)
     try:
         yield address
     finally:

@@ -88,7 +88,7 @@ def test_broker_says_where_it_listens(processes: Processes) -> None:
     assert broker.wait_exit() == 0
     assert f"zbusrpc {zbusrpc.__version__} broker at 127.0.0.1:" in broker.output
     assert "/rpc/<service>/<method>" in broker.output
-    assert "durability" in broker.output
+    assert "topics       are not stored; start with --data-dir DIR" in broker.output
 
 
 def test_taken_port_is_one_clear_line(processes: Processes) -> None:

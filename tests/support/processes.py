@@ -24,6 +24,8 @@ class Process:
     def __init__(self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         number = len(list(directory.glob("*.out")))
+        if "serve" in command and "--broker" not in command:  # its own broker stores topics where it runs
+            env = {"ZBUSRPC_DATA_DIR": str(directory / f"data-{number}"), **env}
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._popen = subprocess.Popen(

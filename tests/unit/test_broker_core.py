@@ -218,7 +218,7 @@ def test_draining_broker_takes_no_calls() -> None:
     broker = Broker("b:1")
     caller, instance = broker.connect("caller"), broker.connect("instance")
     subscribe(broker, instance)
-    broker.is_draining = True
+    broker.calls.is_draining = True
 
     request(broker, caller)
 

@@ -20,7 +20,7 @@ def test_consumer_with_the_most_credit_is_taken() -> None:
     topic.join(small)
     topic.join(large)
 
-    taken = [topic.take_consumer() for _ in range(5)]
+    taken = [topic.pool.take() for _ in range(5)]
 
     assert taken[:2] == [large, large]
     assert set(taken[2:4]) == {small, large}
@@ -34,7 +34,7 @@ def test_among_equals_the_one_that_waited_longest_is_taken() -> None:
     for member in members:
         topic.join(member)
 
-    assert [topic.take_consumer() for _ in range(6)] == members + members
+    assert [topic.pool.take() for _ in range(6)] == members + members
 
 
 def test_returned_credit_is_used_again() -> None:
@@ -43,10 +43,10 @@ def test_returned_credit_is_used_again() -> None:
     member = consumer(1, 1)
     topic.join(member)
 
-    assert topic.take_consumer() is member
-    assert topic.take_consumer() is None
-    topic.give_credit(member)
-    assert topic.take_consumer() is member
+    assert topic.pool.take() is member
+    assert topic.pool.take() is None
+    topic.pool.give(member)
+    assert topic.pool.take() is member
     assert member.credit == 0
 
 
@@ -55,16 +55,16 @@ def test_suspended_consumer_gets_nothing_until_it_resumes() -> None:
     topic = Topic()
     member = consumer(1, 2)
     topic.join(member)
-    topic.take_consumer()
+    topic.pool.take()
 
     member.session.is_congested = True
-    topic.suspend(member)
-    topic.give_credit(member)
-    assert topic.take_consumer() is None
+    topic.pool.suspend(member)
+    topic.pool.give(member)
+    assert topic.pool.take() is None
 
     member.session.is_congested = False
-    topic.resume(member)
-    assert topic.take_consumer() is member
+    topic.pool.resume(member)
+    assert topic.pool.take() is member
 
 
 def test_consumer_that_left_gets_nothing() -> None:
@@ -72,12 +72,12 @@ def test_consumer_that_left_gets_nothing() -> None:
     topic = Topic()
     member = consumer(1, 2)
     topic.join(member)
-    topic.take_consumer()
+    topic.pool.take()
 
     topic.leave(member)
-    topic.give_credit(member)
+    topic.pool.give(member)
 
-    assert topic.take_consumer() is None
+    assert topic.pool.take() is None
     assert topic.is_unused
 
 

@@ -1,72 +1,70 @@
-"""The broker core: takes messages from sessions, decides, and leaves what is to be sent in their outboxes.
+"""The broker core: the sessions of all peers, what carries out their messages, and what is to be sent to them.
 
     connect -> receive, receive, ... -> disconnect        one session's life
     expire                                                when `next_expiry` has come
+    settle                                                when all messages of a turn were received
     dirty                                                 the sessions whose outbox is to be sent
 
-A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A
-call ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. Whatever
-comes for it later is dropped and counted.
+Messages go by their kind to `calls.py` (requests and replies) or to `mq/queues.py` (topics whose messages are stored).
+Both leave what is to be sent in the outboxes of sessions.
 
-Pure: no clock (`now` is passed in, in seconds of a monotonic clock), no socket, no `await`. Each command is
-therefore atomic, and a seeded simulation can drive all of it. A message that a peer must not send raises
-ProtocolError before anything has changed.
+Pure: no clock, no socket, no `await`. A message that a peer must not send raises ProtocolError before anything has
+changed.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
 
 from zbusrpc import envelope
 from zbusrpc.broker import refusals
-from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
-from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
-from zbusrpc.broker.reports import Counters, list_services
-from zbusrpc.broker.session import BYTES_MAX, Call, Consumer, Session
-from zbusrpc.broker.topic import Topic
-from zbusrpc.deadlines import Deadlines
-from zbusrpc.errors import ProtocolError, RpcError
+from zbusrpc.broker.calls import Calls
+from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.mq.queues import Queues
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.stored_calls import StoredCalls
+from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag, Kind, Message
-from zbusrpc.transport.native import payload_size
 
-_IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
-_WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
-_ERROR: Final = int(Flag.ERROR)
-_REQUEST: Final = int(Kind.REQUEST)
-_REPLY: Final = int(Kind.REPLY)
+_PRODUCE: Final = int(Kind.PRODUCE)
 
 
 class Broker:
     """Everything one broker knows."""
 
     def __init__(self, name: str = "", limits: Limits | None = None) -> None:
-        self.name = name
-        """Its address, for people."""
-        self.limits = limits or Limits()
-        self.counters = Counters()
-        self.is_draining = False
-        """Whether new calls are refused because the broker is about to end."""
+        self.calls = Calls(name, limits or Limits(), self.send)
+        self.queues: Queues | None = None
+        """Stored topics, where the broker has a data directory."""
+        self._stored_calls: StoredCalls | None = None
         self.dirty: list[Session] = []
         """Sessions whose outbox holds something; whoever sends it clears both."""
+        self._commands = self.calls.commands | {Kind.QUERY: self._query}
         self._sessions: dict[int, Session] = {}
-        self._topics: dict[bytes, Topic] = {}
-        self._queued_bytes = 0
-        self._deadlines: Deadlines[Call] = Deadlines()
         self._last_session = 0
-        self._commands: dict[int, Callable[[Session, Message, float], None]] = {
-            Kind.REQUEST: self._request,
-            Kind.REPLY: self._reply,
-            Kind.CANCEL: self._cancel,
-            Kind.SUBSCRIBE: self._subscribe,
-            Kind.UNSUBSCRIBE: self._unsubscribe,
-            Kind.RETURN: self._return,
-            Kind.DONE: self._done,
-            Kind.QUERY: self._query,
-        }
 
-    # -- what the shell calls ----------------------------------------------------------------------------
+    @property
+    def name(self) -> str:
+        """Its address, for people."""
+        return self.calls.name
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.calls.name = name
+
+    def attach(self, store: Store) -> None:
+        """Have stored topics and durable services from now on. `store` is opened afterwards, then `restore` called."""
+        self.queues = Queues(store, self.send)
+        self._stored_calls = StoredCalls(self.calls, store)
+        self._commands |= {Kind.REQUEST: self._stored_calls.request, Kind.SUBSCRIBE: self._stored_calls.subscribe}
+
+    def restore(self) -> None:
+        """Go on with what an earlier process left."""
+        if self._stored_calls is not None:
+            self._stored_calls.restore()
+
+    # -- the life of a session ---------------------------------------------------------------------------
 
     def connect(self, name: str, message_bytes_max: int = BYTES_MAX) -> Session:
         """Begin the session of a peer that is called `name` and takes messages up to a size."""
@@ -80,327 +78,76 @@ class Broker:
         Raises:
             ProtocolError: the peer must not send this; its connection is to be closed.
         """
-        command = self._commands.get(message.kind)
-        if command is None:
-            raise ProtocolError(f"a broker takes no {Kind(message.kind).name}")
-        command(session, message, now)
+        kind = message.kind
+        if kind >= _PRODUCE:
+            self._receive_queued(session, message)
+        elif kind in self._commands:
+            self._commands[kind](session, message, now)
+        else:
+            raise ProtocolError(f"a broker takes no {Kind(kind).name}")
+
+    def _receive_queued(self, session: Session, message: Message) -> None:
+        if message.kind == Kind.DELIVER:
+            raise ProtocolError("a broker takes no DELIVER")
+        if self.queues is not None:
+            self.queues.receive(session, message)
+        elif message.id:
+            body = envelope.error_body(refusals.no_queues(self.name))
+            self.send(session, Message(Kind.REPLY, message.id, b"", body, flags=Flag.ERROR))
 
     def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
-        """Give a session that reads too slowly no work until it has caught up."""
+        """Give a session that reads too slowly nothing until it has caught up."""
         session.is_congested = is_congested
-        for consumer in session.consumers.values():
-            topic = self._topics[consumer.topic]
-            if is_congested:
-                topic.suspend(consumer)
-            else:
-                topic.resume(consumer)
-                self._dispatch(topic, now)
+        self.calls.set_congested(session, is_congested, now)
+        if self.queues is not None:
+            self.queues.set_congested(session, is_congested)
 
     def disconnect(self, session: Session, now: float) -> None:
-        """End a session: its calls are cancelled, what it worked on is given to others or fails."""
+        """End a session: what it worked on is given to others, or fails."""
         del self._sessions[session.number]
-        for call in list(session.calls.values()):
-            self._abandon(call)
-        names = dict.fromkeys(session.consumers)
-        for name in names:
-            self._leave(session, name)
-        deliveries, session.deliveries = list(session.deliveries.values()), {}
-        for call in reversed(deliveries):  # the oldest ends up first in line again
-            if not call.is_over:
-                self._lose_instance(call)
-        names.update(dict.fromkeys(call.message.topic for call in deliveries))
-        for name in names:
-            self._settle(name, now)
+        session.is_gone = True
+        self.calls.disconnect(session, now)
+        if self.queues is not None:
+            self.queues.disconnect(session)
+
+    # -- time and turns ----------------------------------------------------------------------------------
 
     def next_expiry(self) -> float | None:
-        """Return when `expire` should be called next, or None when no call has a deadline."""
-        return self._deadlines.next_at()
+        """Return when `expire` should be called next, or None when nothing waits for a time."""
+        at = self.calls.next_expiry()
+        if self.queues is None:
+            return at
+        queued_at = self.queues.next_expiry()
+        return at if queued_at is None else queued_at if at is None else min(at, queued_at)
 
     def expire(self, now: float) -> None:
-        """End the calls whose deadline has passed."""
-        for call in self._deadlines.due(now):
-            self._expire_call(call)
+        """Do what time does."""
+        self.calls.expire(now)
+        if self.queues is not None:
+            self.queues.expire(now)
 
-    def services(self) -> list[dict[str, Any]]:
-        """Return what is running, for listings: topics with their instances and queues."""
-        return list_services(self._topics)
+    def settle(self) -> None:
+        """Hand out what the messages of a turn have made available."""
+        if self.queues is not None:
+            self.queues.settle()
 
-    def statistics(self) -> dict[str, int]:
-        """Return counters and sizes as of now."""
-        queued = sum(len(topic.queue) for topic in self._topics.values())
-        in_flight = sum(len(session.deliveries) for session in self._sessions.values())
-        sizes = {"sessions": len(self._sessions), "topics": len(self._topics), "queued": queued}
-        return {**asdict(self.counters), **sizes, "queued_bytes": self._queued_bytes, "in_flight": in_flight}
-
-    # -- commands of a caller ----------------------------------------------------------------------------
-
-    def _request(self, session: Session, message: Message, now: float) -> None:
-        if message.id <= session.last_id:
-            raise ProtocolError(f"request {message.id} after {session.last_id}: ids must grow")
-        session.last_id = message.id
-        self.counters.requests += 1
-        message.session = session.number
-        call = Call(session, message, now + message.timeout_ms / 1000 if message.timeout_ms else None)
-        session.calls[message.id] = call
-        if self.is_draining or len(session.calls) > self.limits.calls_per_session_max:
-            self._refuse(call, self._refusal_of_session())
-            return
-        if call.deadline is not None:
-            call.tick = self._deadlines.add(call, call.deadline)
-        topic = self._topics.get(message.topic)
-        if topic is None or not topic.consumers:
-            topic = self._topic_to_wait_in(call)
-            if topic is None:
-                return
-        elif not topic.queue:
-            consumer = topic.take_consumer()
-            if consumer is not None:
-                self._deliver(call, consumer, now)
-                return
-        self._enqueue(call, topic)
-
-    def _refusal_of_session(self) -> RpcError:
-        if self.is_draining:
-            return refusals.draining(self.name)
-        return refusals.too_many("unanswered calls of one caller", self.limits.calls_per_session_max)
-
-    def _topic_to_wait_in(self, call: Call) -> Topic | None:
-        """Return the topic in which a call may wait for the first instance, or refuse the call."""
-        name = call.message.topic
-        if not call.message.flags & _WAIT_FOR_READY:
-            running = [topic_name(other) for other, topic in self._topics.items() if topic.consumers]
-            self._refuse(call, refusals.no_instance(topic_name(name), self.name, running))
-            return None
-        return self._topic(name, call)
-
-    def _topic(self, name: bytes, call: Call | None = None) -> Topic | None:
-        """Return the topic `name`, made if need be; at the limit refuse `call`."""
-        topic = self._topics.get(name)
-        if topic is None:
-            if len(self._topics) >= self.limits.topics_max:
-                if call is not None:
-                    self._refuse(call, refusals.too_many("topics", self.limits.topics_max))
-                return None
-            topic = self._topics[name] = Topic()
-        return topic
-
-    def _enqueue(self, call: Call, topic: Topic) -> None:
-        is_full = len(topic.queue) >= self.limits.queue_calls_max
-        if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
-            name = topic_name(call.message.topic)
-            self._refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
-            self._forget_if_unused(call.message.topic, topic)
-        else:
-            self._put(call, topic)
-
-    def _cancel(self, session: Session, message: Message, now: float) -> None:
-        call = session.calls.get(message.id)
-        if call is not None:  # else its reply has crossed the cancellation
-            self._abandon(call)
-
-    # -- commands of a consumer --------------------------------------------------------------------------
-
-    def _reply(self, session: Session, message: Message, now: float) -> None:
-        call = self._finish(session, message, now)
-        if call is None:
-            self.counters.late_replies += 1
-            return
-        self.counters.replies += 1
-        self._end(call)
-        self._answer(call.caller, message)  # its session and id are those of the request
-
-    def _done(self, session: Session, message: Message, now: float) -> None:
-        call = self._finish(session, message, now)
-        if call is not None:  # it gave up a call that was not cancelled: a fault of the service
-            name = topic_name(call.message.topic)
-            self._refuse(call, refusals.instance_died(name, call, is_idempotent=False))
-
-    def _return(self, session: Session, message: Message, now: float) -> None:
-        call = self._finish(session, message, now)
-        if call is None:
-            return
-        name = call.message.topic
-        if name not in session.consumers:
-            call.attempts -= 1  # who leaves has not tried; who stays and returns all it gets must not do so for ever
-        if call.attempts < ATTEMPTS_MAX:
-            self._put_back(call)
-        else:
-            self._refuse(call, refusals.not_taken(topic_name(name), call.attempts))
-        self._settle(name, now)
-
-    def _subscribe(self, session: Session, message: Message, now: float) -> None:
-        name = message.topic
-        window, about = parse_subscription(message)
-        if name in session.consumers:
-            raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
-        topic = self._topic(name)
-        if topic is None:
-            self._send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
-            return
-        consumer = session.consumers[name] = Consumer(session, name, window, about)
-        topic.join(consumer)
-        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
-        self._dispatch(topic, now)
-
-    def _unsubscribe(self, session: Session, message: Message, now: float) -> None:
-        if message.topic in session.consumers:
-            self._leave(session, message.topic)
-            self._settle(message.topic, now)
-        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
-
-    def _query(self, session: Session, message: Message, now: float) -> None:
-        result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}
-        self._answer(session, Message(_REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))
-
-    # -- steps that several commands share ---------------------------------------------------------------
-
-    def _send(self, session: Session, message: Message) -> None:
+    def send(self, session: Session, message: Message) -> None:
+        """Leave a message in a session's outbox."""
         if not session.outbox:
             self.dirty.append(session)
         session.outbox.append(message)
 
-    def _send_error(self, session: Session, message_id: int, error: RpcError) -> None:
-        self._send(session, Message(_REPLY, message_id, b"", envelope.error_body(error), flags=_ERROR))
+    # -- what it tells -----------------------------------------------------------------------------------
 
-    def _answer(self, session: Session, message: Message) -> None:
-        """Send a reply, or an error in its place if the caller does not take so long a message."""
-        if is_too_large(message, session):
-            error = refusals.too_large("reply", payload_size(message), session.message_bytes_max)
-            self._send_error(session, message.id, error)
-        else:
-            self._send(session, message)
+    def services(self) -> list[dict[str, Any]]:
+        """Return what is running, for listings: services with their instances and queues."""
+        return self.calls.services()
 
-    def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
-        """Give `call` to `consumer`, whose credit was taken."""
-        message, session = call.message, consumer.session
-        if call.attempts:
-            note_attempt(message, call.attempts + 1)
-        if is_too_large(message, session):
-            self._topics[consumer.topic].give_credit(consumer)
-            self._refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
-            return
-        call.consumer = consumer
-        call.attempts += 1
-        session.deliveries[message.session, message.id] = call
-        if call.deadline is not None:
-            message.timeout_ms = max(1, round((call.deadline - now) * 1000))
-        self._send(session, message)
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes as of now."""
+        in_flight = sum(len(session.deliveries) for session in self._sessions.values())
+        return {**self.calls.statistics(), "sessions": len(self._sessions), "in_flight": in_flight}
 
-    def _dispatch(self, topic: Topic, now: float) -> None:
-        """Give waiting calls to consumers with credit, as long as there are both."""
-        while topic.queue:
-            consumer = topic.take_consumer()
-            if consumer is None:
-                return
-            call = self._take(topic)
-            if call.deadline is not None and call.deadline <= now:
-                topic.give_credit(consumer)
-                self._expire_call(call)
-            else:
-                self._deliver(call, consumer, now)
-
-    def _settle(self, name: bytes, now: float) -> None:
-        """Bring a topic into order whose consumers changed: dispatch, fail what nobody will take, forget it."""
-        topic = self._topics.get(name)
-        if topic is None:
-            return
-        self._dispatch(topic, now)
-        if not topic.consumers:
-            for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
-                self._fail_unserved(call)
-        self._forget_if_unused(name, topic)
-
-    def _forget_if_unused(self, name: bytes, topic: Topic) -> None:
-        if topic.is_unused:
-            self._topics.pop(name, None)
-
-    def _fail_unserved(self, call: Call) -> None:
-        name = topic_name(call.message.topic)
-        if call.attempts:
-            self._refuse(call, refusals.instance_died(name, call, is_idempotent=True))
-        else:
-            self._refuse(call, refusals.not_started(name))
-
-    def _lose_instance(self, call: Call) -> None:
-        """Let a call whose instance died wait for another if that does no harm, or fail it."""
-        is_idempotent = bool(call.message.flags & _IDEMPOTENT)
-        if is_idempotent and call.attempts < ATTEMPTS_MAX:
-            self._put_back(call)
-        else:
-            name = topic_name(call.message.topic)
-            self._refuse(call, refusals.instance_died(name, call, is_idempotent=is_idempotent))
-
-    def _put_back(self, call: Call) -> None:
-        """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
-        call.consumer = None
-        self.counters.redelivered += 1
-        self._put(call, self._topics.setdefault(call.message.topic, Topic()), is_first=True)
-
-    def _leave(self, session: Session, name: bytes) -> None:
-        """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
-        self._topics[name].leave(session.consumers.pop(name))
-
-    def _finish(self, session: Session, message: Message, now: float) -> Call | None:
-        """Take a delivery off a session, give its credit back, and return the call unless it has ended."""
-        call = session.deliveries.pop((message.session, message.id), None)
-        if call is None:
-            return None
-        consumer = call.consumer
-        assert consumer is not None
-        topic = self._topics.get(consumer.topic)
-        if topic is not None and topic.consumers.get(session.number) is consumer:
-            topic.give_credit(consumer)
-            if topic.queue:
-                self._dispatch(topic, now)
-        return None if call.is_over else call
-
-    def _expire_call(self, call: Call) -> None:
-        """End a call whose deadline has passed, and stop whoever works on it."""
-        self.counters.expired += 1
-        if call.consumer is not None:
-            self._send_cancel(call)
-        name = topic_name(call.message.topic)
-        self._refuse(call, refusals.expired(name, has_started=call.consumer is not None))
-
-    def _abandon(self, call: Call) -> None:
-        """End a call that its caller gave up, without an answer."""
-        if call.consumer is not None:
-            self._send_cancel(call)
-        self._end(call)
-
-    def _send_cancel(self, call: Call) -> None:
-        assert call.consumer is not None
-        message = call.message
-        self._send(call.consumer.session, Message(Kind.CANCEL, message.id, session=message.session))
-
-    def _refuse(self, call: Call, error: RpcError) -> None:
-        """End a call with an error of the broker's own."""
-        self.counters.refused += 1
-        self._end(call)
-        self._send_error(call.caller, call.message.id, error)
-
-    def _end(self, call: Call) -> None:
-        """Forget a call everywhere but at the instance that may still work on it."""
-        call.is_over = True
-        message = call.message
-        call.caller.calls.pop(message.id, None)
-        if call.tick is not None:
-            call.tick.pop(call, None)
-        if call.consumer is None:
-            topic = self._topics.get(message.topic)
-            if topic is not None and call in topic.queue:
-                topic.discard(call)
-                self._queued_bytes -= call.size
-                self._forget_if_unused(message.topic, topic)
-        elif (message.session, message.id) in call.consumer.session.deliveries:
-            call.message = Message(_REQUEST, message.id, message.topic, session=message.session)  # frees the body
-
-    def _put(self, call: Call, topic: Topic, *, is_first: bool = False) -> None:
-        topic.put(call, is_first=is_first)
-        self._queued_bytes += call.size
-
-    def _take(self, topic: Topic) -> Call:
-        call = topic.take_call()
-        assert call is not None
-        self._queued_bytes -= call.size
-        return call
+    def _query(self, session: Session, message: Message, now: float) -> None:
+        result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}
+        self.calls.answer(session, Message(Kind.REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))

@@ -67,6 +67,12 @@ def too_large(what: str, size: int, limit: int) -> RpcError:
     return RpcError(Code.RESOURCE_EXHAUSTED, message, {"size": size, "limit": limit, "may_have_run": what == "reply"})
 
 
+def no_queues(broker: str) -> RpcError:
+    """The broker stores nothing."""
+    message = f"broker {broker} stores no messages; start it with --data-dir DIR"
+    return RpcError(Code.FAILED_PRECONDITION, message)
+
+
 def draining(broker: str) -> RpcError:
     """The broker is about to end."""
     return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})

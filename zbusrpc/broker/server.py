@@ -14,7 +14,9 @@ from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.http_peer import HttpPeer
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.native_peer import NativePeer
+from zbusrpc.broker.node import Node
 from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
@@ -45,7 +47,13 @@ class Server:
     """A broker that listens on a port."""
 
     def __init__(
-        self, *, limits: Limits | None = None, message_bytes_max: int = MESSAGE_BYTES_MAX, idle_s: float = IDLE_S
+        self,
+        *,
+        limits: Limits | None = None,
+        message_bytes_max: int = MESSAGE_BYTES_MAX,
+        idle_s: float = IDLE_S,
+        data_dir: str | None = None,
+        durability: Durability = Durability.DISK,
     ) -> None:
         self.broker = Broker(limits=limits)
         self.message_bytes_max = message_bytes_max
@@ -56,18 +64,26 @@ class Server:
         self._unknown: set[asyncio.BaseTransport] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
+        self.data_dir = data_dir
+        """Where stored topics are kept, or None."""
+        self._durability = durability
+        self._node: Node | None = None
 
     async def start(self, host: str, port: int) -> str:
-        """Listen, and return the address as `host:port`; port 0 takes a free one.
+        """Open the data directory, listen, and return the address as `host:port`; port 0 takes a free one.
 
         Raises:
-            ConfigError: the address cannot be listened on; the text says why.
+            ConfigError: the directory cannot be used or the address not be listened on; the text says why.
         """
+        if self.data_dir is not None:
+            self._node = Node(self.broker, self.data_dir, self._durability)
+            self._node.scheduler.after = self.flush
         try:
             self._listener = await self._loop.create_server(
                 lambda: _Arrival(self), host, port, backlog=BACKLOG, reuse_address=True
             )
         except OSError as error:
+            await self._close_node()
             reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
@@ -78,7 +94,7 @@ class Server:
         """Take no more connections and calls, give those in flight `grace_s` seconds, say goodbye and end."""
         if self._listener is not None:
             self._listener.close()
-        self.broker.is_draining = True
+        self.broker.calls.is_draining = True
         until = self._loop.time() + grace_s
         while self.broker.statistics()["in_flight"] and self._loop.time() < until:  # noqa: ASYNC110 - no events there
             await asyncio.sleep(DRAIN_POLL_S)
@@ -91,6 +107,12 @@ class Server:
             await asyncio.sleep(0)
         if self._timer is not None:
             self._timer.cancel()
+        await self._close_node()
+
+    async def _close_node(self) -> None:
+        if self._node is not None:
+            node, self._node = self._node, None
+            await node.close()
 
     # -- what peers call ---------------------------------------------------------------------------------
 
@@ -124,6 +146,9 @@ class Server:
 
     def flush(self) -> None:
         """Send what the core left in the outboxes, one write for each peer."""
+        if self.broker.queues is not None:
+            self.broker.queues.settle()
+        self.broker.settle()
         dirty, self.broker.dirty = self.broker.dirty, []
         for session in dirty:
             messages, session.outbox = session.outbox, []

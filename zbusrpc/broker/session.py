@@ -3,14 +3,17 @@
 A peer may call (its `calls`), serve (its `consumers` and the `deliveries` they work on), or both. A `Call` is one
 request from its arrival to its end; a `Consumer` is one session serving one topic.
 
-Pure data: the rules are in `broker.py` and `topic.py`.
+Pure data: the rules are in `calls.py` and `topic.py`.
 """
 
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from zbusrpc.message import Message
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.mq.subscription import Subscription
 
 BYTES_MAX: Final = sys.maxsize
 """The limit of a peer that has none."""
@@ -27,11 +30,14 @@ class Session:
         "consumers",
         "deliveries",
         "is_congested",
+        "is_gone",
         "last_id",
+        "last_subscription",
         "message_bytes_max",
         "name",
         "number",
         "outbox",
+        "subscriptions",
     )
 
     def __init__(self, number: int, name: str, message_bytes_max: int = BYTES_MAX) -> None:
@@ -55,6 +61,11 @@ class Session:
         """The id of the peer's last request: the next must be greater."""
         self.is_congested = False
         """Whether the peer reads too slowly to be given work."""
+        self.is_gone = False
+        """Whether the session has ended."""
+        self.subscriptions: dict[int, Subscription] = {}
+        """What the peer consumes of stored topics, by number."""
+        self.last_subscription = 0
 
 
 class Consumer:
@@ -76,11 +87,28 @@ class Consumer:
 class Call:
     """One request, from its arrival to its end."""
 
-    __slots__ = ("attempts", "caller", "consumer", "deadline", "is_over", "message", "tick")
+    __slots__ = (
+        "attempts",
+        "caller",
+        "consumer",
+        "deadline",
+        "is_over",
+        "is_stored",
+        "message",
+        "request_id",
+        "stored_offset",
+        "tick",
+    )
 
     def __init__(self, caller: Session, message: Message, deadline: float | None) -> None:
         self.caller = caller
         self.message = message
+        self.request_id = message.id
+        """How its caller calls it. On the way to an instance a stored call has a name of the broker's."""
+        self.is_stored = False
+        """Whether it outlives its caller and the broker."""
+        self.stored_offset = -1
+        """Where it is stored; -1 when it is not, or not yet."""
         self.deadline = deadline
         """When it ends by itself, on the broker's clock; None for never."""
         self.consumer: Consumer | None = None
@@ -96,3 +124,7 @@ class Call:
     def size(self) -> int:
         """Bytes it takes in a queue."""
         return len(self.message.body) + len(self.message.header_bytes)
+
+
+NOBODY: Final = Session(0, "nobody")
+"""The caller of stored calls that nobody waits for; what is sent to it goes nowhere."""

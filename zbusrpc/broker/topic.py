@@ -1,29 +1,28 @@
 """An RPC topic: a bounded queue of calls and the consumers that share it.
 
-A call goes to the consumer with the most credit; among equals, to the one that waited longest. When nobody has
-credit, calls wait in the order they came. Consumers with credit stand in buckets, one for each number of credits,
-so that choosing one costs the same with one instance and with a thousand.
+A call goes to the consumer with the most credit. When nobody has credit, calls wait in the order they came.
 
-Pure: nothing here sends; `broker.py` does with the pairs of call and consumer that come out.
+Pure: nothing here sends; `calls.py` does with the pairs of call and consumer that come out.
 """
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 
+from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.session import Call, Consumer
 
 
 class Topic:
     """The calls that wait for one service, and its instances."""
 
-    __slots__ = ("_buckets", "_highest", "consumers", "queue")
+    __slots__ = ("consumers", "pool", "queue")
 
     def __init__(self) -> None:
         self.consumers: dict[int, Consumer] = {}
         """The instances, by session number."""
+        self.pool: CreditPool[Consumer] = CreditPool()
+        """The same, by credit."""
         self.queue: OrderedDict[Call, None] = OrderedDict()
         """Calls that wait, the next one first."""
-        self._buckets: defaultdict[int, dict[Consumer, None]] = defaultdict(dict)
-        self._highest = 0
 
     @property
     def is_unused(self) -> bool:
@@ -35,48 +34,12 @@ class Topic:
     def join(self, consumer: Consumer) -> None:
         """Let `consumer` take part."""
         self.consumers[consumer.session.number] = consumer
-        self._enter(consumer)
+        self.pool.join(consumer, is_suspended=consumer.session.is_congested)
 
     def leave(self, consumer: Consumer) -> None:
         """Give `consumer` nothing more; what it works on stays its own."""
-        self._buckets[consumer.credit].pop(consumer, None)
+        self.pool.leave(consumer)
         self.consumers.pop(consumer.session.number, None)
-
-    def take_consumer(self) -> Consumer | None:
-        """Return the least loaded consumer, with one credit taken from it, or None when all are busy."""
-        bucket = self._buckets[self._highest]
-        while not bucket:
-            if self._highest == 0:
-                return None
-            self._highest -= 1
-            bucket = self._buckets[self._highest]
-        consumer = next(iter(bucket))
-        del bucket[consumer]
-        consumer.credit -= 1
-        if consumer.credit:
-            self._buckets[consumer.credit][consumer] = None
-        return consumer
-
-    def give_credit(self, consumer: Consumer) -> None:
-        """Return one credit to `consumer`: a request of its window has ended."""
-        self._buckets[consumer.credit].pop(consumer, None)
-        consumer.credit += 1
-        self._enter(consumer)
-
-    def suspend(self, consumer: Consumer) -> None:
-        """Give `consumer` nothing until `resume`."""
-        self._buckets[consumer.credit].pop(consumer, None)
-
-    def resume(self, consumer: Consumer) -> None:
-        """Give `consumer` work again."""
-        self._enter(consumer)
-
-    def _enter(self, consumer: Consumer) -> None:
-        credit = consumer.credit
-        is_member = self.consumers.get(consumer.session.number) is consumer
-        if credit and is_member and not consumer.session.is_congested:
-            self._buckets[credit][consumer] = None
-            self._highest = max(self._highest, credit)
 
     # -- calls -------------------------------------------------------------------------------------------
 

@@ -69,6 +69,8 @@ def root(
 def broker(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Directory of stored topics [default: zbusrpc-data]")] = None,
+    durability: Annotated[str | None, typer.Option(help="disk, os or memory [default: disk]")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for calls in flight on shut-down [default: 10]")] = None,
     message_bytes_max: Annotated[int | None, typer.Option(help="Largest message [default: 16 MiB]")] = None,
     idle: Annotated[float | None, typer.Option(help="Seconds of silence that end a connection [default: 30]")] = None,
@@ -85,6 +87,8 @@ def broker(
         settings_of(
             host=host,
             port=port,
+            data_dir=data_dir,
+            durability=durability,
             grace=grace,
             message_bytes_max=message_bytes_max,
             queue_calls_max=queue_calls_max,
@@ -136,6 +140,27 @@ def call(
     from zbusrpc.cli.call import run_call
 
     run_call(method, params or [], settings_of(broker=broker, timeout=timeout, log_level="warning"), as_json=json)
+
+
+storage = typer.Typer(help="Look at a data directory that no broker has open.", no_args_is_help=True)
+app.add_typer(storage, name="storage")
+DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="A data directory, or that of one topic.")]
+
+
+@storage.command("check")
+def storage_check(directory: DirectoryArgument, json: JsonOption = False) -> None:
+    """Read every byte and print what is wrong, changing nothing. Exits with 1 where anything is."""
+    from zbusrpc.cli.storage import run_check
+
+    run_check(directory, as_json=json)
+
+
+@storage.command("repair")
+def storage_repair(directory: DirectoryArgument, json: JsonOption = False) -> None:
+    """Cut torn tails off and quarantine damaged segments, keeping what is good. Nothing is deleted."""
+    from zbusrpc.cli.storage import run_repair
+
+    run_repair(directory, as_json=json)
 
 
 bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)

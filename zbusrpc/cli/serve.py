@@ -77,6 +77,8 @@ async def _embed_broker(settings: Settings) -> Server | None:
     try:
         await server.start(settings.host, settings.port)
     except ConfigError:
+        if not await _is_listening("localhost", settings.port):
+            raise  # for example, the data directory is in use
         return None
     return server
 

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import math
 import time
+import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -17,7 +18,15 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 from zbusrpc import envelope
 from zbusrpc.config import TIMEOUT_S, default_broker
 from zbusrpc.errors import RpcError, UsageError, did_you_mean
-from zbusrpc.message import HEADER_CALLER, HEADER_METADATA_PREFIX, Flag, Kind, Message, encode_headers
+from zbusrpc.message import (
+    HEADER_CALLER,
+    HEADER_MESSAGE_ID,
+    HEADER_METADATA_PREFIX,
+    Flag,
+    Kind,
+    Message,
+    encode_headers,
+)
 from zbusrpc.service.blocking import run_blocking
 from zbusrpc.service.calls import Caller, caller_of_loop, close_callers
 from zbusrpc.service.codec import DynamicCodec, TypedCodec
@@ -234,6 +243,8 @@ class MethodCall:
             deadline = ambient
         if is_tracing():
             return self._request_traced(args, kwargs, deadline)
+        if codec.is_durable:
+            return self._request(args, kwargs, deadline, encode_headers(self._own_headers()))
         return self._request(args, kwargs, deadline, self._header_bytes)
 
     def __repr__(self) -> str:
@@ -257,8 +268,12 @@ class MethodCall:
             reply = await _retry(codec, call_options, error, message, deadline)
         return codec.decode(reply.body)
 
+    def _own_headers(self) -> dict[str, str]:
+        """Return the headers of one request. To a durable service it has an id: sent again, it is the same request."""
+        return self._headers | ({HEADER_MESSAGE_ID: uuid.uuid4().hex} if self._codec.is_durable else {})
+
     async def _request_traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Any:
-        headers = dict(self._headers)
+        headers = self._own_headers()
         with client_span(self._codec.service, self._codec.method, headers):
             return await self._request(args, kwargs, deadline, encode_headers(headers))
 

@@ -25,6 +25,7 @@ class DynamicCodec:
     """Writes requests and reads replies of a method that nothing is known of."""
 
     is_idempotent = False
+    is_durable = False
     timeout: float | None = None
     deprecated: str | None = None
 
@@ -66,7 +67,8 @@ class TypedCodec(DynamicCodec):
         self._definition = definition
         self._method = method
         self.doc = method.doc
-        self.is_idempotent = method.options.idempotent
+        self.is_durable = definition.durable
+        self.is_idempotent = method.options.idempotent or definition.durable
         self.timeout = method.options.timeout
         self.deprecated = method.options.deprecated
         self._parameters = list(method.signature.parameters.values())

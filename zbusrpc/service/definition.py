@@ -40,6 +40,7 @@ class ServiceOptions:
     name: str
     version: str
     concurrency: int
+    durable: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,8 @@ class Definition:
     """The topic its calls travel through."""
     version: str
     concurrency: int
+    durable: bool
+    """Whether the broker stores requests until they are answered."""
     doc: str
     methods: dict[str, Method]
     """By name on the wire."""
@@ -87,7 +90,7 @@ class Definition:
 def service(cls: type[T], /) -> type[T]: ...
 @overload
 def service(
-    *, name: str | None = None, version: str = "", concurrency: int = CONCURRENCY
+    *, name: str | None = None, version: str = "", concurrency: int = CONCURRENCY, durable: bool = False
 ) -> Callable[[type[T]], type[T]]: ...
 def service(
     cls: type[T] | None = None,
@@ -96,6 +99,7 @@ def service(
     name: str | None = None,
     version: str = "",
     concurrency: int = CONCURRENCY,
+    durable: bool = False,
 ) -> type[T] | Callable[[type[T]], type[T]]:
     """Declare a class as a service: its public methods are what clients can call.
 
@@ -103,6 +107,9 @@ def service(
         name: The topic its calls travel through; by default the name of the class.
         version: For people; shown where services are listed.
         concurrency: How many calls one instance works on at a time.
+        durable: The broker stores each request before an instance gets it, and until it is answered: calls wait while
+            no instance is there, and survive a restart of the broker, on both sides. A request may then run twice,
+            so methods must be fit for that. Needs a broker with a data directory.
 
     Raises:
         DefinitionError: the class or an option cannot be used; the text names it and the fix.
@@ -118,7 +125,7 @@ def service(
             )
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..{CONCURRENCY_MAX}")
-        options = ServiceOptions(name=chosen, version=version, concurrency=concurrency)
+        options = ServiceOptions(name=chosen, version=version, concurrency=concurrency, durable=durable)
         setattr(decorated, SERVICE_ATTRIBUTE, options)
         for attribute, function in _public_functions(decorated):
             _check_function(decorated, attribute, function)
@@ -206,6 +213,7 @@ def _read_class(cls: type) -> Definition:
         name=options.name,
         version=options.version,
         concurrency=options.concurrency,
+        durable=options.durable,
         doc=inspect.cleandoc(cls.__doc__ or ""),
         methods=methods,
         errors=_declared_errors(cls, methods),

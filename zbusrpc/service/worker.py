@@ -216,10 +216,11 @@ class _Post:
     def link_opened(self, theirs: Hello) -> None:
         if self._is_leaving:
             return
-        about = {
+        about: dict[str, Any] = {
             "version": self._worker.definition.version,
             "methods": list(self._worker.definition.methods),
         }
+        about |= {"durable": True} if self._worker.definition.durable else {}
         body = orjson.dumps({"window": self._worker.concurrency, "about": about})
         self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
 

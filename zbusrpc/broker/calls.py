@@ -1,0 +1,417 @@
+"""Calls: takes requests and replies from sessions, decides, and leaves what is to be sent.
+
+A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A
+call ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. Whatever
+comes for it later is dropped and counted.
+
+Pure: no clock (`now` is passed in, in seconds of a monotonic clock), no socket, no `await`. Each command is
+therefore atomic, and a seeded simulation can drive all of it. A message that a peer must not send raises
+ProtocolError before anything has changed.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Final
+
+from zbusrpc import envelope
+from zbusrpc.broker import refusals
+from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
+from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
+from zbusrpc.broker.reports import Counters, list_services
+from zbusrpc.broker.session import NOBODY, Call, Consumer, Session
+from zbusrpc.broker.topic import Topic
+from zbusrpc.deadlines import Deadlines
+from zbusrpc.errors import ProtocolError, RpcError
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.transport.native import payload_size
+
+Send = Callable[[Session, Message], None]
+Command = Callable[[Session, Message, float], None]
+"""Carries out one message of a session at a time."""
+
+_IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
+_WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
+_ERROR: Final = int(Flag.ERROR)
+_REQUEST: Final = int(Kind.REQUEST)
+_REPLY: Final = int(Kind.REPLY)
+
+
+class Calls:
+    """The calls of one broker."""
+
+    def __init__(self, name: str, limits: Limits, send: Send) -> None:
+        self.name = name
+        """The broker's address, for people."""
+        self.limits = limits
+        self.counters = Counters()
+        self.is_draining = False
+        """Whether new calls are refused because the broker is about to end."""
+        self._send = send
+        self._topics: dict[bytes, Topic] = {}
+        self._queued_bytes = 0
+        self._deadlines: Deadlines[Call] = Deadlines()
+        self.commands: dict[int, Command] = {
+            Kind.REQUEST: self.request,
+            Kind.REPLY: self._reply,
+            Kind.CANCEL: self._cancel,
+            Kind.SUBSCRIBE: self.subscribe,
+            Kind.UNSUBSCRIBE: self._unsubscribe,
+            Kind.RETURN: self._return,
+            Kind.DONE: self._done,
+        }
+        """What carries out a message, by its kind."""
+        self.on_stored_reply: Callable[[Call, Message], None] = lambda call, reply: None
+        self.on_stored_end: Callable[[Call], None] = lambda call: None
+        """Told of calls that are stored: see `mq/stored_calls.py`."""
+
+    # -- what the broker calls ---------------------------------------------------------------------------
+
+    def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
+        """Give a session that reads too slowly no calls until it has caught up."""
+        for consumer in session.consumers.values():
+            topic = self._topics[consumer.topic]
+            if is_congested:
+                topic.pool.suspend(consumer)
+            else:
+                topic.pool.resume(consumer)
+                self._dispatch(topic, now)
+
+    def disconnect(self, session: Session, now: float) -> None:
+        """Let go of a session: its calls are cancelled, what it worked on is given to others or fails."""
+        for call in list(session.calls.values()):
+            if call.is_stored:  # it is carried out whether or not somebody waits for it
+                call.caller = NOBODY
+            else:
+                self._abandon(call)
+        names = dict.fromkeys(session.consumers)
+        for name in names:
+            self._leave(session, name)
+        deliveries, session.deliveries = list(session.deliveries.values()), {}
+        for call in reversed(deliveries):  # the oldest ends up first in line again
+            if not call.is_over:
+                self._lose_instance(call)
+        names.update(dict.fromkeys(call.message.topic for call in deliveries))
+        for name in names:
+            self._settle(name, now)
+
+    def next_expiry(self) -> float | None:
+        """Return when `expire` should be called next, or None when no call has a deadline."""
+        return self._deadlines.next_at()
+
+    def expire(self, now: float) -> None:
+        """End the calls whose deadline has passed."""
+        for call in self._deadlines.due(now):
+            self._expire_call(call)
+
+    def services(self) -> list[dict[str, Any]]:
+        """Return what is running, for listings: topics with their instances and queues."""
+        return list_services(self._topics)
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters and sizes as of now."""
+        queued = sum(len(topic.queue) for topic in self._topics.values())
+        return {
+            **asdict(self.counters),
+            "topics": len(self._topics),
+            "queued": queued,
+            "queued_bytes": self._queued_bytes,
+        }
+
+    # -- commands of a caller ----------------------------------------------------------------------------
+
+    def request(self, session: Session, message: Message, now: float) -> None:
+        """Carry out a REQUEST."""
+        call = self.admit(session, message, now)
+        if call is not None:
+            self.enter(call, now)
+
+    def admit(self, session: Session, message: Message, now: float) -> Call | None:
+        """Begin a call, or refuse it and return None."""
+        if message.id <= session.last_id:
+            raise ProtocolError(f"request {message.id} after {session.last_id}: ids must grow")
+        session.last_id = message.id
+        self.counters.requests += 1
+        message.session = session.number
+        call = Call(session, message, now + message.timeout_ms / 1000 if message.timeout_ms else None)
+        session.calls[message.id] = call
+        if self.is_draining or len(session.calls) > self.limits.calls_per_session_max:
+            self.refuse(call, self._refusal_of_session())
+            return None
+        self.watch(call)
+        return call
+
+    def watch(self, call: Call) -> None:
+        """End a call when its deadline has passed."""
+        if call.deadline is not None:
+            call.tick = self._deadlines.add(call, call.deadline)
+
+    def enter(self, call: Call, now: float) -> None:
+        """Give a call to an instance, or let it wait for one, or refuse it."""
+        message = call.message
+        topic = self._topics.get(message.topic)
+        if topic is None or not topic.consumers:
+            topic = self._topic_to_wait_in(call)
+            if topic is None:
+                return
+        elif not topic.queue:
+            consumer = topic.pool.take()
+            if consumer is not None:
+                self._deliver(call, consumer, now)
+                return
+        self._enqueue(call, topic)
+
+    def _refusal_of_session(self) -> RpcError:
+        if self.is_draining:
+            return refusals.draining(self.name)
+        return refusals.too_many("unanswered calls of one caller", self.limits.calls_per_session_max)
+
+    def _topic_to_wait_in(self, call: Call) -> Topic | None:
+        """Return the topic in which a call may wait for the first instance, or refuse the call."""
+        name = call.message.topic
+        if not call.message.flags & _WAIT_FOR_READY:
+            running = [topic_name(other) for other, topic in self._topics.items() if topic.consumers]
+            self.refuse(call, refusals.no_instance(topic_name(name), self.name, running))
+            return None
+        return self._topic(name, call)
+
+    def _topic(self, name: bytes, call: Call | None = None) -> Topic | None:
+        """Return the topic `name`, made if need be; at the limit refuse `call`."""
+        topic = self._topics.get(name)
+        if topic is None:
+            if len(self._topics) >= self.limits.topics_max:
+                if call is not None:
+                    self.refuse(call, refusals.too_many("topics", self.limits.topics_max))
+                return None
+            topic = self._topics[name] = Topic()
+        return topic
+
+    def _enqueue(self, call: Call, topic: Topic) -> None:
+        is_full = len(topic.queue) >= self.limits.queue_calls_max
+        if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
+            name = topic_name(call.message.topic)
+            self.refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
+            self._forget_if_unused(call.message.topic, topic)
+        else:
+            self._put(call, topic)
+
+    def replace_caller(self, call: Call, again: Call) -> None:
+        """Let the caller of `again` have the reply to `call`, in place of its own."""
+        self._end(again)
+        call.caller.calls.pop(call.request_id, None)
+        call.caller, call.request_id = again.caller, again.request_id
+        call.caller.calls[call.request_id] = call
+
+    def finish_with(self, call: Call, reply: Message) -> None:
+        """End a call with a reply that is known already."""
+        self._end(call)
+        self.answer(call.caller, reply)
+
+    def _cancel(self, session: Session, message: Message, now: float) -> None:
+        call = session.calls.get(message.id)
+        if call is not None:  # else its reply has crossed the cancellation
+            self._abandon(call)
+
+    # -- commands of a consumer --------------------------------------------------------------------------
+
+    def _reply(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is None:
+            self.counters.late_replies += 1
+            return
+        self.counters.replies += 1
+        if call.stored_offset >= 0:
+            message.id = call.request_id
+            self.on_stored_reply(call, message)
+        self._end(call)
+        self.answer(call.caller, message)  # its session and id are those of the request
+
+    def _done(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is not None:  # it gave up a call that was not cancelled: a fault of the service
+            name = topic_name(call.message.topic)
+            self.refuse(call, refusals.instance_died(name, call, is_idempotent=False))
+
+    def _return(self, session: Session, message: Message, now: float) -> None:
+        call = self._finish(session, message, now)
+        if call is None:
+            return
+        name = call.message.topic
+        if name not in session.consumers:
+            call.attempts -= 1  # who leaves has not tried; who stays and returns all it gets must not do so for ever
+        if call.attempts < ATTEMPTS_MAX:
+            self._put_back(call)
+        else:
+            self.refuse(call, refusals.not_taken(topic_name(name), call.attempts))
+        self._settle(name, now)
+
+    def subscribe(self, session: Session, message: Message, now: float) -> None:
+        """Carry out a SUBSCRIBE."""
+        name = message.topic
+        window, about = parse_subscription(message)
+        if name in session.consumers:
+            raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
+        topic = self._topic(name)
+        if topic is None:
+            self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
+            return
+        consumer = session.consumers[name] = Consumer(session, name, window, about)
+        topic.join(consumer)
+        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
+        self._dispatch(topic, now)
+
+    def _unsubscribe(self, session: Session, message: Message, now: float) -> None:
+        if message.topic in session.consumers:
+            self._leave(session, message.topic)
+            self._settle(message.topic, now)
+        self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
+
+    # -- steps that several commands share ---------------------------------------------------------------
+
+    def send_error(self, session: Session, message_id: int, error: RpcError) -> None:
+        """Answer a message with an error."""
+        self._send(session, Message(_REPLY, message_id, b"", envelope.error_body(error), flags=_ERROR))
+
+    def answer(self, session: Session, message: Message) -> None:
+        """Send a reply, or an error in its place if the caller does not take so long a message."""
+        if is_too_large(message, session):
+            error = refusals.too_large("reply", payload_size(message), session.message_bytes_max)
+            self.send_error(session, message.id, error)
+        else:
+            self._send(session, message)
+
+    def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
+        """Give `call` to `consumer`, whose credit was taken."""
+        message, session = call.message, consumer.session
+        if call.attempts:
+            note_attempt(message, call.attempts + 1)
+        if is_too_large(message, session):
+            self._topics[consumer.topic].pool.give(consumer)
+            self.refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
+            return
+        call.consumer = consumer
+        call.attempts += 1
+        session.deliveries[message.session, message.id] = call
+        if call.deadline is not None:
+            message.timeout_ms = max(1, round((call.deadline - now) * 1000))
+        self._send(session, message)
+
+    def _dispatch(self, topic: Topic, now: float) -> None:
+        """Give waiting calls to consumers with credit, as long as there are both."""
+        while topic.queue:
+            consumer = topic.pool.take()
+            if consumer is None:
+                return
+            call = self._take(topic)
+            if call.deadline is not None and call.deadline <= now:
+                topic.pool.give(consumer)
+                self._expire_call(call)
+            else:
+                self._deliver(call, consumer, now)
+
+    def _settle(self, name: bytes, now: float) -> None:
+        """Bring a topic into order whose consumers changed: dispatch, fail what nobody will take, forget it."""
+        topic = self._topics.get(name)
+        if topic is None:
+            return
+        self._dispatch(topic, now)
+        if not topic.consumers:
+            for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
+                self._fail_unserved(call)
+        self._forget_if_unused(name, topic)
+
+    def _forget_if_unused(self, name: bytes, topic: Topic) -> None:
+        if topic.is_unused:
+            self._topics.pop(name, None)
+
+    def _fail_unserved(self, call: Call) -> None:
+        name = topic_name(call.message.topic)
+        if call.attempts:
+            self.refuse(call, refusals.instance_died(name, call, is_idempotent=True))
+        else:
+            self.refuse(call, refusals.not_started(name))
+
+    def _lose_instance(self, call: Call) -> None:
+        """Let a call whose instance died wait for another if that does no harm, or fail it."""
+        is_idempotent = bool(call.message.flags & _IDEMPOTENT)
+        if is_idempotent and call.attempts < ATTEMPTS_MAX:
+            self._put_back(call)
+        else:
+            name = topic_name(call.message.topic)
+            self.refuse(call, refusals.instance_died(name, call, is_idempotent=is_idempotent))
+
+    def _put_back(self, call: Call) -> None:
+        """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
+        call.consumer = None
+        self.counters.redelivered += 1
+        self._put(call, self._topics.setdefault(call.message.topic, Topic()), is_first=True)
+
+    def _leave(self, session: Session, name: bytes) -> None:
+        """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
+        self._topics[name].leave(session.consumers.pop(name))
+
+    def _finish(self, session: Session, message: Message, now: float) -> Call | None:
+        """Take a delivery off a session, give its credit back, and return the call unless it has ended."""
+        call = session.deliveries.pop((message.session, message.id), None)
+        if call is None:
+            return None
+        consumer = call.consumer
+        assert consumer is not None
+        topic = self._topics.get(consumer.topic)
+        if topic is not None and topic.consumers.get(session.number) is consumer:
+            topic.pool.give(consumer)
+            if topic.queue:
+                self._dispatch(topic, now)
+        return None if call.is_over else call
+
+    def _expire_call(self, call: Call) -> None:
+        """End a call whose deadline has passed, and stop whoever works on it."""
+        self.counters.expired += 1
+        if call.consumer is not None:
+            self._send_cancel(call)
+        name = topic_name(call.message.topic)
+        self.refuse(call, refusals.expired(name, has_started=call.consumer is not None))
+
+    def _abandon(self, call: Call) -> None:
+        """End a call that its caller gave up, without an answer."""
+        if call.consumer is not None:
+            self._send_cancel(call)
+        self._end(call)
+
+    def _send_cancel(self, call: Call) -> None:
+        assert call.consumer is not None
+        message = call.message
+        self._send(call.consumer.session, Message(Kind.CANCEL, message.id, session=message.session))
+
+    def refuse(self, call: Call, error: RpcError) -> None:
+        """End a call with an error of the broker's own."""
+        self.counters.refused += 1
+        self._end(call)
+        self.send_error(call.caller, call.request_id, error)
+
+    def _end(self, call: Call) -> None:
+        """Forget a call everywhere but at the instance that may still work on it."""
+        call.is_over = True
+        message = call.message
+        call.caller.calls.pop(call.request_id, None)
+        if call.tick is not None:
+            call.tick.pop(call, None)
+        if call.stored_offset >= 0:
+            self.on_stored_end(call)
+        if call.consumer is None:
+            topic = self._topics.get(message.topic)
+            if topic is not None and call in topic.queue:
+                topic.discard(call)
+                self._queued_bytes -= call.size
+                self._forget_if_unused(message.topic, topic)
+        elif (message.session, message.id) in call.consumer.session.deliveries:
+            call.message = Message(_REQUEST, message.id, message.topic, session=message.session)  # frees the body
+
+    def _put(self, call: Call, topic: Topic, *, is_first: bool = False) -> None:
+        topic.put(call, is_first=is_first)
+        self._queued_bytes += call.size
+
+    def _take(self, topic: Topic) -> Call:
+        call = topic.take_call()
+        assert call is not None
+        self._queued_bytes -= call.size
+        return call

@@ -1,0 +1,157 @@
+"""The catalog: the topics of a data directory, one directory each.
+
+    <data-dir>/
+        lock                         who uses it
+        journal/                     where groups stand: a log
+        topics/<name>-<uid>/         a topic: the segments of its log, and
+            topic.json               its name, uid, options and time of creation
+        topics/<name>-<uid>.removed  is being deleted
+
+A topic's directory says all that is to be known of it, so that it can be copied. What the file `topic.json` says is
+replaced by writing another, syncing it, and renaming it.
+
+Promises: a topic that `create` returned survives a power cut; one that `discard` was called for does not come back.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zbusrpc.broker.mq.names import slug
+from zbusrpc.broker.mq.options import TopicOptions
+from zbusrpc.broker.storage.errors import FormatVersionError
+from zbusrpc.broker.storage.files import Disk, opened
+
+TOPIC_FILE: Final = "topic.json"
+REMOVED_SUFFIX: Final = ".removed"
+CATALOG_VERSION: Final = 1
+
+
+class TopicFile(BaseModel):
+    """What `topic.json` says."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = CATALOG_VERSION
+    name: str
+    uid: str
+    created_ms: int
+    options: TopicOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A directory that is no topic."""
+
+    directory: str
+    reason: str
+
+
+class Catalog:
+    """The topics' directories."""
+
+    def __init__(self, disk: Disk, data_dir: str) -> None:
+        self._disk = disk
+        self._root = os.path.join(data_dir, "topics")
+        self.journal_directory = os.path.join(data_dir, "journal")
+        if not disk.exists(self._root):
+            disk.make_directory(self._root)
+
+    def directory(self, topic: TopicFile) -> str:
+        """Return where a topic is."""
+        return os.path.join(self._root, f"{slug(topic.name)}-{topic.uid}")
+
+    def read(self) -> Iterator[TopicFile | Unreadable]:
+        """Yield the topics that there are; finish what removed others.
+
+        Raises:
+            OSError: the disk does not let them be read.
+            FormatVersionError: a newer zbusrpc wrote one of them.
+        """
+        for name in self._disk.list(self._root):
+            directory = os.path.join(self._root, name)
+            if name.endswith(REMOVED_SUFFIX):
+                self._disk.remove_directory(directory)
+                continue
+            try:
+                yield self._read(directory)
+            except FileNotFoundError:  # its creation was not finished
+                yield Unreadable(directory=directory, reason=f"it has no {TOPIC_FILE}")
+            except ValidationError as error:
+                reason = f"{TOPIC_FILE}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
+                yield Unreadable(directory=directory, reason=reason)
+
+    def _read(self, directory: str) -> TopicFile:
+        path = os.path.join(directory, TOPIC_FILE)
+        with opened(self._disk, path) as file:
+            data = file.pread(file.size(), 0)
+        try:
+            topic = TopicFile.model_validate_json(data)
+        except ValidationError:
+            version = _version_of(data)
+            if version > CATALOG_VERSION:
+                raise FormatVersionError(path, version, CATALOG_VERSION) from None
+            raise
+        if topic.version > CATALOG_VERSION:
+            raise FormatVersionError(path, topic.version, CATALOG_VERSION)
+        return topic
+
+    def write(self, topic: TopicFile) -> None:
+        """Make, or replace, what is said of a topic.
+
+        Raises:
+            OSError: the disk did not take it; what was said before still holds.
+        """
+        directory = self.directory(topic)
+        if not self._disk.exists(directory):
+            self._disk.make_directory(directory)
+        path = os.path.join(directory, TOPIC_FILE)
+        temporary = f"{path}.tmp"
+        if self._disk.exists(temporary):
+            self._disk.remove(temporary)
+        with opened(self._disk, temporary, create=True) as file:
+            file.append(topic.model_dump_json(indent=2).encode() + b"\n")
+            file.sync()
+        self._disk.rename(temporary, path)
+        self._disk.sync_directory(directory)
+
+    def discard(self, topic: TopicFile) -> str:
+        """Let a topic be gone, and return the directory that `delete` removes.
+
+        Raises:
+            OSError: the disk did not let it; the topic is still there.
+        """
+        directory = self.directory(topic)
+        removed = directory + REMOVED_SUFFIX
+        self._disk.rename(directory, removed)
+        self._disk.sync_directory(self._root)
+        return removed
+
+    def delete(self, directory: str) -> None:
+        """Remove a discarded directory with its files; may run in another thread.
+
+        Raises:
+            OSError: that is left to the next start.
+        """
+        self._disk.remove_directory(directory)
+
+
+def _version_of(data: bytes) -> int:
+    """Return the version that a file of a newer zbusrpc says it has."""
+
+    class _Versioned(BaseModel):
+        version: int = 0
+
+    try:
+        return _Versioned.model_validate_json(data).version
+    except ValidationError:
+        return 0
+
+
+def file_of(name: str, uid: str, created_ms: int, options: TopicOptions) -> TopicFile:
+    """Return what is to be said of a topic."""
+    values: dict[str, Any] = {"name": name, "uid": uid, "created_ms": created_ms, "options": options}
+    return TopicFile(**values)

@@ -1,0 +1,200 @@
+"""Commands: what people and tools do with topics and groups, each a JSON object that names itself.
+
+Each answers with a result or an error when what it says is so. `requests.py` says what a command may hold,
+docs/protocol.md what it answers.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from zbusrpc.broker.mq import requests
+from zbusrpc.broker.mq.dead_letters import origin_of, revived
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.letters import Letters
+from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.reports import PEEK_BYTES_MAX, describe_group, describe_topic, lag_of, show, statistics_of
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.errors import RpcError
+
+Answer = Callable[[Any, RpcError | None], None]
+"""Told a result or an error."""
+
+
+class Commands:
+    """Carries out commands on a store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def carry_out(self, body: bytes | bytearray, answer: Answer) -> None:
+        """Do what a command says, and tell its result.
+
+        Raises:
+            RpcError: it cannot be done; nothing is told.
+        """
+        command = requests.parse_command(body)
+        _COMMANDS[type(command)](self, command, answer)
+
+    # -- topics ------------------------------------------------------------------------------------------
+
+    def _declare(self, command: requests.Declare, answer: Answer) -> None:
+        check_name("topic", command.topic)
+        is_new = command.topic not in self._store.topics
+
+        def done(topic: Topic | None, error: RpcError | None) -> None:
+            answer(None if topic is None else describe_topic(topic) | {"created": is_new}, error)
+
+        self._store.declare(command.topic, command.topic_options(), update=command.update, done=done)
+
+    def _list(self, command: requests.ListTopics, answer: Answer) -> None:
+        topics = sorted(self._store.topics.items())
+        answer([describe_topic(topic) for name, topic in topics if command.match in name], None)
+
+    def _describe(self, command: requests.DescribeTopic, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        groups = [describe_group(topic, group) for _, group in sorted(topic.groups.items())]
+        answer(describe_topic(topic) | {"groups": groups}, None)
+
+    def _remove(self, command: requests.Remove, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        if command.group is None:
+            self._store.remove_topic(topic, lambda error: answer(None, error))
+        else:
+            group = self._store.group(topic, command.group)
+            self._store.remove_group(topic, group, lambda error: answer(None, error))
+
+    def _empty(self, command: requests.Empty, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        if command.group is None:
+            self._store.empty_topic(topic, lambda count, error: answer({"removed": count}, error))
+            return
+        group = self._store.group(topic, command.group)
+        count = lag_of(topic, group)
+        self._store.seek(topic, group, "newest", lambda error: answer({"removed": count}, error))
+
+    # -- groups ------------------------------------------------------------------------------------------
+
+    def _declare_group(self, command: requests.DeclareGroup, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        given = command.group_options()
+        group = topic.groups.get(command.group)
+
+        def told(created: bool) -> Callable[[Group | None, RpcError | None], None]:
+            def done(made: Group | None, error: RpcError | None) -> None:
+                answer(None if made is None else describe_group(topic, made) | {"created": created}, error)
+
+            return done
+
+        if group is None:
+            options = GroupOptions(**given)
+            self._store.create_group(topic, command.group, options, command.start or "oldest", told(created=True))
+        elif command.update:
+            self._store.change_group(group, given, lambda error: told(created=False)(None if error else group, error))
+        else:
+            self._store.check_group(topic, group, given)
+            told(created=False)(group, None)
+
+    def _pause(self, command: requests.Pause, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        group = self._store.group(topic, command.group)
+        paused = {"paused": command.command == "pause"}
+        self._store.change_group(group, paused, lambda error: answer(None, error))
+
+    def _seek(self, command: requests.Seek, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        group = self._store.group(topic, command.group)
+        place: dict[str, int] = {}
+        place["offset"] = self._store.seek(topic, group, command.start, lambda error: answer(place, error))
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    def _peek(self, command: requests.Peek, answer: Answer) -> None:
+        topic = self._topic(command.topic)
+        offset, _ = resolve(topic, command.start or "oldest")
+        answer(show(topic, offset, command.count, command.filter, command.body_bytes_max), None)
+
+    def _dead_letters(self, command: requests.DeadLetters, answer: Answer) -> None:
+        letters = self._letters(command.topic)
+        if letters is None:
+            answer({"topic": "", "messages": [], "next_offset": 0, "end_offset": 0}, None)
+            return
+        offset, _ = resolve(letters.topic, command.start or "oldest")
+        shown = show(letters.topic, offset, command.count, "", PEEK_BYTES_MAX, is_wanted=letters.is_there)
+        answer({"topic": letters.topic.name, **shown}, None)
+
+    def _retry_dead(self, command: requests.RetryDead, answer: Answer) -> None:
+        letters = self._letters(command.topic)
+        retried: list[int] = []
+        left: list[dict[str, Any]] = []
+        for record in letters.chosen(command.offsets) if letters is not None else ():
+            reason = self._retry_one(record, as_new=command.as_new)
+            if reason:
+                left.append({"offset": record.offset, "reason": reason})
+            else:
+                retried.append(record.offset)
+        result = {"retried": len(retried), "left": left}
+        if letters is None or not retried:
+            answer(result, None)
+        else:
+            letters.forget(retried, lambda error: answer(result, error))
+
+    def _retry_one(self, record: Record, *, as_new: bool) -> str:
+        """Give one dead letter back; return why that is not possible, or nothing."""
+        origin = origin_of(record)
+        if origin is None:
+            return "it does not say where it comes from"
+        topic = self._store.topics.get(origin.topic)
+        if topic is None:
+            return f"topic {origin.topic} is gone"
+        group = topic.groups.get(origin.group)
+        if group is not None and topic.load(origin.offset) is not None:
+            self._store.revive(group, origin.offset)
+            return ""
+        if as_new:
+            topic.append([revived(record)], lambda offset, error: None)
+            return ""
+        what = f"group {origin.group} is gone" if group is None else f"the message at offset {origin.offset} is gone"
+        return f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
+
+    def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
+        letters = self._letters(command.topic)
+        offsets = [record.offset for record in letters.chosen(command.offsets)] if letters is not None else []
+        if letters is None or not offsets:
+            answer({"purged": 0}, None)
+        else:
+            letters.forget(offsets, lambda error: answer({"purged": len(offsets)}, error))
+
+    def _stats(self, command: requests.Stats, answer: Answer) -> None:
+        answer(statistics_of(self._store.topics.values()), None)
+
+    # -- steps that several commands share ---------------------------------------------------------------
+
+    def _topic(self, name: str) -> Topic:
+        return self._store.topic(check_name("topic", name))
+
+    def _letters(self, name: str) -> Letters | None:
+        """Return the dead letters of a topic, or None while there were none."""
+        topic = self._topic(name)
+        target = self._store.topics.get(self._store.dead_letter_name(topic))
+        return None if target is None else Letters(self._store, target)
+
+
+_COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
+    requests.Declare: Commands._declare,
+    requests.DeclareGroup: Commands._declare_group,
+    requests.ListTopics: Commands._list,
+    requests.DescribeTopic: Commands._describe,
+    requests.Remove: Commands._remove,
+    requests.Empty: Commands._empty,
+    requests.Pause: Commands._pause,
+    requests.Seek: Commands._seek,
+    requests.Peek: Commands._peek,
+    requests.DeadLetters: Commands._dead_letters,
+    requests.RetryDead: Commands._retry_dead,
+    requests.PurgeDead: Commands._purge_dead,
+    requests.Stats: Commands._stats,
+}

@@ -1,0 +1,56 @@
+"""The duplicate window: the ids of the messages that a topic stored lately, with their offsets.
+
+A message whose id is in the window is not stored again. An id stays for so many seconds and while no more than so
+many others came after it. An id is reserved when its message is handed in, and becomes known or is freed when the
+outcome is. After a restart the window is filled from the log.
+
+Pure: time comes in as `now_ms`.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Final
+
+RESERVED: Final = -1
+"""In place of an offset: the message was handed in, and is not yet stored."""
+
+
+class DuplicateWindow:
+    """The ids of late messages of one topic."""
+
+    __slots__ = ("_ages", "_offsets", "ids_max", "window_ms")
+
+    def __init__(self, window_ms: int, ids_max: int) -> None:
+        self.window_ms = window_ms
+        self.ids_max = ids_max
+        self._offsets: dict[bytes, int] = {}
+        self._ages: deque[tuple[int, list[bytes]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def find(self, id_: bytes) -> int | None:
+        """Return the offset of the message with this id, RESERVED, or None where there is none."""
+        return self._offsets.get(id_)
+
+    def reserve(self, ids: list[bytes], now_ms: int) -> None:
+        """Take note that messages with these ids were handed in."""
+        offsets = self._offsets
+        for id_ in ids:
+            offsets[id_] = RESERVED
+        self._ages.append((now_ms, ids))
+        while self._ages and (self._ages[0][0] < now_ms - self.window_ms or len(offsets) > self.ids_max):
+            _, old = self._ages.popleft()
+            self.free(old)
+
+    def settle(self, ids_and_offsets: Iterable[tuple[bytes, int]]) -> None:
+        """Take note of where messages were stored."""
+        offsets = self._offsets
+        for id_, offset in ids_and_offsets:
+            if id_ in offsets:  # else it has left the window already
+                offsets[id_] = offset
+
+    def free(self, ids: Iterable[bytes]) -> None:
+        """Forget ids, for example of messages that could not be stored."""
+        for id_ in ids:
+            self._offsets.pop(id_, None)

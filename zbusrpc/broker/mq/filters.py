@@ -1,0 +1,50 @@
+"""Filters: which tags a group wants. The rules are those of zbus 0.8 and 0.11 together.
+
+    a.b      these segments
+    a.+.c    any one segment instead of `+`; `*` that is not the last means the same
+    a.*      one or more segments instead of `*` that is the last: a.b, a.b.c, not a
+    a.#      zero or more segments instead of `#`, which is always the last: a, a.b, a.b.c
+    x;y      x or y
+
+A message without a tag has one empty segment: `*`, `+` and `#` take it.
+
+Pure. A filter is one regular expression without nested repetition, so that no tag makes it slow.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from zbusrpc.errors import Code, RpcError
+
+FILTER_BYTES_MAX: Final = 255
+_SEGMENT: Final = r"[^.]*"
+
+Matches = Callable[[bytes], object]
+"""Whether a tag is wanted: something true or something false."""
+
+
+def compile_filter(text: str) -> Matches | None:
+    """Return what tells whether a tag is wanted, or None where all are.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT; the text names the filter and what is wrong.
+    """
+    if not text or text in {"*", "#"}:
+        return None
+    if len(text.encode(errors="replace")) > FILTER_BYTES_MAX:
+        raise RpcError(Code.INVALID_ARGUMENT, f"a filter has at most {FILTER_BYTES_MAX} bytes, this one {len(text)}")
+    alternatives = [_alternative(part.strip(), text) for part in text.split(";") if part.strip()]
+    return re.compile("|".join(alternatives).encode(), re.DOTALL).fullmatch
+
+
+def _alternative(pattern: str, text: str) -> str:
+    segments = pattern.split(".")
+    if "#" in segments[:-1]:
+        raise RpcError(Code.INVALID_ARGUMENT, f"filter {text!r}: # stands for the rest and must be the last segment")
+    *before, last = segments
+    head = [_SEGMENT if segment in {"+", "*"} else re.escape(segment) for segment in before]
+    if last == "#":
+        return r"\.".join(head) + r"(?:\..*)?" if head else ".*"
+    tail = {"*": ".*", "+": _SEGMENT}.get(last) or re.escape(last)
+    return r"\.".join([*head, tail])

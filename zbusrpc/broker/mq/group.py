@@ -1,0 +1,418 @@
+"""A consume group: one place in a topic's log, what is in flight from it, and what comes again.
+
+Messages are read in the order of the log. What does not pass the filter, or has expired, is done at once. A message
+whose time has not come waits aside; one whose key is in flight waits behind it. All others go to the consumer with the
+most credit. A message is done when it is acknowledged. Until then it comes again: at once and first in line when its
+consumer leaves, after a growing wait when its lease ends or it is refused, and not at all after `max_attempts`: then it
+is `dead`, and whoever drives the group puts it into the dead-letter topic.
+
+    dispatch           hands out what can be handed out
+    ack, nack, extend  what consumers say
+    expire             what time does; `next_at` says when
+    changes            what is to be stored, so that a restart goes on here
+
+Promises: a message that is not done is in `pending` or will be read; messages with one key are in flight one at a
+time, in the order of the log; what is kept in memory is bounded by PENDING_MAX deliveries, whatever consumers do.
+
+Pure: time comes in, records come from `fetch`, randomness from `jitter`.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from zbusrpc.broker.credits import CreditPool
+from zbusrpc.broker.mq.counters import GroupCounters
+from zbusrpc.broker.mq.delivery import Delivery, State
+from zbusrpc.broker.mq.filters import compile_filter
+from zbusrpc.broker.mq.keys import KeyOrder
+from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.place import Changes, Pending
+from zbusrpc.broker.mq.subscription import Subscription
+from zbusrpc.broker.storage.record import Record
+
+PENDING_MAX: Final = 100_000
+"""Messages of a group that were read and are not done, most of them delayed or held by their key: about 30 MiB. At the
+bound the group reads no further until some are done."""
+DISPATCH_MAX: Final = 256
+"""Messages that a group hands out before others have their turn."""
+
+Fetch = Callable[[int], list[Record]]
+"""Return some records from an offset on; none where the log ends."""
+Load = Callable[[int], Record | None]
+"""Return the record at an offset, or None where it is gone."""
+Handout = tuple[Subscription, Delivery, Record]
+
+
+class Group:
+    """One consume group of one topic."""
+
+    def __init__(
+        self,
+        topic_name: str,
+        name: str,
+        options: GroupOptions,
+        position: int,
+        *,
+        key: bytes,
+        fetch: Fetch,
+        load: Load,
+        jitter: Callable[[], float],
+    ) -> None:
+        self.topic_name = topic_name
+        self.name = name
+        self.key = key
+        """Names it in the journal."""
+        self.options = options
+        self.position = position
+        """The next offset to hand out for the first time: all below it are done, or in `pending`."""
+        self.pending: dict[int, Delivery] = {}
+        """What was read and is not done, by offset."""
+        self.pool: CreditPool[Subscription] = CreditPool()
+        """The consumers."""
+        self.dead: list[tuple[Delivery, str]] = []
+        """What used up its attempts, and why: to be taken by whoever drives the group."""
+        self.counters = GroupCounters()
+        self.is_gone = False
+        """Whether it was removed."""
+        self._fetch, self._load, self._jitter = fetch, load, jitter
+        self._matches = compile_filter(options.filter)
+        self._buffer: deque[Record] = deque()
+        self._waiting: list[int] = []  # a heap of offsets
+        self._delayed: list[tuple[float, int]] = []  # a heap of times and offsets
+        self._leases = Leases()
+        self._keys = KeyOrder()
+        self._changes = Changes()
+        self._has_unknown_keys = False
+
+    def set_options(self, options: GroupOptions) -> None:
+        """Have other options from now on; a filter applies to what is read from now on."""
+        self.options = options
+        self._matches = compile_filter(options.filter)
+
+    # -- consumers ---------------------------------------------------------------------------------------
+
+    def join(self, consumer: Subscription) -> None:
+        """Let a consumer take part."""
+        self.pool.join(consumer, is_suspended=consumer.session.is_congested)
+
+    def leave(self, consumer: Subscription) -> None:
+        """Give a consumer nothing more; what it has goes to others, first in line."""
+        self.pool.leave(consumer)
+        if consumer.in_flight or consumer.overdue:
+            for delivery in [one for one in self.pending.values() if one.consumer is consumer]:
+                if delivery.state is State.IN_FLIGHT:
+                    self._fail(delivery, "its consumer left", 0.0, 0, delay_ms=0)
+                delivery.consumer = None
+        consumer.in_flight = 0
+        if not self.pool.members:
+            self._buffer.clear()
+
+    # -- handing out -------------------------------------------------------------------------------------
+
+    def dispatch(self, now: float, now_ms: int) -> list[Handout]:
+        """Return who gets what now; less than DISPATCH_MAX when there is no more or nobody has credit."""
+        handouts: list[Handout] = []
+        if self.options.paused:
+            return handouts
+        if self._has_unknown_keys:
+            self._learn_keys()
+        pool, until, needs_ack = self.pool, now + self.options.lease_ms / 1000, self.options.ack
+        while len(handouts) < DISPATCH_MAX and pool.has_credit():
+            found = self._next(now, now_ms)
+            if found is None:
+                break
+            consumer = pool.take()
+            assert consumer is not None
+            delivery, record = found
+            delivery.attempts += 1
+            self.counters.delivered += 1
+            handouts.append((consumer, delivery, record))
+            if needs_ack:
+                delivery.state, delivery.consumer = State.IN_FLIGHT, consumer
+                consumer.in_flight += 1
+                self._leases.begin(delivery, until)
+                self._changes.touch(delivery.offset)
+            else:
+                self._finish(delivery)
+                if consumer.window:
+                    pool.give(consumer)
+        return handouts
+
+    def _next(self, now: float, now_ms: int) -> tuple[Delivery, Record] | None:
+        """Return the next message that may be handed out now."""
+        while self._waiting:
+            delivery = self.pending.get(heappop(self._waiting))
+            if delivery is None or delivery.state is not State.WAITING:
+                continue
+            record = self._keys.take_record(delivery) or self._load(delivery.offset)
+            if record is None:
+                self.counters.gone += 1
+                self._finish(delivery)
+            elif self._has_expired(record, now_ms):
+                self._finish(delivery)
+            else:
+                self.counters.redelivered += delivery.attempts > 0
+                return delivery, record
+        while self._buffer or self._fill():
+            record = self._buffer.popleft()
+            self.position = record.offset + 1
+            if self._matches is not None and not self._matches(record.tag):
+                self.counters.skipped += 1
+            elif not self._has_expired(record, now_ms):
+                delivery = Delivery(record.offset, record.key, State.WAITING)
+                self.pending[record.offset] = delivery
+                if record.due_ms > now_ms:
+                    self._delay(delivery, now, record.due_ms, record.due_ms - now_ms)
+                elif not record.key or self._take_key(delivery, record):
+                    return delivery, record
+        return None
+
+    def _fill(self) -> bool:
+        """Read on; False when there is nothing, or no room."""
+        if len(self.pending) < PENDING_MAX:
+            self._buffer.extend(self._fetch(self.position))
+        return bool(self._buffer)
+
+    def _has_expired(self, record: Record, now_ms: int) -> bool:
+        has_expired = 0 < record.expiry_ms <= now_ms
+        self.counters.expired += has_expired
+        return has_expired
+
+    def _delay(self, delivery: Delivery, now: float, due_ms: int, delay_ms: float) -> None:
+        delivery.state, delivery.due_ms = State.DELAYED, due_ms
+        heappush(self._delayed, (now + delay_ms / 1000, delivery.offset))
+        self._changes.touch(delivery.offset)
+
+    def _wait(self, delivery: Delivery) -> None:
+        delivery.state = State.WAITING
+        heappush(self._waiting, delivery.offset)
+        self._changes.touch(delivery.offset)
+
+    # -- keys --------------------------------------------------------------------------------------------
+
+    def _take_key(self, delivery: Delivery, record: Record | None) -> bool:
+        """Take the key of a message, or let it be held behind others; False then."""
+        self._changes.touch(delivery.offset)
+        return self._keys.take(delivery, record)
+
+    def _learn_keys(self) -> None:
+        """After a restart: find out which keys are busy, before anything is handed out."""
+        self._has_unknown_keys = False
+        for offset in sorted(self.pending):
+            delivery = self.pending[offset]
+            record = self._load(offset) if delivery.state is not State.DEAD else None
+            if record is not None and record.key:
+                delivery.key = record.key
+                if delivery.state is State.WAITING or delivery.attempts:
+                    self._keys.take(delivery, None)
+
+    # -- what consumers say ------------------------------------------------------------------------------
+
+    def ack(self, consumer: Subscription, first: int, last: int) -> int:
+        """Take note that messages are done, and return how many it concerned."""
+        count = self._answer(consumer, first, last, self._finish)
+        self.counters.acked += count
+        return count
+
+    def nack(
+        self, consumer: Subscription, first: int, last: int, reason: str, delay_ms: int | None, now: float, now_ms: int
+    ) -> int:
+        """Let messages come again, after `delay_ms` or the back-off, and return how many it concerned."""
+        reason = reason or "refused by its consumer"
+        return self._answer(
+            consumer, first, last, lambda delivery: self._fail(delivery, reason, now, now_ms, delay_ms=delay_ms)
+        )
+
+    def release(self, consumer: Subscription, first: int, last: int) -> int:
+        """Let messages that were not begun come again, first in line, as if they had not been handed out."""
+
+        def put_back(delivery: Delivery) -> None:
+            delivery.attempts -= 1
+            self._wait(delivery)
+
+        return self._answer(consumer, first, last, put_back)
+
+    def reject(self, consumer: Subscription, first: int, last: int, reason: str) -> int:
+        """Let messages be dead."""
+        reason = reason or "rejected by its consumer"
+        return self._answer(consumer, first, last, lambda delivery: self._bury(delivery, reason))
+
+    def extend(self, consumer: Subscription, first: int, last: int, now: float) -> int:
+        """Let leases begin anew, and return of how many messages."""
+        until, count = now + self.options.lease_ms / 1000, 0
+        for delivery in self._had(consumer, first, last):
+            if delivery.state is State.IN_FLIGHT:
+                self._leases.begin(delivery, until)
+                count += 1
+        self._forgive(consumer)
+        return count
+
+    def _had(self, consumer: Subscription, first: int, last: int) -> Iterator[Delivery]:
+        """Yield the messages in a range that `consumer` has, or had last."""
+        pending = self.pending
+        offsets: Iterable[int] = range(first, last + 1)
+        if last - first >= len(pending):  # a range may be as long as it likes
+            offsets = [offset for offset in pending if first <= offset <= last]
+        for offset in offsets:
+            delivery = pending.get(offset)
+            if delivery is not None and delivery.consumer is consumer and delivery.state is not State.DEAD:
+                yield delivery
+            else:
+                self.counters.late += 1
+
+    def _answer(self, consumer: Subscription, first: int, last: int, act: Callable[[Delivery], None]) -> int:
+        """Do what an answer asks for, give the credit back that the messages took, and return how many they were."""
+        count = freed = 0
+        for delivery in self._had(consumer, first, last):
+            freed += delivery.state is State.IN_FLIGHT
+            act(delivery)
+            count += 1
+        consumer.in_flight -= freed
+        if freed and consumer.window:
+            self.pool.give(consumer, freed)
+        self._forgive(consumer)
+        return count
+
+    def _forgive(self, consumer: Subscription) -> None:
+        """Give a consumer that answers again the credit back that was kept because its leases had ended."""
+        if consumer.overdue:
+            overdue, consumer.overdue = consumer.overdue, 0
+            self.pool.give(consumer, overdue)
+
+    # -- what becomes of messages ------------------------------------------------------------------------
+
+    def finish(self, delivery: Delivery) -> None:
+        """Take note that a dead message is stored where it belongs, or was dropped."""
+        if self.pending.get(delivery.offset) is delivery:
+            self._finish(delivery)
+
+    def _finish(self, delivery: Delivery) -> None:
+        del self.pending[delivery.offset]
+        delivery.until = 0.0
+        self._changes.touch(delivery.offset)
+        following = self._keys.free(delivery.key) if delivery.key else None
+        if following is not None:
+            self._wait(following)
+
+    def _fail(self, delivery: Delivery, reason: str, now: float, now_ms: int, *, delay_ms: float | None) -> None:
+        if delivery.attempts >= self.options.max_attempts:
+            self._bury(delivery, f"{reason} (attempt {delivery.attempts} of {self.options.max_attempts})")
+            return
+        if delay_ms is None:
+            delay_ms = self.options.longest_wait_ms(delivery.attempts) * (0.5 + self._jitter() / 2)
+        if delay_ms > 0:
+            self._delay(delivery, now, now_ms + round(delay_ms), delay_ms)
+        else:
+            self._wait(delivery)
+
+    def _bury(self, delivery: Delivery, reason: str) -> None:
+        delivery.state = State.DEAD
+        self.counters.dead += 1
+        self._changes.touch(delivery.offset)
+        self.dead.append((delivery, reason))
+
+    # -- what time does ----------------------------------------------------------------------------------
+
+    def next_at(self) -> float | None:
+        """Return when `expire` should be called next, or None when nothing waits for a time."""
+        times = [self._leases.next_at(), self._delayed[0][0] if self._delayed else None]
+        return min((at for at in times if at is not None), default=None)
+
+    def expire(self, now: float, now_ms: int) -> None:
+        """Let messages come again whose lease has ended, and those come whose time has."""
+        for delivery in self._leases.ended(now):
+            consumer = delivery.consumer
+            assert consumer is not None
+            consumer.in_flight -= 1
+            consumer.overdue += bool(consumer.window)
+            self._fail(delivery, "its lease ended", now, now_ms, delay_ms=None)
+        while self._delayed and self._delayed[0][0] <= now:
+            _, offset = heappop(self._delayed)
+            late = self.pending.get(offset)
+            if late is None or late.state is not State.DELAYED:
+                continue
+            late.due_ms = 0
+            if late.attempts or not late.key or self._take_key(late, None):
+                self._wait(late)
+
+    # -- moving ------------------------------------------------------------------------------------------
+
+    def pending_copy(self) -> Pending:
+        """Return what is pending, as `seek` and `restore` take it."""
+        return {offset: (delivery.attempts, delivery.due_ms) for offset, delivery in self.pending.items()}
+
+    def seek(self, position: int) -> None:
+        """Go on from `position`; what is pending or in flight is forgotten."""
+        self.position = position
+        self._buffer.clear()
+        self._waiting.clear()
+        self._delayed.clear()
+        self._leases.clear()
+        self._keys.clear()
+        self.pending.clear()
+        self._changes.rewrite()
+        for consumer in list(self.pool.members):
+            if consumer.window:
+                self.pool.give(consumer, consumer.window - consumer.credit)
+            consumer.in_flight = consumer.overdue = 0
+
+    def restore(self, pending: Pending, now: float, now_ms: int) -> None:
+        """Take over what was pending before a restart: offsets with their attempts and due times."""
+        for offset, (attempts, due_ms) in sorted(pending.items()):
+            delivery = self.pending[offset] = Delivery(offset, b"", State.WAITING, attempts)
+            if attempts >= self.options.max_attempts:
+                self._bury(delivery, f"all {attempts} attempts are used up")
+            elif due_ms > now_ms:
+                self._delay(delivery, now, due_ms, due_ms - now_ms)
+            else:
+                self._wait(delivery)
+        self._has_unknown_keys = bool(pending)
+
+    def revive(self, offset: int) -> None:
+        """Deliver a message again that is done, as if it had never been handed out."""
+        if offset < self.position and offset not in self.pending:
+            record = self._load(offset)
+            delivery = self.pending[offset] = Delivery(offset, record.key if record else b"", State.WAITING)
+            if not delivery.key or self._take_key(delivery, record):
+                self._wait(delivery)
+
+    def is_done(self, offset: int) -> bool:
+        """Say whether the group has passed a message and is done with it."""
+        return offset < self.position and offset not in self.pending
+
+    def settle(self, offsets: Iterable[int]) -> None:
+        """Be done with messages that nobody was given, wherever they stand."""
+        done = set(offsets)
+        for offset in range(self.position, max(done, default=-1) + 1):
+            self.position = offset + 1
+            if offset not in done:
+                self.pending[offset] = Delivery(offset, b"", State.WAITING)
+                self._wait(self.pending[offset])
+        for offset in done & self.pending.keys():
+            self._finish(self.pending[offset])
+        if len(self._waiting) > 2 * len(self.pending) + PRUNE_MIN:
+            self._waiting = sorted(offset for offset in self._waiting if offset in self.pending)
+        self._buffer.clear()
+
+    # -- what is stored ----------------------------------------------------------------------------------
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `changes` has something to tell."""
+        return self._changes.has_any(self.position)
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything a restart needs to know; `changes` goes on from here."""
+        place = self._changes.take_all(self.position, self.pending)
+        return {"name": self.name, "options": self.options.model_dump(mode="json"), **place}
+
+    def changes(self) -> dict[str, Any]:
+        """Return what changed since the last `changes` or `describe`."""
+        return self._changes.take(self.position, self.pending)
+
+    def forget_stored(self) -> None:
+        """Tell the whole place with the next `changes`: what was told before did not reach the disk."""
+        self._changes.rewrite()

@@ -1,0 +1,230 @@
+"""The journal: where groups stand, in a log of its own.
+
+One journal serves all groups of a broker, so that what a thousand groups did in one turn is one write. Its records
+are JSON; the key names the group by its topic's uid and its own name, the tag says what it is:
+
+    group     its options and its place in full
+    moved     what changed since
+    removed   it is gone
+
+Of each group the last `group` record counts, and what came after it. While the journal has more than a few segments,
+each write says a few of the oldest groups again; a segment whose groups were all said again later goes. Reading
+from the first record on therefore gives every group, and the journal stays a few times as large as what it says.
+
+Promises: `put` and `remove` tell when they are on the disk. What groups do is written at the end of a short while
+(WRITE_DELAY_S); a crash of the broker loses at most that, and so messages come again and are never lost.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import orjson
+
+from zbusrpc.broker.mq.place import apply
+from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.storage.commit import Committer, Durability
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.storage.retention import Retention
+from zbusrpc.telemetry import get_logger
+
+WRITE_DELAY_S: Final = 0.005
+"""One write serves what all groups do in this time: what a kill -9 may let come again."""
+SEGMENT_BYTES: Final = 1024 * 1024
+SEGMENTS_MAX: Final = 4
+"""From here on groups are said again, so that segments can go."""
+AGAIN_FACTOR: Final = 2
+"""For each byte that is written, so many of the oldest groups are said again, about."""
+RETRY_DELAY_S: Final = 1.0
+"""After a failed write."""
+OPTIONS: Final = LogOptions(segment_bytes_max=SEGMENT_BYTES, retention=Retention(when_passed=True))
+
+Done = Callable[[StorageError | None], None]
+log = get_logger("mq")
+
+
+class Member(Protocol):
+    """A group, as the journal knows it."""
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `changes` has something to tell."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything a restart needs to know."""
+
+    def changes(self) -> dict[str, Any]:
+        """Return what changed since `describe` or `changes`."""
+
+    def forget_stored(self) -> None:
+        """Tell everything with the next `changes`: what was told before did not reach the disk."""
+
+
+class Journal:
+    """Keeps where groups stand."""
+
+    def __init__(self, committer: Committer, scheduler: Scheduler) -> None:
+        self.committer = committer
+        self._scheduler = scheduler
+        self._members: dict[bytes, Member] = {}
+        self._said: OrderedDict[bytes, int] = OrderedDict()  # where the record in full is, oldest first
+        self._changed: dict[bytes, None] = {}
+        self._is_scheduled = False
+        self._is_letting_go = False
+        self.is_failing = False
+        """Whether the last write failed: nothing is lost while the broker lives, and it is tried again."""
+
+    def read(self) -> dict[bytes, dict[str, Any]]:
+        """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there."""
+        found: dict[bytes, dict[str, Any]] = {}
+        position = self.committer.log.start_offset
+        while records := self.committer.log.read(position):
+            for record in records:
+                _apply(found, record)
+            position = records[-1].offset + 1
+        return found
+
+    def adopt(self, key: bytes, member: Member) -> None:
+        """Keep a group that was read, from now on."""
+        self._members[key] = member
+        self._said[key] = -1  # said again by and by
+        self._said.move_to_end(key, last=False)
+
+    # -- writing -----------------------------------------------------------------------------------------
+
+    def put(self, key: bytes, member: Member, done: Done) -> None:
+        """Keep a new group, or one with new options, and tell when it is on the disk."""
+        self._members[key] = member
+        self._submit(key, b"group", orjson.dumps(member.describe()), done)
+
+    def remove(self, key: bytes, done: Done) -> None:
+        """Forget a group, and tell when that is on the disk."""
+        self.forget(key)
+        self._submit(key, b"removed", b"", done)
+
+    def forget(self, key: bytes) -> None:
+        """Keep a group no longer."""
+        self._members.pop(key, None)
+        self._said.pop(key, None)
+        self._changed.pop(key, None)
+
+    def note_change(self, key: bytes) -> None:
+        """Write what a group did, in a short while."""
+        self._changed[key] = None
+        self._schedule(WRITE_DELAY_S)
+
+    def _schedule(self, delay_s: float) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._scheduler.later(delay_s, self._write_late)
+
+    def _write_late(self) -> None:
+        self._is_scheduled = False
+        self.write()
+
+    def write(self) -> None:
+        """Write now what groups did."""
+        changed, self._changed = self._changed, {}
+        records = []
+        for key in changed:
+            member = self._members.get(key)
+            if member is not None and member.is_changed:
+                records.append(Record(orjson.dumps(member.changes()), tag=b"moved", key=key))
+        if records:
+            records += self._say_again(AGAIN_FACTOR * sum(len(record.body) for record in records))
+            self._append(records)
+
+    def _say_again(self, room: int) -> list[Record]:
+        """Return the oldest groups in full, while the journal has many segments."""
+        segments = self.committer.log.segments
+        again: list[Record] = []
+        if len(segments) > SEGMENTS_MAX:
+            for key, offset in self._said.items():
+                if offset >= segments[-2].base_offset or room <= 0:
+                    break
+                again.append(Record(orjson.dumps(self._members[key].describe()), tag=b"group", key=key))
+                room -= len(again[-1].body)
+        return again
+
+    def _append(self, records: list[Record]) -> None:
+        def done(offset: int, error: StorageError | None) -> None:
+            if error is not None:
+                self._note_failure(records, error)
+                return
+            self.is_failing = False
+            for record in records:
+                if record.tag == b"group":
+                    self._note_said(record.key, record.offset)
+            self._let_go()
+
+        try:
+            self.committer.submit(records, done)
+        except StorageError as error:
+            self._note_failure(records, error)
+        else:
+            self.committer.flush()
+
+    def _note_failure(self, records: list[Record], error: StorageError) -> None:
+        """Say it once, and write everything again when the disk takes it."""
+        if not self.is_failing:
+            log.error("mq.journal_failed", reason=str(error))
+        self.is_failing = True
+        for record in records:
+            member = self._members.get(record.key)
+            if member is not None:
+                member.forget_stored()
+                self._changed[record.key] = None
+        self._schedule(RETRY_DELAY_S)
+
+    def _submit(self, key: bytes, tag: bytes, body: bytes, tell: Done) -> None:
+        record = Record(body, tag=tag, key=key)
+
+        def done(offset: int, error: StorageError | None) -> None:
+            if error is None and tag == b"group":
+                self._note_said(key, offset)
+            tell(error)
+
+        try:
+            self.committer.submit([record], done, Durability.DISK)
+        except StorageError as error:
+            tell(error)
+
+    def _note_said(self, key: bytes, offset: int) -> None:
+        if key in self._members:
+            self._said[key] = offset
+            self._said.move_to_end(key)
+
+    def _let_go(self) -> None:
+        """Remove segments that hold only what was said again since, once that is on the disk."""
+        journal = self.committer.log
+        needed = next(iter(self._said.values()), journal.next_offset)
+        if self._is_letting_go or len(journal.segments) <= SEGMENTS_MAX or journal.segments[0].next_offset > needed:
+            return
+        self._is_letting_go = True
+
+        def synced(offset: int, error: StorageError | None) -> None:
+            self._is_letting_go = False
+            if error is None:
+                retired = journal.retire(self._scheduler.now_ms(), needed)
+                self._scheduler.in_worker(retired.remove, lambda error: None)
+
+        with suppress(StorageError):  # then it is tried after the next write
+            self.committer.submit([], synced, Durability.DISK)
+
+
+def _apply(found: dict[bytes, dict[str, Any]], record: Record) -> None:
+    """Let one record of the journal change what is known of its group."""
+    if record.tag == b"removed":
+        found.pop(record.key, None)
+        return
+    said = orjson.loads(record.body)
+    if record.tag == b"group":
+        found[record.key] = said | {"pending": {}}
+    known = found.get(record.key)
+    if known is None:  # what it changes was said in a segment that is damaged
+        return
+    known["next"] = said["next"]
+    known["pending"] = apply(said, known["pending"])

@@ -1,0 +1,120 @@
+"""Letters: how dead messages get into the dead-letter topic, and which of them nobody has dealt with yet.
+
+A dead-letter topic is a topic like others, and no message of a log can be taken out. Which letters were retried or
+purged is therefore the place of a group of its own, `letters`: what that group is done with is dealt with.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from zbusrpc.broker.mq.dead_letters import Origin, dead_letter
+from zbusrpc.broker.mq.delivery import Delivery
+from zbusrpc.broker.mq.faults import as_rpc_error
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.store import Done, Store
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.errors import RpcError
+from zbusrpc.telemetry import get_logger
+
+LETTERS_GROUP: Final = "letters"
+CHOSEN_MAX: Final = 10_000
+"""Letters that one command deals with; say it again for more."""
+BURY_RETRY_S: Final = 5.0
+"""When a dead letter could not be stored."""
+
+log = get_logger("mq")
+
+
+class Letters:
+    """The dead letters in one topic."""
+
+    def __init__(self, store: Store, topic: Topic) -> None:
+        self.topic = topic
+        self._store = store
+
+    def is_there(self, record: Record) -> bool:
+        """Say whether nobody has dealt with a letter yet."""
+        group = self.topic.groups.get(LETTERS_GROUP)
+        return group is None or not group.is_done(record.offset)
+
+    def chosen(self, offsets: Sequence[int] | None) -> Iterator[Record]:
+        """Yield the letters at `offsets`, or all; at most CHOSEN_MAX.
+
+        Raises:
+            ReadFailedError: the disk did not give them.
+        """
+        count = 0
+        for record in self._at(offsets) if offsets is not None else self._all():
+            if self.is_there(record):
+                yield record
+                count += 1
+                if count >= CHOSEN_MAX:
+                    return
+
+    def _at(self, offsets: Sequence[int]) -> Iterator[Record]:
+        for offset in dict.fromkeys(offsets):
+            record = self.topic.load(offset)
+            if record is not None:
+                yield record
+
+    def _all(self) -> Iterator[Record]:
+        offset = self.topic.log.start_offset
+        while records := self.topic.fetch(offset):
+            yield from records
+            offset = records[-1].offset + 1
+
+    def forget(self, offsets: Sequence[int], done: Done) -> None:
+        """Take note that letters were dealt with, and tell when that is on the disk."""
+        group = self.topic.groups.get(LETTERS_GROUP)
+        if group is None:
+            self._store.create_group(
+                self.topic, LETTERS_GROUP, GroupOptions(paused=True), "oldest", lambda group, error: None
+            )
+            group = self.topic.groups[LETTERS_GROUP]
+        self._settle(group, offsets, done)
+
+    def _settle(self, group: Group, offsets: Sequence[int], done: Done) -> None:
+        group.settle(offsets)
+        journal = self._store.journal
+        journal.put(group.key, group, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
+
+
+def bury(store: Store, group: Group, delivery: Delivery, reason: str) -> None:
+    """Store a dead message where it belongs; when it is safe there, the group is done with it."""
+    topic = store.topics.get(group.topic_name)
+    if topic is None or group.is_gone or group.pending.get(delivery.offset) is not delivery:
+        return
+    log.warning("mq.dead_letter", topic=topic.name, group=group.name, offset=delivery.offset, reason=reason)
+    name = store.dead_letter_name(topic)
+
+    def ended(error: Exception | None) -> None:
+        if error is None:
+            group.finish(delivery)
+            store.note_change(group)
+        else:
+            log.error("mq.dead_letter_failed", topic=topic.name, group=group.name, reason=str(error))
+            store.scheduler.later(BURY_RETRY_S, lambda: bury(store, group, delivery, reason))
+
+    def declared(target: Topic | None, error: RpcError | None) -> None:
+        try:
+            record = topic.load(delivery.offset)
+            if target is None or record is None:
+                ended(error)
+                return
+            origin = Origin(
+                topic=topic.name, group=group.name, offset=delivery.offset, attempts=delivery.attempts, reason=reason
+            )
+            target.append([dead_letter(record, origin)], lambda offset, failure: ended(failure))
+        except StorageError as failure:
+            ended(failure)
+
+    if not name:
+        ended(None)
+        return
+    try:
+        store.declare(name, {}, update=False, done=declared)
+    except RpcError as error:
+        ended(error)

@@ -1,0 +1,108 @@
+"""Options of topics and groups: what `declare` takes, what is stored, and what listings show.
+
+One model each is the single spelling for the wire, the disk and the documents. Pure.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.retention import Retention
+
+MIB: Final = 1024 * 1024
+DAY_S: Final = 86_400
+TIME_S_MAX: Final = 100 * 365 * DAY_S
+DEAD_LETTER_SUFFIX: Final = ".dlq"
+
+Seconds = Annotated[float, Field(ge=0, le=TIME_S_MAX, allow_inf_nan=False)]
+
+
+class Options(BaseModel):
+    """What both have in common: unknown fields are refused, and nothing changes in place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TopicOptions(Options):
+    """Options of a topic."""
+
+    durability: Durability = Durability.DISK
+    """What an acknowledged message survives."""
+    keep_s: Seconds | None = 7 * DAY_S
+    """Messages may be removed when they are older; None keeps them."""
+    keep_bytes: Annotated[int, Field(ge=1)] | None = None
+    """The oldest messages may be removed while the topic is larger."""
+    keep_consumed: bool = True
+    """Whether messages that all groups have passed stay until `keep_s` or `keep_bytes` says otherwise."""
+    keep_unconsumed: bool = True
+    """Whether `keep_s` and `keep_bytes` spare what a group still needs. False saves the disk and may lose messages."""
+    compact: bool = False
+    """Whether of the messages with the same key only the last is kept."""
+    segment_bytes: Annotated[int, Field(ge=4096, le=1024 * MIB)] = 64 * MIB
+    """Messages are removed by whole segments of about this size."""
+    duplicate_window_s: Seconds = 120.0
+    """A message whose id was stored no longer ago is a duplicate."""
+    duplicate_window_ids: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000
+    """So many ids are remembered."""
+    ttl_ms: Annotated[int, Field(ge=1)] | None = None
+    """Time to live of messages that name none."""
+    rpc: bool = False
+    """Whether it holds the requests of a durable service: set by the broker when such a service subscribes."""
+    dead_letter_topic: str | None = None
+    """Where messages go that could not be handled; by default `<topic>.dlq`, "" drops them."""
+
+    def log_options(self) -> LogOptions:
+        """Return what these options are for the log."""
+        retention = Retention(
+            age_ms_max=None if self.keep_s is None else round(self.keep_s * 1000),
+            bytes_max=self.keep_bytes,
+            when_passed=not self.keep_consumed,
+            spare_needed=self.keep_unconsumed,
+        )
+        return LogOptions(segment_bytes_max=self.segment_bytes, retention=retention, compact=self.compact)
+
+
+class GroupOptions(Options):
+    """Options of a consume group."""
+
+    filter: str = ""
+    """Which tags it wants; see filters.py. Nothing for all messages."""
+    exclusive: bool = False
+    """Whether only one consumer at a time may take part."""
+    delete_on_exit: bool = False
+    """Whether it goes when its last consumer has left."""
+    paused: bool = False
+    """Whether nothing is delivered."""
+    ack: bool = True
+    """Whether messages are done when they are acknowledged; False: when they are handed out."""
+    lease_ms: Annotated[int, Field(ge=100, le=DAY_S * 1000)] = 30_000
+    """How long a consumer may have a message before it counts as failed."""
+    max_attempts: Annotated[int, Field(ge=1, le=60_000)] = 10
+    """How often a message is delivered before it goes to the dead letters."""
+    backoff_ms: Annotated[int, Field(ge=0, le=DAY_S * 1000)] = 1000
+    """Wait before the second delivery; doubles from then on, and half of it is random."""
+    backoff_max_ms: Annotated[int, Field(ge=0, le=DAY_S * 1000)] = 300_000
+    """Longest such wait."""
+
+    def longest_wait_ms(self, attempts: int) -> float:
+        """Return the wait after so many deliveries, before half of it becomes random."""
+        return min(self.backoff_ms * 2.0 ** min(attempts - 1, 60), self.backoff_max_ms)
+
+
+class Start(Options):
+    """Where a group begins: exactly one of these, or `id` with its `offset`."""
+
+    offset: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    id: str | None = None
+    time_ms: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    group: str | None = None
+
+
+StartAt = Literal["newest", "oldest"] | Start
+
+
+def given(options: Options) -> dict[str, Any]:
+    """Return the fields that were set, by name."""
+    return {name: getattr(options, name) for name in options.model_fields_set}

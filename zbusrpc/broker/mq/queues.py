@@ -1,0 +1,420 @@
+"""The message queue of a broker: takes messages of sessions, decides, and leaves what is to be sent.
+
+    PRODUCE ──> topic ──group commit──> receipt, and its groups are awake
+    CONSUME, ACK, NACK, EXTEND, PULL, LEAVE ──> group, which is awake
+    COMMAND ──> see commands.py
+    settle    hands out what awake groups have, as one frame for each consumer
+    expire    what time does
+
+A group is awake when it may have something to hand out: a message was stored, credit came back, a time was reached.
+All that came in one turn is handed out at its end, so that many messages leave in one frame.
+
+Promises: an answer is sent when what it says is so (a new group is on the disk, a message is as safe as its topic
+promises); a session that ends leaves nothing behind but messages that come again.
+
+Pure but for the disk, which is behind the seam of storage; time, turns and threads are behind `Scheduler`.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any, Final
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.broker.mq.commands import Commands
+from zbusrpc.broker.mq.faults import as_rpc_error
+from zbusrpc.broker.mq.group import DISPATCH_MAX, Group
+from zbusrpc.broker.mq.letters import bury
+from zbusrpc.broker.mq.names import decode_name
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.requests import Consume, Nack, PullBody, parse
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.subscription import Pull, Subscription
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.session import Session
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.deadlines import Deadlines
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.entries import decode_entries, decode_ranges, encode_entry
+
+FRAME_BYTES_MAX: Final = 256 * 1024
+"""A DELIVER frame is sent when it is so long."""
+READ_RETRY_S: Final = 1.0
+"""After the disk did not give what it holds."""
+LINGER_S: Final = 30.0
+"""A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
+IN_FLIGHT_MAX: Final = 65_536
+"""Messages that one consumer may have pulled and not answered."""
+
+_REPLY: Final = int(Kind.REPLY)
+_ERROR: Final = int(Flag.ERROR)
+log = get_logger("mq")
+
+Send = Callable[[Session, Message], None]
+
+
+class Queues:
+    """What carries out the messages of sessions."""
+
+    def __init__(self, store: Store, send: Send, *, rng: random.Random | None = None) -> None:
+        self.store = store
+        self._send = send
+        self._scheduler = store.scheduler
+        self._commands = Commands(store)
+        self._rng = rng or random.Random()
+        self._awake: dict[Group, None] = {}
+        self._times: Deadlines[Group] = Deadlines()
+        self._timed: dict[Group, float] = {}
+        self._pull_times: Deadlines[tuple[Subscription, int]] = Deadlines()
+        store.on_readable = self._topic_grew
+        store.on_group_ended = self._end_subscriptions
+        store.on_group_moved = self.wake
+
+    # -- what the broker calls ---------------------------------------------------------------------------
+
+    def receive(self, session: Session, message: Message) -> None:
+        """Carry out one message of a session.
+
+        Raises:
+            ProtocolError: the peer must not send this; its connection is to be closed.
+        """
+        try:
+            _HANDLERS[message.kind](self, session, message)
+        except RpcError as error:
+            self.refuse(session, message.id, error)
+        except StorageError as error:
+            self.refuse(session, message.id, as_rpc_error(message.topic.decode(errors="replace"), error))
+
+    def set_congested(self, session: Session, is_congested: bool) -> None:
+        """Give a session that reads too slowly nothing until it has caught up."""
+        for subscription in session.subscriptions.values():
+            group = subscription.group
+            if is_congested:
+                group.pool.suspend(subscription)
+            else:
+                group.pool.resume(subscription)
+                self.wake(group)
+
+    def disconnect(self, session: Session) -> None:
+        """Let go of a session's subscriptions: what it had goes to others."""
+        subscriptions, session.subscriptions = session.subscriptions, {}
+        for subscription in subscriptions.values():
+            self._leave(subscription, linger_s=LINGER_S)
+
+    def next_expiry(self) -> float | None:
+        """Return when `expire` should be called next, or None."""
+        times = [at for at in (self._times.next_at(), self._pull_times.next_at()) if at is not None]
+        return min(times) if times else None
+
+    def expire(self, now: float) -> None:
+        """Do what time does."""
+        now_ms = self._scheduler.now_ms()
+        for group in self._times.due(now):
+            self._timed.pop(group, None)
+            if not group.is_gone:
+                group.expire(now, now_ms)
+                self.wake(group)
+        for subscription, request_id in self._pull_times.due(now):
+            self._end_pulls(subscription, _is_pull(request_id))
+
+    def settle(self) -> None:
+        """Hand out what awake groups have."""
+        if not self._awake:
+            return
+        awake, self._awake = self._awake, {}
+        now, now_ms = self._scheduler.now(), self._scheduler.now_ms()
+        for group in awake:
+            if not group.is_gone:
+                self._dispatch(group, now, now_ms)
+        if self._awake:
+            self._scheduler.soon(lambda: None)  # their turn comes after those of others
+
+    def wake(self, group: Group) -> None:
+        """Look at the end of this turn whether a group has something to hand out."""
+        self._awake[group] = None
+
+    def reply(self, session: Session, request_id: int, result: Any) -> None:
+        """Answer a request, unless no answer is wanted."""
+        if request_id:
+            self._send(session, Message(_REPLY, request_id, b"", envelope.result_body(orjson.dumps(result))))
+
+    def refuse(self, session: Session, request_id: int, error: RpcError) -> None:
+        """Answer a request with an error, unless no answer is wanted."""
+        if request_id:
+            self._send(session, Message(_REPLY, request_id, b"", envelope.error_body(error), flags=_ERROR))
+
+    # -- producers ---------------------------------------------------------------------------------------
+
+    def _produce(self, session: Session, message: Message) -> None:
+        topic = self._topic(message)
+        if topic.options.rpc:
+            raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a durable service: call it instead")
+        entries = decode_entries(message.body)
+        if not entries:
+            raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
+
+        def tell(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
+            if error is not None:
+                self.refuse(session, message.id, error)
+            else:
+                self.reply(session, message.id, receipt)
+
+        topic.produce(entries, tell)
+
+    def _topic(self, message: Message) -> Topic:
+        """Return the topic that a message names.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT or NOT_FOUND.
+        """
+        topic = self.store.topics.get(message.topic.decode(errors="replace"))
+        return topic or self.store.topic(decode_name("topic", message.topic))
+
+    def _topic_grew(self, topic: Topic) -> None:
+        for group in topic.groups.values():
+            if group.pool.members:
+                self._awake[group] = None
+
+    # -- consumers ---------------------------------------------------------------------------------------
+
+    def _consume(self, session: Session, message: Message) -> None:
+        asked = parse(Consume, message.body)
+        topic = self._topic(message)
+        group = topic.groups.get(asked.group or "")
+        if group is not None:
+            self.store.check_group(topic, group, asked.group_options())
+            self._join(session, message.id, topic, group, asked.window)
+            return
+        if asked.group and not asked.create:
+            raise self.store.no_group(topic, asked.group)
+        options = asked.group_options()
+        if asked.group is None:
+            options["delete_on_exit"] = True
+        name = asked.group if asked.group is not None else f"auto-{self._rng.getrandbits(48):012x}"
+        start = asked.start or ("oldest" if asked.group is not None else "newest")
+
+        def made(group: Group | None, error: RpcError | None) -> None:
+            if group is None or error is not None:
+                self.refuse(session, message.id, error or RpcError(Code.INTERNAL, "no group"))
+            elif not session.is_gone:
+                try:
+                    self._join(session, message.id, topic, group, asked.window)
+                except RpcError as refusal:
+                    self.refuse(session, message.id, refusal)
+
+        self.store.create_group(topic, name, GroupOptions(**options), start, made)
+
+    def _join(self, session: Session, request_id: int, topic: Topic, group: Group, window: int) -> None:
+        if group.options.exclusive and group.pool.members:
+            other = next(iter(group.pool.members)).session.name
+            text = f"group {group.name} of topic {topic.name} is exclusive, and {other} consumes it"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+        session.last_subscription += 1
+        subscription = Subscription(session, session.last_subscription, group, window)
+        session.subscriptions[subscription.number] = subscription
+        group.join(subscription)
+        options = group.options
+        result = {"subscription": subscription.number, "group": group.name, "lease_ms": options.lease_ms}
+        self.reply(session, request_id, result | {"ack": options.ack})
+        self.wake(group)
+
+    def _ack(self, session: Session, message: Message) -> None:
+        subscription = self._subscription(session, message)
+        if subscription is None:
+            return
+        group = subscription.group
+        count = sum(group.ack(subscription, first, last) for first, last in decode_ranges(message.body))
+        self._answered(session, message, group, count)
+
+    def _nack(self, session: Session, message: Message) -> None:
+        subscription = self._subscription(session, message)
+        if subscription is None:
+            return
+        asked, group, count = parse(Nack, message.body), subscription.group, 0
+        now, now_ms = self._scheduler.now(), self._scheduler.now_ms()
+        for first, last in asked.ranges:
+            if asked.then == "retry":
+                reason, delay_ms = asked.reason, asked.delay_ms
+                count += group.nack(subscription, first, last, reason, delay_ms, now, now_ms)
+            elif asked.then == "release":
+                count += group.release(subscription, first, last)
+            else:
+                count += group.reject(subscription, first, last, asked.reason)
+        self._answered(session, message, group, count)
+
+    def _extend(self, session: Session, message: Message) -> None:
+        subscription = self._subscription(session, message)
+        if subscription is None:
+            return
+        group, now = subscription.group, self._scheduler.now()
+        count = sum(group.extend(subscription, first, last, now) for first, last in decode_ranges(message.body))
+        self._answered(session, message, group, count)
+
+    def _answered(self, session: Session, message: Message, group: Group, count: int) -> None:
+        self.wake(group)
+        if message.id:
+            self.store.journal.note_change(group.key)
+            self.store.journal.write()  # what is confirmed survives a kill -9
+            self.reply(session, message.id, count)
+
+    def _pull(self, session: Session, message: Message) -> None:
+        subscription = self._subscription(session, message)
+        if subscription is None:
+            return
+        wanted = parse(PullBody, message.body).max
+        if subscription.window:
+            raise RpcError(Code.FAILED_PRECONDITION, "a subscription with a window is not for pulling; use window 0")
+        if subscription.in_flight + subscription.credit + wanted > IN_FLIGHT_MAX:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"over {IN_FLIGHT_MAX} messages are pulled and not acknowledged")
+        subscription.pulls.append(Pull(request_id=message.id, left=wanted))
+        subscription.group.pool.give(subscription, wanted)
+        if message.timeout_ms:
+            at = self._scheduler.now() + message.timeout_ms / 1000
+            self._pull_times.add((subscription, message.id), at)
+        else:
+            subscription.pulls[-1].is_patient = False
+        self.wake(subscription.group)
+
+    def _leave_command(self, session: Session, message: Message) -> None:
+        subscription = session.subscriptions.pop(message.session, None)
+        if subscription is not None:
+            self._leave(subscription, linger_s=0.0)
+        self.reply(session, message.id, None)
+
+    def _subscription(self, session: Session, message: Message) -> Subscription | None:
+        """Return the subscription that a message is about; what comes after its end has crossed something."""
+        subscription = session.subscriptions.get(message.session)
+        if subscription is None and message.id:
+            raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
+        return subscription
+
+    def _leave(self, subscription: Subscription, linger_s: float) -> None:
+        group = subscription.group
+        self._end_pulls(subscription, lambda pull: True)
+        group.leave(subscription)
+        self.wake(group)
+        if group.options.delete_on_exit and not group.pool.members:
+            if linger_s:
+                self._scheduler.later(linger_s, lambda: self.store.remove_if_unused(group))
+            else:
+                self.store.remove_if_unused(group)
+
+    def _end_subscriptions(self, group: Group, error: RpcError) -> None:
+        """Tell the consumers of a group that it is gone."""
+        for subscription in list(group.pool.members):
+            session = subscription.session
+            session.subscriptions.pop(subscription.number, None)
+            self._end_pulls(subscription, lambda pull: True)
+            group.pool.leave(subscription)
+            body = envelope.error_body(error)
+            self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=_ERROR, session=subscription.number))
+
+    # -- people and tools --------------------------------------------------------------------------------
+
+    def _command(self, session: Session, message: Message) -> None:
+        def answer(result: Any, error: RpcError | None) -> None:
+            if error is not None:
+                self.refuse(session, message.id, error)
+            else:
+                self.reply(session, message.id, result)
+
+        self._commands.carry_out(message.body, answer)
+
+    # -- handing out -------------------------------------------------------------------------------------
+
+    def _dispatch(self, group: Group, now: float, now_ms: int) -> None:
+        try:
+            handouts = group.dispatch(now, now_ms)
+        except StorageError as error:
+            log.error("mq.read_failed", topic=group.topic_name, group=group.name, reason=str(error))
+            self._scheduler.later(READ_RETRY_S, lambda: self.wake(group))
+            handouts = []
+        touched: dict[Subscription, None] = {}
+        for subscription, delivery, record in handouts:
+            entry = encode_entry(
+                record.offset,
+                record.timestamp_ms,
+                delivery.attempts,
+                record.id,
+                record.tag,
+                record.key,
+                record.headers,
+                record.body,
+            )
+            if len(entry) > subscription.session.message_bytes_max:
+                reason = f"the message of {len(entry)} bytes exceeds what its consumer takes"
+                group.reject(subscription, record.offset, record.offset, reason)
+                if not subscription.window:
+                    group.pool.give(subscription)
+                continue
+            if subscription.entries_bytes + len(entry) > FRAME_BYTES_MAX:
+                self._send_entries(subscription)
+            subscription.entries.append(entry)
+            subscription.entries_bytes += len(entry)
+            touched[subscription] = None
+        for subscription in touched:
+            self._send_entries(subscription)
+        if len(handouts) >= DISPATCH_MAX:
+            self._awake[group] = None
+        else:
+            self._answer_pulls(group)
+        self._note(group)
+
+    def _send_entries(self, subscription: Subscription) -> None:
+        entries, subscription.entries, subscription.entries_bytes = subscription.entries, [], 0
+        if not entries:
+            return
+        self._send(subscription.session, Message(Kind.DELIVER, 0, b"", b"".join(entries), session=subscription.number))
+        left = len(entries)
+        while left and subscription.pulls:
+            pull = subscription.pulls[0]
+            taken = min(left, pull.left)
+            pull.left -= taken
+            pull.delivered += taken
+            left -= taken
+            if not pull.left:
+                subscription.pulls.popleft()
+                self.reply(subscription.session, pull.request_id, pull.delivered)
+
+    def _answer_pulls(self, group: Group) -> None:
+        """End the pulls that have got something, or that do not wait: there is no more now."""
+        for subscription in list(group.pool.members):
+            if subscription.pulls:
+                self._end_pulls(subscription, lambda pull: pull.delivered > 0 or not pull.is_patient)
+
+    def _end_pulls(self, subscription: Subscription, is_over: Callable[[Pull], bool]) -> None:
+        ended = [pull for pull in subscription.pulls if is_over(pull)]
+        for pull in ended:
+            subscription.pulls.remove(pull)
+            subscription.group.pool.withdraw(subscription, pull.left)
+            self.reply(subscription.session, pull.request_id, pull.delivered)
+
+    def _note(self, group: Group) -> None:
+        """Do what follows from a change of a group: dead letters, the journal, its next time."""
+        while group.dead:
+            bury(self.store, group, *group.dead.pop())
+        if group.is_changed:
+            self.store.journal.note_change(group.key)
+        at = group.next_at()
+        if at is not None and at < self._timed.get(group, at + 1):
+            self._timed[group] = at
+            self._times.add(group, at)
+
+
+def _is_pull(request_id: int) -> Callable[[Pull], bool]:
+    return lambda pull: pull.request_id == request_id
+
+
+_HANDLERS: Final[dict[int, Callable[[Queues, Session, Message], None]]] = {
+    Kind.PRODUCE: Queues._produce,
+    Kind.CONSUME: Queues._consume,
+    Kind.ACK: Queues._ack,
+    Kind.NACK: Queues._nack,
+    Kind.EXTEND: Queues._extend,
+    Kind.PULL: Queues._pull,
+    Kind.LEAVE: Queues._leave_command,
+    Kind.COMMAND: Queues._command,
+}

@@ -1,0 +1,142 @@
+"""Reports: what is told about topics, groups and their messages.
+
+Pure but for the look into the log. All values are JSON; times are ms since 1970.
+"""
+
+import base64
+from collections import Counter
+from collections.abc import Callable, Collection
+from typing import Any, Final
+
+from zbusrpc.broker.mq.filters import compile_filter
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.errors import ProtocolError
+from zbusrpc.message import decode_headers
+
+PEEK_BYTES_MAX: Final = 1024 * 1024
+"""Of the messages that one command shows: a person or a page wants no more at a time."""
+PEEK_SCAN_MAX: Final = 10_000
+"""Messages that one command looks at; `next_offset` tells where to go on."""
+
+
+def describe_topic(topic: Topic) -> dict[str, Any]:
+    """Return what a listing shows of a topic."""
+    log = topic.log
+    return {
+        "topic": topic.name,
+        "durability": topic.options.durability.value,
+        "messages": log.next_offset - log.start_offset,
+        "start_offset": log.start_offset,
+        "next_offset": log.next_offset,
+        "bytes": log.size_bytes,
+        "created_ms": topic.created_ms,
+        "groups": len(topic.groups),
+        "consumers": sum(len(group.pool.members) for group in topic.groups.values()),
+        "produced": topic.produced,
+        "duplicates": topic.duplicates_suppressed,
+        "closed_because": log.closed_because,
+        "options": topic.options.model_dump(mode="json"),
+    }
+
+
+def describe_group(topic: Topic, group: Group) -> dict[str, Any]:
+    """Return what a listing shows of a group."""
+    states = Counter(delivery.state.name.lower() for delivery in group.pending.values())
+    return {
+        "topic": topic.name,
+        "group": group.name,
+        "next_offset": group.position,
+        "lag": lag_of(topic, group),
+        **{name: states[name] for name in ("in_flight", "waiting", "delayed", "held", "dead")},
+        "oldest_offset": min(group.pending, default=group.position),
+        "consumers": [
+            {"name": one.session.name, "session": one.session.number, "window": one.window, "in_flight": one.in_flight}
+            for one in group.pool.members
+        ],
+        "counters": group.counters.as_dict(),
+        "options": group.options.model_dump(mode="json"),
+    }
+
+
+def lag_of(topic: Topic, group: Group) -> int:
+    """Return how many messages a group is not done with; those that its filter will leave out count."""
+    return max(0, topic.log.next_offset - group.position) + len(group.pending)
+
+
+def statistics_of(topics: Collection[Topic]) -> dict[str, int]:
+    """Return counters and sizes of all topics together."""
+    groups = [group for topic in topics for group in topic.groups.values()]
+    counters = Counter[str]()
+    for group in groups:
+        counters.update(group.counters.as_dict())
+    return {
+        "topics": len(topics),
+        "groups": len(groups),
+        "consumers": sum(len(group.pool.members) for group in groups),
+        "bytes": sum(topic.log.size_bytes for topic in topics),
+        "produced": sum(topic.produced for topic in topics),
+        "duplicates": sum(topic.duplicates_suppressed for topic in topics),
+        "in_flight": sum(one.in_flight for group in groups for one in group.pool.members),
+        **counters,
+    }
+
+
+def show(
+    topic: Topic,
+    offset: int,
+    count: int,
+    wanted_tags: str,
+    body_bytes_max: int,
+    is_wanted: Callable[[Record], bool] = lambda record: True,
+) -> dict[str, Any]:
+    """Return up to `count` messages from an offset on, and where to go on.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: the filter cannot be used.
+        ReadFailedError: the disk did not give them.
+    """
+    matches = compile_filter(wanted_tags)
+    shown: list[dict[str, Any]] = []
+    size = scanned = 0
+    while len(shown) < count and size < PEEK_BYTES_MAX and scanned < PEEK_SCAN_MAX:
+        records = topic.fetch(offset)
+        if not records:
+            break
+        for record in records:
+            offset = record.offset + 1
+            scanned += 1
+            if (matches is None or matches(record.tag)) and is_wanted(record):
+                shown.append(show_record(record, body_bytes_max))
+                size += min(len(record.body), body_bytes_max)
+            if len(shown) >= count or size >= PEEK_BYTES_MAX or scanned >= PEEK_SCAN_MAX:
+                break
+    return {"messages": shown, "next_offset": offset, "end_offset": topic.readable_offset}
+
+
+def show_record(record: Record, body_bytes_max: int) -> dict[str, Any]:
+    """Return what a listing shows of a message: its body as text where it is one."""
+    body = record.body[:body_bytes_max]
+    shown: dict[str, Any] = {
+        "offset": record.offset,
+        "timestamp_ms": record.timestamp_ms,
+        "id": record.id.decode(errors="replace"),
+        "tag": record.tag.decode(errors="replace"),
+        "key": record.key.decode(errors="replace"),
+        "headers": _headers(record),
+        "size": len(record.body),
+    }
+    shown |= {"due_ms": record.due_ms} if record.due_ms else {}
+    shown |= {"expiry_ms": record.expiry_ms} if record.expiry_ms else {}
+    try:
+        return shown | {"body": body.decode()}
+    except UnicodeDecodeError:
+        return shown | {"body": None, "body_base64": base64.b64encode(body).decode()}
+
+
+def _headers(record: Record) -> dict[str, str]:
+    try:
+        return decode_headers(record.headers)
+    except ProtocolError:
+        return {"": record.headers.decode(errors="replace")}

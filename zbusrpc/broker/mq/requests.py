@@ -1,0 +1,228 @@
+"""Requests: what the JSON bodies of consumers and tools may say, parsed once at the edge.
+
+Pure: bytes in, values out, or one line that names the field and what is wrong with it.
+"""
+
+from collections.abc import Collection
+from typing import Annotated, Any, Final, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from zbusrpc.broker.limits import WINDOW_MAX
+from zbusrpc.broker.mq.options import GroupOptions, Options, Start, StartAt, TopicOptions, given
+from zbusrpc.errors import Code, RpcError, did_you_mean
+
+REASON_CHARACTERS_MAX: Final = 1024
+COUNT_MAX: Final = 1000
+OFFSET_MAX: Final = 2**63 - 1
+
+Offset = Annotated[int, Field(ge=0, le=OFFSET_MAX)]
+Offsets = Annotated[list[Offset], Field(max_length=100_000)]
+Count = Annotated[int, Field(ge=1, le=COUNT_MAX)]
+T = TypeVar("T")
+
+
+class Consume(GroupOptions):
+    """Body of a CONSUME."""
+
+    group: str | None = None
+    window: Annotated[int, Field(ge=0, le=WINDOW_MAX)] = 256
+    create: bool = True
+    start: StartAt | None = None
+
+    def group_options(self) -> dict[str, Any]:
+        """Return the options of the group that were given."""
+        own = {"group", "window", "create", "start"}
+        return {name: value for name, value in given(self).items() if name not in own}
+
+
+class Nack(Options):
+    """Body of a NACK."""
+
+    ranges: Annotated[list[tuple[Offset, Offset]], Field(max_length=10_000)]
+    then: Literal["retry", "release", "dead"] = "retry"
+    delay_ms: Annotated[int, Field(ge=0, le=100 * 365 * 86_400_000)] | None = None
+    reason: str = ""
+
+
+class PullBody(Options):
+    """Body of a PULL."""
+
+    max: Annotated[int, Field(ge=1, le=WINDOW_MAX)]
+
+
+class _OfTopic(Options):
+    topic: str
+
+
+class Declare(TopicOptions):
+    """Make a topic, or see that it is as it should be."""
+
+    command: Literal["declare"]
+    topic: str
+    update: bool = False
+    """Whether options of an existing topic that differ are changed, and not refused."""
+
+    def topic_options(self) -> dict[str, Any]:
+        """Return the options of the topic that were given."""
+        return {name: value for name, value in given(self).items() if name in TopicOptions.model_fields}
+
+
+class DeclareGroup(GroupOptions):
+    """Make a group, or see that it is as it should be."""
+
+    command: Literal["declare_group"]
+    topic: str
+    group: str
+    start: StartAt | None = None
+    update: bool = False
+
+    def group_options(self) -> dict[str, Any]:
+        """Return the options of the group that were given."""
+        return {name: value for name, value in given(self).items() if name in GroupOptions.model_fields}
+
+
+class ListTopics(Options):
+    """List the topics."""
+
+    command: Literal["topics"]
+    match: str = ""
+    """Part of the name."""
+
+
+class DescribeTopic(_OfTopic):
+    """Tell everything about a topic and its groups."""
+
+    command: Literal["topic"]
+
+
+class Remove(_OfTopic):
+    """Remove a topic, or a group of it."""
+
+    command: Literal["remove"]
+    group: str | None = None
+
+
+class Empty(_OfTopic):
+    """Remove all messages of a topic, or let a group pass them all."""
+
+    command: Literal["empty"]
+    group: str | None = None
+
+
+class Pause(_OfTopic):
+    """Let a group rest, or go on."""
+
+    command: Literal["pause", "resume"]
+    group: str
+
+
+class Seek(_OfTopic):
+    """Move a group."""
+
+    command: Literal["seek"]
+    group: str
+    start: StartAt
+
+
+class Peek(_OfTopic):
+    """Look at messages without consuming them."""
+
+    command: Literal["peek"]
+    start: StartAt | None = None
+    count: Count = 10
+    filter: str = ""
+    body_bytes_max: Annotated[int, Field(ge=0, le=2**31)] = 64 * 1024
+
+
+class DeadLetters(_OfTopic):
+    """Look at the dead letters of a topic."""
+
+    command: Literal["dlq"]
+    start: StartAt | None = None
+    count: Count = 10
+
+
+class RetryDead(_OfTopic):
+    """Give dead letters back to the groups in which they failed."""
+
+    command: Literal["retry_dead"]
+    offsets: Offsets | None = None
+    as_new: bool = False
+    """Whether those whose original is gone are produced anew, for all groups."""
+
+
+class PurgeDead(_OfTopic):
+    """Forget dead letters."""
+
+    command: Literal["purge_dead"]
+    offsets: Offsets | None = None
+
+
+class Stats(Options):
+    """Counters of the broker."""
+
+    command: Literal["stats"]
+
+
+Command = (
+    Declare
+    | DeclareGroup
+    | ListTopics
+    | DescribeTopic
+    | Remove
+    | Empty
+    | Pause
+    | Seek
+    | Peek
+    | DeadLetters
+    | RetryDead
+    | PurgeDead
+    | Stats
+)
+_command: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
+
+
+def parse(kind: type[T], data: bytes | bytearray) -> T:
+    """Return the body of a CONSUME, NACK or PULL.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    assert issubclass(kind, BaseModel)
+    try:
+        return kind.model_validate_json(bytes(data))
+    except ValidationError as error:
+        raise _refusal(error, kind.__name__.removesuffix("Body").upper(), kind.model_fields) from None
+
+
+def parse_command(data: bytes | bytearray) -> Command:
+    """Return a command.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    try:
+        return _command.validate_json(bytes(data))
+    except ValidationError as error:
+        name = next((str(part["loc"][0]) for part in error.errors() if part["loc"]), "")
+        fields: Collection[str] = next((kind.model_fields for kind in get_args(Command) if name in _names_of(kind)), {})
+        raise _refusal(error, f"command {name}".strip(), fields) from None
+
+
+def _names_of(kind: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(kind.model_fields["command"].annotation)
+
+
+def _refusal(error: ValidationError, what: str, fields: Collection[str]) -> RpcError:
+    """Say in one line what is wrong with the field that is looked at most closely."""
+    errors = error.errors(include_url=False)
+    worst = max(errors, key=lambda one: (one["type"] != "model_type", len(one["loc"])))  # what fits best
+    path = [str(part) for part in worst["loc"]]
+    reason = worst["msg"][0].lower() + worst["msg"][1:]
+    if worst["type"] == "extra_forbidden":
+        return RpcError(Code.INVALID_ARGUMENT, f"{what} has no option {path[-1]}{did_you_mean(path[-1], fields)}")
+    shown = worst["input"]
+    value = f" = {shown!r:.80}" if isinstance(shown, str | int | float) else ""
+    where = ".".join(part for part in path if part.isidentifier() and part != Start.__name__ and part not in what)
+    return RpcError(Code.INVALID_ARGUMENT, f"{what}: {where}{value}: {reason}" if where else f"{what}: {reason}")

@@ -1,0 +1,223 @@
+"""Stored calls: requests of durable services, which outlive their callers and the broker.
+
+    REQUEST ──> topic of the service ──stored──> waits for an instance, as other calls do ──> reply, and done in the log
+
+A service that subscribes as durable has a topic, in which each request is stored before it is given to an instance, and
+done once it has been answered, cancelled, or its deadline has passed. After a restart of the broker the requests that
+are not done wait for instances again. A caller that lost its connection sends its request again with the same
+message id: it is not stored twice, and whoever asked last gets the reply, for a while (REPLIES_MAX) also afterwards.
+
+Promises: a request whose caller was answered, or could have been, is not run again unless the broker crashed within
+the journal's delay; one that was stored is run at least once before its deadline if an instance is there.
+"""
+
+from collections import OrderedDict
+from typing import Final
+
+from zbusrpc.broker.calls import Calls
+from zbusrpc.broker.contents import parse_subscription, topic_name
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.session import NOBODY, Call, Session
+from zbusrpc.broker.storage.record import ID_BYTES_MAX, Record
+from zbusrpc.errors import Code, ProtocolError, RpcError
+from zbusrpc.message import HEADER_MESSAGE_ID, Flag, Kind, Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.entries import Entry
+
+CALLS_GROUP: Final = "calls"
+REPLIES_MAX: Final = 10_000
+REPLY_BYTES_MAX: Final = 16 * 1024
+"""Replies that are kept for callers who ask again are small, and not more than these."""
+_FLAGS: Final = int(Flag.IDEMPOTENT | Flag.WAIT_FOR_READY)
+_OPTIONS: Final = {"rpc": True, "keep_s": None, "keep_consumed": False, "dead_letter_topic": ""}
+
+log = get_logger("mq")
+
+
+class StoredCalls:
+    """The calls of durable services."""
+
+    def __init__(self, calls: Calls, store: Store) -> None:
+        self._calls = calls
+        self._store = store
+        self._pending: dict[bytes, Call] = {}  # by message id
+        self._ids: dict[Call, bytes] = {}
+        self._replies: OrderedDict[bytes, Message] = OrderedDict()
+        calls.on_stored_reply = self._keep_reply
+        calls.on_stored_end = self._note_end
+
+    # -- messages of sessions ----------------------------------------------------------------------------
+
+    def subscribe(self, session: Session, message: Message, now: float) -> None:
+        """Carry out a SUBSCRIBE: a durable service gets its topic first."""
+        _, about = parse_subscription(message)
+        if about.get("durable") is not True:
+            self._calls.subscribe(session, message, now)
+            return
+
+        def declared(topic: Topic | None, error: RpcError | None) -> None:
+            if topic is None or error is not None:
+                self._calls.send_error(session, message.id, error or RpcError(Code.INTERNAL, "no topic"))
+            elif not session.is_gone:
+                self._group(topic)
+                self._calls.subscribe(session, message, self._store.scheduler.now())
+
+        name = topic_name(message.topic)
+        try:
+            check_name("topic", name)
+            known = self._store.topics.get(name)
+            if known is not None and not known.options.rpc:
+                text = f"topic {name} is used for messages; a durable service needs a name of its own"
+                raise RpcError(Code.FAILED_PRECONDITION, text)
+            self._store.declare(name, {} if known is not None else dict(_OPTIONS), update=False, done=declared)
+        except RpcError as error:
+            self._calls.send_error(session, message.id, error)
+
+    def request(self, session: Session, message: Message, now: float) -> None:
+        """Carry out a REQUEST: one to a durable service is stored first."""
+        topic = self._store.topics.get(topic_name(message.topic))
+        if topic is None or not topic.options.rpc:
+            self._calls.request(session, message, now)
+            return
+        call = self._calls.admit(session, message, now)
+        if call is not None:
+            try:
+                self._store_call(topic, call, now)
+            except RpcError as error:
+                self._calls.refuse(call, error)
+
+    def _store_call(self, topic: Topic, call: Call, now: float) -> None:
+        message = call.message
+        id_ = _message_id(message)
+        if id_ in self._pending:
+            self._attach(self._pending[id_], call)
+            return
+        if id_ in self._replies:
+            self._answer_again(call, self._replies[id_])
+            return
+        call.is_stored = True
+        message.flags |= _FLAGS
+        if id_:
+            self._pending[id_] = call
+            self._ids[call] = id_
+        left_ms = max(1, round((call.deadline - now) * 1000)) if call.deadline is not None else 0
+
+        def told(receipt: dict[str, object] | None, error: RpcError | None) -> None:
+            if error is None and receipt is not None and "duplicates" not in receipt:
+                offset = receipt["offset"]
+                assert isinstance(offset, int)
+                self._stored(topic, call, offset)
+            elif not call.is_over:
+                text = f"this request to {topic.name} has been carried out; its reply is gone"
+                self._calls.refuse(call, error or RpcError(Code.ABORTED, text, {"may_have_run": True}))
+            if call.stored_offset < 0:
+                self._forget(call)
+
+        try:
+            topic.produce([Entry(left_ms, 0, 0, id_, b"", b"", message.header_bytes, bytes(message.body))], told)
+        except RpcError:
+            self._forget(call)
+            raise
+
+    def _stored(self, topic: Topic, call: Call, offset: int) -> None:
+        """Let a call that is safe wait for an instance, unless it has ended meanwhile."""
+        call.stored_offset = offset
+        if call.is_over:
+            self._note_end(call)
+            return
+        call.message.session, call.message.id = NOBODY.number, offset + 1
+        self._calls.enter(call, self._store.scheduler.now())
+
+    def _attach(self, pending: Call, again: Call) -> None:
+        """Let who asks again have the reply in place of who asked before."""
+        self._calls.replace_caller(pending, again)
+
+    def _answer_again(self, call: Call, kept: Message) -> None:
+        reply = Message(Kind.REPLY, call.request_id, b"", kept.body, b"", kept.flags)
+        self._calls.finish_with(call, reply)
+
+    # -- the end of calls --------------------------------------------------------------------------------
+
+    def _keep_reply(self, call: Call, reply: Message) -> None:
+        id_ = self._ids.get(call)
+        if id_ is not None and len(reply.body) <= REPLY_BYTES_MAX:
+            self._replies[id_] = reply
+            while len(self._replies) > REPLIES_MAX:
+                self._replies.popitem(last=False)
+
+    def _note_end(self, call: Call) -> None:
+        """Note in the log that a call is done."""
+        self._forget(call)
+        topic = self._store.topics.get(topic_name(call.message.topic))
+        group = topic.groups.get(CALLS_GROUP) if topic is not None else None
+        if group is not None:
+            group.settle([call.stored_offset])
+            self._store.journal.note_change(group.key)
+
+    def _forget(self, call: Call) -> None:
+        id_ = self._ids.pop(call, None)
+        if id_ is not None:
+            self._pending.pop(id_, None)
+
+    # -- after a restart ---------------------------------------------------------------------------------
+
+    def restore(self) -> None:
+        """Let the requests that are stored and not done wait for instances."""
+        for topic in self._store.topics.values():
+            if topic.options.rpc:
+                group = self._group(topic)
+                count = sum(self._restore_one(topic, record) for record in _undone(topic, group))
+                if count:
+                    log.info("mq.calls_restored", topic=topic.name, calls=count)
+
+    def _restore_one(self, topic: Topic, record: Record) -> bool:
+        scheduler = self._store.scheduler
+        left_ms = record.expiry_ms - scheduler.now_ms() if record.expiry_ms else 0
+        message = Message(Kind.REQUEST, record.offset + 1, topic.name.encode(), record.body, record.headers, _FLAGS)
+        now = scheduler.now()
+        call = Call(NOBODY, message, now + left_ms / 1000 if record.expiry_ms else None)
+        call.is_stored, call.stored_offset = True, record.offset
+        if left_ms < 0:
+            self._note_end(call)
+            return False
+        if record.id:
+            self._pending[record.id] = call
+            self._ids[call] = record.id
+        self._calls.watch(call)
+        self._calls.enter(call, now)
+        return True
+
+    def _group(self, topic: Topic) -> Group:
+        """Return the group that keeps which requests are done."""
+        group = topic.groups.get(CALLS_GROUP)
+        if group is None:
+            options = GroupOptions(paused=True)
+            self._store.create_group(topic, CALLS_GROUP, options, "oldest", lambda group, error: None)
+            group = topic.groups[CALLS_GROUP]
+        return group
+
+
+def _message_id(message: Message) -> bytes:
+    """Return how the caller calls its request, so that it can be asked again; nothing where it does not."""
+    try:
+        id_ = message.headers().get(HEADER_MESSAGE_ID, "").encode()
+    except ProtocolError:
+        return b""
+    return id_ if len(id_) <= ID_BYTES_MAX else b""
+
+
+def _undone(topic: Topic, group: Group) -> list[Record]:
+    """Return the requests that are not done, in the order they came."""
+    found: list[Record] = []
+    for offset in sorted(group.pending):
+        record = topic.load(offset)
+        found += [record] if record is not None else []
+    offset = group.position
+    while records := topic.log.read(offset):
+        found += records
+        offset = records[-1].offset + 1
+    return found

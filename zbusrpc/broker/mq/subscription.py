@@ -1,0 +1,60 @@
+"""A subscription: one session that takes messages of one group, by window or by pulling.
+
+Pure data: the rules are in `group.py` and `queues.py`.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from zbusrpc.broker.session import Session
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.mq.group import Group
+
+
+@dataclass(slots=True, kw_only=True)
+class Pull:
+    """One PULL that has not been answered."""
+
+    request_id: int
+    left: int
+    """How many more messages it takes."""
+    delivered: int = 0
+    is_patient: bool = True
+    """Whether it waits for the first message."""
+
+
+class Subscription:
+    """One consumer of one group."""
+
+    __slots__ = (
+        "credit",
+        "entries",
+        "entries_bytes",
+        "group",
+        "in_flight",
+        "number",
+        "overdue",
+        "pulls",
+        "session",
+        "window",
+    )
+
+    def __init__(self, session: Session, number: int, group: "Group", window: int) -> None:
+        self.session = session
+        self.number = number
+        """Names it in its session."""
+        self.group = group
+        self.window = window
+        """How many messages may be in flight; 0 is for pulling."""
+        self.credit = window
+        """How many more it would take now."""
+        self.overdue = 0
+        """Credit that is kept back because leases have ended, until the consumer answers anything again: one that
+        hangs must not be given message after message."""
+        self.in_flight = 0
+        self.pulls: deque[Pull] = deque()
+        self.entries: list[bytes] = []
+        """What is to be sent with the next frame."""
+        self.entries_bytes = 0

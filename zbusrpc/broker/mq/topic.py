@@ -1,0 +1,247 @@
+"""A topic whose messages are stored: a log, the producers that write it, and what its groups may read.
+
+    produce ──> duplicates? ──> one batch ──group commit──> receipt
+                                    └──> the tail in memory, for groups that follow closely
+
+A frame of messages is one batch: it is stored as a whole or not at all. Its receipt goes out when the topic's level of
+durability is reached, in the order the frames came.
+
+Promises: a message whose id is in the duplicate window is not stored again, and its receipt names where it is; a group
+is never shown what a power cut could take back (level DISK); what is kept in memory is bounded by TAIL_BYTES_MAX.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow
+from zbusrpc.broker.mq.faults import as_rpc_error
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.options import TopicOptions
+from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.storage.commit import Committer
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.entries import Entry
+
+TAIL_RECORDS_MAX: Final = 2048
+TAIL_BYTES_MAX: Final = 1024 * 1024
+"""Of a topic with consumers the last messages are kept in memory: who follows closely does not read the disk."""
+TAIL_READ: Final = 256
+"""Records that one read of the tail returns."""
+
+Told = Callable[[dict[str, Any] | None, RpcError | None], None]
+"""Told a receipt or an error."""
+
+
+class Topic:
+    """One topic of the message queue."""
+
+    def __init__(
+        self,
+        name: str,
+        uid: str,
+        options: TopicOptions,
+        committer: Committer,
+        *,
+        scheduler: Scheduler,
+        created_ms: int,
+        on_readable: Callable[["Topic"], None],
+    ) -> None:
+        self.name = name
+        self.uid = uid
+        """Names it on the disk, and never another topic that is called the same later."""
+        self.options = options
+        self.created_ms = created_ms
+        self.committer = committer
+        self.groups: dict[str, Group] = {}
+        self.is_removed = False
+        self.duplicates_suppressed = 0
+        self.produced = 0
+        self._scheduler = scheduler
+        self._on_readable = on_readable
+        self._window: DuplicateWindow | None = None
+        self._tail: list[Record] = []
+        self._tail_bytes = 0
+
+    @property
+    def log(self) -> Log:
+        """Its records."""
+        return self.committer.log
+
+    @property
+    def readable_offset(self) -> int:
+        """Groups may read what is below it."""
+        return self.committer.readable_offset
+
+    @property
+    def has_consumers(self) -> bool:
+        """Whether anybody takes part in any of its groups."""
+        return any(group.pool.members for group in self.groups.values())
+
+    # -- producing ---------------------------------------------------------------------------------------
+
+    def produce(self, entries: Sequence[Entry], tell: Told) -> None:
+        """Store the messages of one frame, and tell the receipt or why there is none.
+
+        Raises:
+            RpcError: they are refused at once; nothing is told.
+        """
+        now_ms = self._scheduler.now_ms()
+        window = self._duplicate_window()
+        ttl_ms = self.options.ttl_ms or 0
+        records: list[Record] = []
+        ids: list[bytes] = []
+        seen: list[tuple[int, bytes]] = []
+        for place, (own_ttl_ms, delay_ms, _, id_, tag, key, headers, body) in enumerate(entries):
+            if id_:
+                if window.find(id_) is not None:
+                    seen.append((place, id_))
+                    continue
+                ids.append(id_)
+            lives_ms = own_ttl_ms or ttl_ms
+            expiry_ms = now_ms + lives_ms if lives_ms else 0
+            records.append(Record(body, id_, tag, key, headers, expiry_ms, now_ms + delay_ms if delay_ms else 0))
+        if len(set(ids)) < len(ids):
+            raise RpcError(Code.INVALID_ARGUMENT, f"topic {self.name}: two messages of one frame have the same id")
+        try:
+            self.append(records, lambda offset, error: self._tell(tell, records, ids, seen, offset, error))
+        except StorageError as error:
+            raise as_rpc_error(self.name, error) from error
+        if ids:
+            window.reserve(ids, now_ms)
+
+    def append(self, records: list[Record], done: Callable[[int, StorageError | None], None]) -> None:
+        """Store records as one batch, whatever their ids.
+
+        Raises:
+            StorageError: they are refused; `done` is not called.
+        """
+
+        def stored(offset: int, error: StorageError | None) -> None:
+            if error is None and records and records[0].offset >= 0:
+                self._show(records)
+            elif error is None and records:  # level MEMORY is done before it is written, at the end of this turn
+                self._scheduler.soon(lambda: self._show(records))
+            done(offset, error)
+
+        self.committer.submit(records, stored)
+
+    def _show(self, records: list[Record]) -> None:
+        """Let groups have what was stored."""
+        if records[0].offset >= 0:
+            self.produced += len(records)
+            self._extend_tail(records)
+            self._on_readable(self)
+
+    def _tell(
+        self,
+        tell: Told,
+        records: list[Record],
+        ids: list[bytes],
+        seen: list[tuple[int, bytes]],
+        offset: int,
+        error: StorageError | None,
+    ) -> None:
+        window = self._duplicate_window()
+        if error is not None:
+            window.free(ids)
+            tell(None, as_rpc_error(self.name, error))
+            return
+        if ids:
+            window.settle((record.id, number) for number, record in enumerate(records, offset) if record.id)
+        timestamp_ms = records[0].timestamp_ms if records else 0
+        receipt: dict[str, Any] = {
+            "offset": offset,
+            "timestamp_ms": timestamp_ms or self._scheduler.now_ms(),
+            "durability": self.committer.durability.value,
+        }
+        if seen:
+            self.duplicates_suppressed += len(seen)
+            places = [(place, window.find(id_)) for place, id_ in seen]
+            if any(found is None or found == RESERVED for _, found in places):
+                text = f"topic {self.name}: an earlier attempt to store this message failed; send it again"
+                tell(None, RpcError(Code.ABORTED, text))
+                return
+            receipt["duplicates"] = places
+        tell(receipt, None)
+
+    def _duplicate_window(self) -> DuplicateWindow:
+        """Return the window, filled from the log by the first who needs it."""
+        window = self._window
+        if window is None:
+            options = self.options
+            window = DuplicateWindow(round(options.duplicate_window_s * 1000), options.duplicate_window_ids)
+            self._window = window
+            self._fill_window(window)
+        return window
+
+    def _fill_window(self, window: DuplicateWindow) -> None:
+        log = self.log
+        since_ms = self._scheduler.now_ms() - window.window_ms
+        offset = max(log.offset_at_time(max(0, since_ms)), log.next_offset - window.ids_max)
+        while records := log.read(offset):
+            named = [(record.id, record.offset) for record in records if record.id]
+            if named:
+                window.reserve([id_ for id_, _ in named], records[-1].timestamp_ms)
+                window.settle(named)
+            offset = records[-1].offset + 1
+
+    def find_id(self, id_: bytes) -> int | None:
+        """Return the offset of a late message by its id, or None."""
+        found = self._duplicate_window().find(id_)
+        return None if found == RESERVED else found
+
+    def set_options(self, options: TopicOptions) -> None:
+        """Have other options from now on."""
+        self.options = options
+        self.committer.durability = options.durability
+        self.log.options = options.log_options()
+        window = self._duplicate_window()
+        window.window_ms, window.ids_max = round(options.duplicate_window_s * 1000), options.duplicate_window_ids
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def fetch(self, offset: int) -> list[Record]:
+        """Return some records from `offset` on that groups may see; none where there are no more."""
+        readable = self.readable_offset
+        if offset >= readable:
+            return []
+        tail = self._tail
+        if tail and tail[0].offset <= offset <= tail[-1].offset:
+            start = offset - tail[0].offset
+            if tail[start].offset == offset:
+                return tail[start : start + TAIL_READ]
+        return self.log.read(offset, until=readable)
+
+    def load(self, offset: int) -> Record | None:
+        """Return the record at `offset`, or None where it is gone or not readable."""
+        return self.log.read_one(offset, until=self.readable_offset)
+
+    def _extend_tail(self, records: list[Record]) -> None:
+        if not self.has_consumers:
+            self._tail.clear()
+            self._tail_bytes = 0
+            return
+        tail = self._tail
+        if tail and tail[-1].offset + 1 != records[0].offset:
+            tail.clear()
+            self._tail_bytes = 0
+        tail += records
+        self._tail_bytes += sum(len(record.body) + len(record.headers) for record in records)
+        if len(tail) > TAIL_RECORDS_MAX or self._tail_bytes > TAIL_BYTES_MAX:
+            del tail[: len(tail) // 2 + 1]
+            self._tail_bytes = sum(len(record.body) + len(record.headers) for record in tail)
+
+    def needed_offset(self) -> int:
+        """Return the lowest offset that a group still needs; the end where there is none."""
+        lowest = self.log.next_offset
+        for group in self.groups.values():
+            lowest = min(lowest, group.position, min(group.pending, default=lowest))
+        return lowest
+
+    def forget_tail(self) -> None:
+        """Keep nothing in memory that is no longer in the log."""
+        self._tail.clear()
+        self._tail_bytes = 0

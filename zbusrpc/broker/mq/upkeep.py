@@ -1,0 +1,69 @@
+"""Upkeep: what a store does by itself, a little at a time: old messages go, topics are compacted.
+
+Each second a slice of the topics is looked at, so that ten thousand of them take no more of a turn than a few do.
+"""
+
+from typing import Any, Final
+
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.telemetry import get_logger
+
+PERIOD_S: Final = 1.0
+SLICE_MIN: Final = 64
+ROUND_PERIODS: Final = 30
+"""All topics are looked at within half a minute, however many there are."""
+
+log = get_logger("mq")
+
+
+class Upkeep:
+    """The upkeep of one store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._names: list[str] = []
+        self._is_compacting = False
+
+    def begin(self) -> None:
+        """Look after the store from now on."""
+        self._store.scheduler.later(PERIOD_S, self._tick)
+
+    def _tick(self) -> None:
+        self.look_after_some()
+        self.begin()
+
+    def look_after_some(self) -> None:
+        """Look after the next slice of the topics."""
+        topics = self._store.topics
+        if not self._names:
+            self._names = list(topics)
+        count = max(SLICE_MIN, len(topics) // ROUND_PERIODS + 1)
+        names, self._names = self._names[:count], self._names[count:]
+        for name in names:
+            if name in topics:
+                self._look_after(topics[name])
+
+    def _look_after(self, topic: Topic) -> None:
+        scheduler, now_ms = self._store.scheduler, self._store.scheduler.now_ms()
+        needed = topic.needed_offset()
+        retired = topic.log.retire(now_ms, needed)
+        if retired.segments:
+            log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
+            scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))
+        if topic.options.compact and not self._is_compacting and topic.log.is_compaction_due(now_ms, needed):
+            self._compact(topic, topic.log.begin_compaction(now_ms, until=needed))
+
+    def _compact(self, topic: Topic, job: Any) -> None:
+        self._is_compacting = True
+
+        def ended(error: BaseException | None) -> None:
+            self._is_compacting = False
+            topic.log.end_compaction(job, error)
+            self._note(topic, "compaction", error)
+
+        self._store.scheduler.in_worker(job.run, ended)
+
+    def _note(self, topic: Topic, what: str, error: BaseException | None) -> None:
+        if error is not None:
+            log.error("mq.upkeep_failed", topic=topic.name, what=what, reason=str(error))

@@ -1,0 +1,111 @@
+"""`zbusrpc storage`: look at a data directory that no broker has open, and put it in order."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import Progress
+
+from zbusrpc.broker.mq.catalog import TOPIC_FILE
+from zbusrpc.broker.storage.check import check_log, repair_log
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.files import RealDisk
+from zbusrpc.broker.storage.lock import lock_directory
+from zbusrpc.broker.storage.salvage import Finding
+from zbusrpc.broker.storage.segment import LOG_SUFFIX
+from zbusrpc.errors import ConfigError
+
+Look = Callable[[str], list[Finding]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What was found in one log."""
+
+    name: str
+    directory: str
+    findings: list[Finding]
+    error: str = ""
+
+
+def run_check(directory: str, *, as_json: bool) -> None:
+    """Print what is wrong with the logs in a directory; exit with 1 where anything is."""
+    disk = RealDisk()
+    _run(directory, lambda path: list(check_log(disk, path)), "Checking", as_json=as_json)
+
+
+def run_repair(directory: str, *, as_json: bool) -> None:
+    """Put the logs in a directory in order, and print what was done; nothing is deleted."""
+    disk = RealDisk()
+    now_ms = time.time_ns() // 1_000_000
+    _run(directory, lambda path: repair_log(disk, path, now_ms), "Repairing", as_json=as_json)
+
+
+def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
+    logs = list(_logs(directory))
+    if not logs:
+        raise ConfigError(f"{directory} holds no topics; name a data directory or the directory of a topic")
+    try:
+        lock = lock_directory(directory) if os.path.isdir(os.path.join(directory, "topics")) else None
+    except StorageError as error:
+        raise ConfigError(str(error)) from None
+    try:
+        looked = list(_look_at(logs, look, verb))
+    finally:
+        if lock is not None:
+            lock.close()
+    _print(looked, verb, as_json=as_json)
+    if any(one.error for one in looked) or (verb == "Checking" and any(one.findings for one in looked)):
+        raise SystemExit(1)
+
+
+def _logs(directory: str) -> Iterator[tuple[str, str]]:
+    """Yield name and directory of each log in a data directory, or of the one that `directory` is."""
+    if not os.path.isdir(directory):
+        raise ConfigError(f"there is no directory {directory}")
+    topics = os.path.join(directory, "topics")
+    if os.path.isdir(topics):
+        yield "journal", os.path.join(directory, "journal")
+        for name in sorted(os.listdir(topics)):
+            path = os.path.join(topics, name)
+            if os.path.isdir(path):
+                yield _topic_name(path) or name, path
+    elif any(name.endswith(LOG_SUFFIX) for name in os.listdir(directory)):
+        yield _topic_name(directory) or os.path.basename(os.path.abspath(directory)), directory
+
+
+def _topic_name(directory: str) -> str:
+    try:
+        with open(os.path.join(directory, TOPIC_FILE), "rb") as file:
+            return str(orjson.loads(file.read())["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _look_at(logs: list[tuple[str, str]], look: Look, verb: str) -> Iterator[Looked]:
+    """Look at one log after the other, showing how far it is where somebody watches."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for name, path in progress.track(logs, description=verb):
+            try:
+                yield Looked(name=name, directory=path, findings=look(path))
+            except (StorageError, OSError) as error:
+                yield Looked(name=name, directory=path, findings=[], error=str(error))
+
+
+def _print(looked: list[Looked], verb: str, *, as_json: bool) -> None:
+    if as_json:
+        facts: list[dict[str, Any]] = [asdict(one) for one in looked]
+        sys.stdout.write(orjson.dumps({"logs": facts}).decode() + "\n")
+        return
+    for one in looked:
+        for line in [str(finding) for finding in one.findings] + ([one.error] if one.error else []):
+            sys.stdout.write(f"{one.name}: {line}\n")
+    wrong = sum(bool(one.findings or one.error) for one in looked)
+    result = f"{wrong} of them need attention" if wrong else "nothing is wrong"
+    sys.stdout.write(f"{verb.lower()} {len(looked)} logs: {result}\n")

@@ -60,9 +60,10 @@ class Calls:
             Kind.DONE: self._done,
         }
         """What carries out a message, by its kind."""
-        self.on_stored_reply: Callable[[Call, Message], None] = lambda call, reply: None
-        self.on_stored_end: Callable[[Call], None] = lambda call: None
-        """Told of calls that are stored: see `mq/stored_calls.py`."""
+        self.can_store = False
+        """Whether durable services may subscribe."""
+        self.on_stored_end: Callable[[Call, Message | None], None] = lambda call, reply: None
+        """Told of the end of calls that are stored: see `mq/stored_calls.py`."""
 
     # -- what the broker calls ---------------------------------------------------------------------------
 
@@ -221,8 +222,7 @@ class Calls:
         self.counters.replies += 1
         if call.stored_offset >= 0:
             message.id = call.request_id
-            self.on_stored_reply(call, message)
-        self._end(call)
+        self._end(call, message)
         self.answer(call.caller, message)  # its session and id are those of the request
 
     def _done(self, session: Session, message: Message, now: float) -> None:
@@ -250,6 +250,9 @@ class Calls:
         window, about = parse_subscription(message)
         if name in session.consumers:
             raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
+        if about.get("durable") and not self.can_store:
+            self.send_error(session, message.id, refusals.no_queues(self.name))
+            return
         topic = self._topic(name)
         if topic is None:
             self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
@@ -388,7 +391,7 @@ class Calls:
         self._end(call)
         self.send_error(call.caller, call.request_id, error)
 
-    def _end(self, call: Call) -> None:
+    def _end(self, call: Call, reply: Message | None = None) -> None:
         """Forget a call everywhere but at the instance that may still work on it."""
         call.is_over = True
         message = call.message
@@ -396,7 +399,7 @@ class Calls:
         if call.tick is not None:
             call.tick.pop(call, None)
         if call.stored_offset >= 0:
-            self.on_stored_end(call)
+            self.on_stored_end(call, reply)
         if call.consumer is None:
             topic = self._topics.get(message.topic)
             if topic is not None and call in topic.queue:

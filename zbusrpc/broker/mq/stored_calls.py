@@ -47,7 +47,7 @@ class StoredCalls:
         self._pending: dict[bytes, Call] = {}  # by message id
         self._ids: dict[Call, bytes] = {}
         self._replies: OrderedDict[bytes, Message] = OrderedDict()
-        calls.on_stored_reply = self._keep_reply
+        calls.can_store = True
         calls.on_stored_end = self._note_end
 
     # -- messages of sessions ----------------------------------------------------------------------------
@@ -142,15 +142,13 @@ class StoredCalls:
 
     # -- the end of calls --------------------------------------------------------------------------------
 
-    def _keep_reply(self, call: Call, reply: Message) -> None:
+    def _note_end(self, call: Call, reply: Message | None = None) -> None:
+        """Note in the log that a call is done, and keep its reply for a caller that asks again."""
         id_ = self._ids.get(call)
-        if id_ is not None and len(reply.body) <= REPLY_BYTES_MAX:
+        if id_ is not None and reply is not None and len(reply.body) <= REPLY_BYTES_MAX:
             self._replies[id_] = reply
             while len(self._replies) > REPLIES_MAX:
                 self._replies.popitem(last=False)
-
-    def _note_end(self, call: Call) -> None:
-        """Note in the log that a call is done."""
         self._forget(call)
         topic = self._store.topics.get(topic_name(call.message.topic))
         group = topic.groups.get(CALLS_GROUP) if topic is not None else None

@@ -3,7 +3,7 @@
 Imports point down. A module may import modules of its own layer and of those below:
 
     5  assembly          cli, testing, __main__, zbusrpc itself
-    4  links, servers    what waits: connection, link, peers, server, worker, client, ...
+    4  links, servers    what waits: connection, link, peers, server, worker, client, producer, consumer, ...
     3  cores             what decides: broker core; service dispatcher, schema, definition
     2  codecs            how bytes become messages
     1  base              errors, message, config, telemetry, deadlines, envelope, version
@@ -64,12 +64,13 @@ def layer_of(module: str) -> int:
     if package in BASE_MODULES:
         return BASE
     if len(parts) == 1:
-        return BASE if package in {"transport", "broker", "service", "codegen"} else ASSEMBLY
+        return BASE if package in {"transport", "broker", "service", "codegen", "mq"} else ASSEMBLY
     layers = {
         "transport": SHELL if name in TRANSPORT_SHELLS else CODEC,
         "broker": SHELL if name in BROKER_SHELLS else CORE,
         "service": CORE if name in SERVICE_CORES else SHELL,
         "codegen": CORE,
+        "mq": SHELL,
     }
     return layers[package]
 
@@ -125,6 +126,18 @@ def test_service_and_broker_meet_on_the_wire() -> None:
         for module in MODULES
         for target, _ in imports_of(module)
         if {package_of(module), package_of(target)} == {"service", "broker"}
+    ]
+
+    assert not met
+
+
+def test_queue_clients_and_broker_meet_on_the_wire() -> None:
+    """The client of the message queue knows services' calls and the transport, and nothing of the broker."""
+    met = [
+        (module, target)
+        for module in MODULES
+        for target, _ in imports_of(module)
+        if (package_of(module), package_of(target)) in {("mq", "broker"), ("broker", "mq"), ("service", "mq")}
     ]
 
     assert not met

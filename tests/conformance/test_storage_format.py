@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.storage import read_all
+from tests.support.storage import compact, read_all
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
+from zbusrpc.broker.storage.segment import index_path
 
 GOLDEN = Path(__file__).parent / "storage" / "v1"
 ROOT = Path(__file__).resolve().parents[2]
@@ -70,6 +71,31 @@ def test_golden_files_are_what_is_written(tmp_path: Path) -> None:
     written = {path.name: path.read_bytes() for path in (tmp_path / "new").iterdir()}
     assert written == {path.name: path.read_bytes() for path in GOLDEN.iterdir()}
     assert len(written) == 4
+
+
+def test_generation_stands_in_segment_and_index(tmp_path: Path) -> None:
+    """Both say how often the file was replaced; an index of another generation says nothing."""
+    log = open_at(tmp_path / "new")
+    for number in range(3):
+        log.append([[Record(b"%d" % number * 600, key=b"same" if number < 2 else b"other")]], 1)
+    log.append([[Record(b"later", key=b"same")]], 1)
+    log.append([[Record(b"last" * 200)]], 1)
+    log.close()
+    log = open_at(tmp_path / "new")
+    kept = next(segment for segment in log.segments if segment.next_offset == 4)
+    stale = Path(index_path(kept.path)).read_bytes()
+
+    log.append([[Record(b"last", key=b"other")]], 1)
+    log.sync()
+    compact(log)
+    log.close()
+
+    segment, index = Path(kept.path).read_bytes(), Path(index_path(kept.path)).read_bytes()
+    assert (segment[10:12], index[10:12], stale[10:12]) == (b"\0\1", b"\0\1", b"\0\0")
+    Path(index_path(kept.path)).write_bytes(stale)
+    again = open_at(tmp_path / "new")
+    assert [record.body[:5] for record in read_all(again)] == [b"later", b"lastl", b"last"]
+    assert not again.findings
 
 
 @pytest.mark.parametrize("name", re.findall(r"`(\w+\.py)::(\w+)`", (ROOT / "docs" / "storage.md").read_text()))

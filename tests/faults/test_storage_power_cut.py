@@ -9,6 +9,7 @@ from tests.support.storage import DIRECTORY, Turns, batch, bodies, open_at, read
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.retention import Retention
+from zbusrpc.broker.storage.salvage import FindingKind
 from zbusrpc.broker.storage.segment import index_path
 
 ROUNDS = 7
@@ -142,7 +143,43 @@ def test_power_cut_during_salvage_loses_nothing_more(has_index: bool, cut_after:
         assert kept == [damaged], title
 
 
-@pytest.mark.parametrize("cut_after", range(1, 12))
+def disk_to_empty() -> FaultyDisk:
+    disk = FaultyDisk()
+    work(disk, Ledger())
+    return disk
+
+
+def changes_of_emptying() -> int:
+    disk = disk_to_empty()
+    log = open_at(disk)
+    before = disk.changes
+    log.empty(2000).remove()
+    return disk.changes - before
+
+
+@pytest.mark.parametrize("cut_after", range(1, changes_of_emptying() + 1))
+def test_power_cut_after_emptying_brings_nothing_back(cut_after: int) -> None:
+    """Once the files are removed no record comes back; whenever the power goes, no offset is given out twice."""
+    disk = disk_to_empty()
+    log = open_at(disk)
+    next_offset = log.next_offset
+    disk.cut_after = disk.changes + cut_after
+
+    with pytest.raises(PowerCut):
+        log.empty(2000).remove()
+
+    for title, image in disk.images():
+        again = open_at(image)
+        assert again.next_offset == next_offset, title
+        assert not [finding for finding in again.findings if finding.kind is FindingKind.DAMAGE], title
+        if cut_after == changes_of_emptying():
+            assert not bodies(again), title
+        assert again.append([batch(b"after")], 9000) == next_offset
+        again.close()
+        assert bodies(open_at(image))[next_offset] == b"after"
+
+
+@pytest.mark.parametrize("cut_after", range(1, 13))
 def test_power_cut_during_retention_leaves_the_newest(cut_after: int) -> None:
     """Whatever was removed so far, what is left is one piece and ends where the log ended.
 

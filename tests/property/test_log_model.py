@@ -72,6 +72,13 @@ class LogAndList(RuleBasedStateMachine):
         assert all(record.offset >= start for record in self.model if record.offset >= needed)
         self.model = [record for record in self.model if record.offset >= start]
 
+    @rule()
+    def empty(self) -> None:
+        next_offset = self.log.next_offset
+        self.log.empty(self.now_ms).remove()
+        self.model = []
+        assert self.log.start_offset == self.log.next_offset == next_offset
+
     # -- reading -----------------------------------------------------------------------------------------
 
     @rule(offset=st.integers(0, 250), until=st.integers(0, 250), bytes_max=st.integers(1, 2000))
@@ -80,6 +87,11 @@ class LogAndList(RuleBasedStateMachine):
         found = self.log.read(offset, until=until, bytes_max=bytes_max)
         assert found == wanted[: len(found)]
         assert bool(found) == bool(wanted)
+
+    @rule(offset=st.integers(0, 250), until=st.integers(0, 250))
+    def read_one(self, offset: int, until: int) -> None:
+        wanted = [record for record in self.model if record.offset == offset < until]
+        assert self.log.read_one(offset, until=until) == (wanted[0] if wanted else None)
 
     @rule(time_ms=st.integers(0, 20_000))
     def seek_by_time(self, time_ms: int) -> None:

@@ -26,6 +26,18 @@ class Inode:
     safe: bytes = b""
 
 
+@dataclass(slots=True, eq=False)
+class Folder:
+    """The names in one directory, whatever its own name."""
+
+    names: "dict[str, Inode | Folder]" = field(default_factory=dict)
+    safe: "dict[str, Inode | Folder]" = field(default_factory=dict)
+
+
+Change = dict[str, Inode | Folder | None]
+"""What has which names of a directory now; None is a name that was taken away."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """What goes wrong at the n-th call (from 1) of an operation."""
@@ -83,11 +95,9 @@ class FaultyDisk:
     """A disk in memory; see the module."""
 
     def __init__(self) -> None:
-        self.names: dict[str, Inode] = {}
-        self.safe_names: dict[str, Inode] = {}
-        self.directories: set[str] = {"/"}
-        self.unsafe_changes: list[tuple[str, dict[str, Inode | None]]] = []
-        """Changes of names that are not safe: the directory, and which files have which names since."""
+        self.root = Folder()
+        self.unsafe_changes: list[tuple[Folder, Change]] = []
+        """Changes of names that are not safe: the directory, and what has which names since."""
         self.faults: dict[str, Fault] = {}
         self.calls: Counter[str] = Counter()
         self.changes = 0
@@ -96,51 +106,120 @@ class FaultyDisk:
         """After so many changes the power is cut."""
         self.open_files = 0
 
+    @property
+    def names(self) -> dict[str, Inode]:
+        """All files by path, as programs see them."""
+        return dict(_files("/", self.root))
+
     # -- the disk ----------------------------------------------------------------------------------------
 
     def open(self, path: str, *, create: bool = False) -> FaultyFile:
+        folder, name = self._folder_of(path)
+        found = folder.names.get(name)
         if not create:
-            if path not in self.names:
-                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            return FaultyFile(self, self.names[path])
+            if isinstance(found, Folder):
+                raise _error(errno.EISDIR, path)
+            if found is None:
+                raise _error(errno.ENOENT, path)
+            return FaultyFile(self, found)
         self.enter("create")
-        if path in self.names:
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+        if found is not None:
+            raise _error(errno.EEXIST, path)
         inode = Inode()
-        self._change({path: inode})
+        self._change(folder, {name: inode})
         return FaultyFile(self, inode)
 
     def rename(self, source: str, target: str) -> None:
         self.enter("rename")
-        self._change({target: self.names[source], source: None})
+        folder, name = self._folder_of(source)
+        other, new_name = self._folder_of(target)
+        assert other is folder, f"{source} and {target} are in two directories"
+        found, replaced = folder.names.get(name), folder.names.get(new_name)
+        if found is None:
+            raise _error(errno.ENOENT, source)
+        if isinstance(replaced, Folder) or (isinstance(found, Folder) and replaced is not None):
+            raise _error(errno.ENOTEMPTY, target)
+        if replaced is not found:  # two names of one file stay as they are
+            self._change(folder, {new_name: found, name: None})
+
+    def link(self, source: str, target: str) -> None:
+        self.enter("link")
+        folder, name = self._folder_of(source)
+        other, new_name = self._folder_of(target)
+        assert other is folder, f"{source} and {target} are in two directories"
+        if new_name in folder.names:
+            raise _error(errno.EEXIST, target)
+        if name not in folder.names:
+            raise _error(errno.ENOENT, source)
+        self._change(folder, {new_name: folder.names[name]})
 
     def remove(self, path: str) -> None:
         self.enter("remove")
-        if path not in self.names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        self._change({path: None})
+        folder, name = self._folder_of(path)
+        found = folder.names.get(name)
+        if not isinstance(found, Inode):
+            raise _error(errno.ENOENT if found is None else errno.EISDIR, path)
+        self._change(folder, {name: None})
+
+    def remove_directory(self, path: str) -> None:
+        folder = self._folder(path)
+        for name, found in sorted(folder.names.items()):
+            if isinstance(found, Folder):
+                self.remove_directory(f"{path}/{name}")
+            else:
+                self.enter("remove_directory")
+                self._change(folder, {name: None})
+        self.enter("remove_directory")
+        above, name = self._folder_of(path)
+        self._change(above, {name: None})
 
     def list(self, directory: str) -> list[str]:
-        return sorted(os.path.basename(path) for path in self.names if os.path.dirname(path) == directory)
+        return sorted(self._folder(directory).names)
 
     def exists(self, path: str) -> bool:
-        return path in self.names or path in self.directories
+        try:
+            folder, name = self._folder_of(path)
+        except FileNotFoundError:
+            return False
+        return path == "/" or name in folder.names
 
     def make_directory(self, path: str) -> None:
-        self.directories.add(path)
+        self.enter("make_directory")
+        folder = self.root
+        for name in path.strip("/").split("/"):
+            if name not in folder.names:
+                self._change(folder, {name: Folder()})
+            self._make_safe(folder)
+            below = folder.names[name]
+            assert isinstance(below, Folder), f"{path}: {name} is a file"
+            folder = below
 
     def sync_directory(self, path: str) -> None:
         self.enter("sync_directory")
-        for directory, change in self.unsafe_changes:
-            if directory == path:
-                _set(self.safe_names, change)
-        self.unsafe_changes = [change for change in self.unsafe_changes if change[0] != path]
+        self._make_safe(self._folder(path))
         self.leave()
 
-    def _change(self, change: dict[str, Inode | None]) -> None:
+    def _folder(self, path: str) -> Folder:
+        folder = self.root
+        for name in path.strip("/").split("/") if path != "/" else ():
+            below = folder.names.get(name)
+            if not isinstance(below, Folder):
+                raise _error(errno.ENOENT if below is None else errno.ENOTDIR, path)
+            folder = below
+        return folder
+
+    def _folder_of(self, path: str) -> tuple[Folder, str]:
+        """Return the directory in which `path` is, or would be, and its name there."""
+        return self._folder(os.path.dirname(path)), os.path.basename(path)
+
+    def _make_safe(self, folder: Folder) -> None:
+        folder.safe = dict(folder.names)
+        self.unsafe_changes = [change for change in self.unsafe_changes if change[0] is not folder]
+
+    def _change(self, folder: Folder, change: Change) -> None:
         """Give or take names of one directory, all at once: a rename is never half done."""
-        _set(self.names, change)
-        self.unsafe_changes.append((os.path.dirname(next(iter(change))), change))
+        _set(folder.names, change)
+        self.unsafe_changes.append((folder, change))
         self.leave()
 
     # -- faults ------------------------------------------------------------------------------------------
@@ -169,33 +248,53 @@ class FaultyDisk:
 
         The first names of any number are kept and, unless `is_in_order`, also all but any one.
         """
-        changes = [change for _, change in self.unsafe_changes]
+        changes = self.unsafe_changes
         kept = [changes[:count] for count in range(len(changes) + 1)]
         if not is_in_order:
             kept += [changes[:number] + changes[number + 1 :] for number in range(len(changes) - 1)]
         for some in kept:
-            names = dict(self.safe_names)
-            for change in some:
-                _set(names, change)
             for title, damage in DAMAGES.items():
-                yield f"{title}, {len(some)} of {len(changes)} names", self._image(names, damage)
-
-    def _image(self, names: dict[str, Inode], damage: Damage) -> "FaultyDisk":
-        image = FaultyDisk()
-        image.directories = set(self.directories)
-        for path, inode in names.items():
-            data = damage(inode.safe, bytes(inode.data))
-            image.names[path] = Inode(bytearray(data), data)
-        image.safe_names = dict(image.names)
-        return image
+                image = FaultyDisk()
+                image.root = _left_of(self.root, some, damage)
+                yield f"{title}, {len(some)} of {len(changes)} names", image
 
 
-def _set(names: dict[str, Inode], change: dict[str, Inode | None]) -> None:
-    for path, inode in change.items():
-        if inode is None:
-            names.pop(path, None)
+def _left_of(folder: Folder, changes: list[tuple[Folder, Change]], damage: Damage) -> Folder:
+    """Return what is left of a directory, and below it, when only some unsafe changes were kept."""
+    names = dict(folder.safe)
+    for changed, change in changes:
+        if changed is folder:
+            _set(names, change)
+    left = Folder()
+    for name, found in names.items():
+        if isinstance(found, Folder):
+            left.names[name] = _left_of(found, changes, damage)
         else:
-            names[path] = inode
+            data = damage(found.safe, bytes(found.data))
+            left.names[name] = Inode(bytearray(data), data)
+    left.safe = dict(left.names)
+    return left
+
+
+def _set(names: dict[str, Inode | Folder], change: Change) -> None:
+    for name, found in change.items():
+        if found is None:
+            names.pop(name, None)
+        else:
+            names[name] = found
+
+
+def _files(path: str, folder: Folder) -> Iterator[tuple[str, Inode]]:
+    for name, found in folder.names.items():
+        below = os.path.join(path, name)
+        if isinstance(found, Folder):
+            yield from _files(below, found)
+        else:
+            yield below, found
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
 
 
 def _torn(cut: Callable[[int], int]) -> Damage:

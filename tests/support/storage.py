@@ -1,14 +1,16 @@
 """What tests of storage share: records, a log over any disk, and a committer that is driven by hand."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from zbusrpc.broker.storage.commit import Committer, Durability
+from zbusrpc.broker.storage.compaction_job import CompactionJob
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
+from zbusrpc.broker.storage.segment import OFFSETS_END
 
 DIRECTORY = "/topic"
 SMALL = LogOptions(segment_bytes_max=700, checkpoint_bytes=300)
@@ -84,3 +86,24 @@ class Turns:
             self.end_turn()
             if self.work:
                 self.run_worker()
+
+
+def compact(log: Log, *, now_ms: int = 1000, until: int = OFFSETS_END) -> CompactionJob:
+    """Compact a log as a broker does, and return the job that took effect."""
+    job = log.begin_compaction(now_ms, until)
+    job.run()
+    replaced = log.end_compaction(job, None)
+    assert replaced is not None
+    replaced.remove()
+    return job
+
+
+def table(records: Iterable[Record]) -> dict[bytes, bytes]:
+    """Return what the records say: by key, the latest body that is not empty."""
+    found: dict[bytes, bytes] = {}
+    for record in records:
+        if record.key:
+            found.pop(record.key, None)
+            if record.body:
+                found[record.key] = record.body
+    return found

@@ -14,6 +14,7 @@ from zbusrpc.broker.storage.errors import (
     LogClosedError,
     ReadFailedError,
     RecordLimitError,
+    StorageError,
     WriteFailedError,
 )
 from zbusrpc.broker.storage.files import Disk, RealDisk
@@ -124,6 +125,91 @@ def test_what_a_kill_left_is_synced_before_it_is_shown(disk: FaultyDisk) -> None
     assert turns.committer.readable_offset == 2
     for _, image in disk.images():
         assert bodies(open_at(image)) == {0: b"a", 1: b"b"}
+
+
+def submit_at(turns: Turns, level: Durability | None, name: str, told: list[str]) -> None:
+    def done(offset: int, error: StorageError | None) -> None:
+        told.append(f"{name} {offset}" if error is None else f"{name} {type(error).__name__}")
+
+    turns.committer.submit(batch(name.encode(), b"+"), done, level)
+
+
+@pytest.mark.parametrize("level", list(Durability))
+def test_batch_may_have_a_level_of_its_own(disk: FaultyDisk, level: Durability) -> None:
+    """Whatever the log's level: each batch is told at its own, in the order of submission within that level."""
+    turns = Turns(open_at(disk, options=LARGE), level)
+    turns.settle()
+    told: list[str] = []
+    for number in range(2):
+        for own in (Durability.DISK, None, Durability.OS, Durability.MEMORY):
+            submit_at(turns, own, f"{own or 'own'}-{number}", told)
+    expected = [f"{own}-{n} {8 * n + 2 * k}" for n in (0, 1) for k, own in enumerate(("disk", "own", "os", "memory"))]
+
+    def at(*levels: Durability) -> list[str]:
+        names = {each.value for each in levels} | ({"own"} if level in levels else set())
+        return [each for each in expected if each.split("-")[0] in names]
+
+    assert told == at(Durability.MEMORY)
+    turns.end_turn()
+    assert told == at(Durability.MEMORY) + at(Durability.OS)
+    assert turns.committer.backlog_bytes > 0
+    turns.settle()
+    assert told == at(Durability.MEMORY) + at(Durability.OS) + at(Durability.DISK)
+    assert turns.committer.backlog_bytes == 0
+    assert turns.committer.is_idle
+
+
+def test_batch_at_disk_is_safe_in_a_log_at_os(disk: FaultyDisk) -> None:
+    """When it is told, a power cut loses neither it nor what was written before it."""
+    turns = Turns(open_at(disk), Durability.OS)
+    told: list[str] = []
+    for number in range(6):
+        submit_at(turns, None, f"os{number}", told)
+        turns.end_turn()
+    submit_at(turns, Durability.DISK, "disk", told)
+    turns.end_turn()
+    submit_at(turns, None, "later", told)
+    turns.end_turn()
+    assert "disk 12" not in told
+
+    turns.run_worker()
+    while "disk 12" not in told:
+        turns.run_worker()
+
+    for _, image in disk.images():
+        assert list(bodies(open_at(image)))[:14] == list(range(14))
+
+
+def test_batch_at_os_is_shown_in_a_log_at_disk_once_it_is_safe(disk: FaultyDisk) -> None:
+    """Its producer is told at once; readers wait for the sync, which comes although no producer waits."""
+    turns = Turns(open_at(disk, options=LARGE))
+    turns.settle()
+    told: list[str] = []
+    submit_at(turns, Durability.OS, "a", told)
+    turns.end_turn()
+    submit_at(turns, Durability.OS, "b", told)
+    turns.end_turn()
+
+    assert told == ["a 0", "b 2"]
+    assert turns.committer.readable_offset == 0
+    turns.run_worker()
+    assert turns.committer.readable_offset == 2
+    turns.run_worker()
+    assert turns.committer.readable_offset == 4
+    assert not turns.work
+
+
+def test_failed_sync_is_told_to_batches_at_disk_only(disk: FaultyDisk) -> None:
+    """Who asked for less was told before, and rightly."""
+    turns = Turns(open_at(disk, options=LARGE), Durability.OS)
+    told: list[str] = []
+    disk.fail("sync", errno.EIO)
+    for name, level in (("a", None), ("b", Durability.DISK), ("c", None)):
+        submit_at(turns, level, name, told)
+
+    turns.settle()
+
+    assert told == ["a 0", "c 4", "b LogClosedError"]
 
 
 # -- refusals --------------------------------------------------------------------------------------------
@@ -251,6 +337,23 @@ def test_segment_that_cannot_be_begun_fails_the_write_only(disk: FaultyDisk) -> 
 
     assert "No space left" in str(turns.results[1][1])
     assert bodies(turns.committer.log) == {0: b"x" * 600, 1: b"z" * 600}
+
+
+def test_log_that_cannot_be_emptied_stays_as_it_was(disk: FaultyDisk) -> None:
+    """Without room for the next segment nothing is let go."""
+    turns = Turns(open_at(disk), Durability.OS)
+    for number in range(9):
+        turns.submit(b"%d" % number * 100)
+        turns.settle()
+    before = bodies(turns.committer.log)
+    disk.fail("append", errno.ENOSPC, written=7)
+
+    with pytest.raises(WriteFailedError, match=r"cannot begin /topic/0+9\.log: No space left"):
+        turns.committer.log.empty(2000)
+
+    assert bodies(turns.committer.log) == bodies(open_at(disk)) == before
+    turns.committer.log.empty(2000).remove()
+    assert not bodies(turns.committer.log)
 
 
 def test_failed_read_says_so(disk: FaultyDisk) -> None:

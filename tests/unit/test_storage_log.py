@@ -1,5 +1,6 @@
 """The log: reading, seeking, rolling, retention, and what damage does to it. On the real disk, under tmp_path."""
 
+import errno
 import os
 import struct
 from pathlib import Path
@@ -7,15 +8,17 @@ from zlib import crc32
 
 import pytest
 
+from tests.support.faulty_disk import FaultyDisk
 from tests.support.storage import SMALL, batch, bodies, open_at, read_all
-from zbusrpc.broker.storage.check import check_log
-from zbusrpc.broker.storage.errors import FormatVersionError, LogClosedError
+from zbusrpc.broker.storage.check import check_log, repair_log
+from zbusrpc.broker.storage.errors import FormatVersionError, LogClosedError, ReadFailedError, WriteFailedError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.broker.storage.salvage import FindingKind
+from zbusrpc.broker.storage.segment import index_path, segment_name
 
 DISK = RealDisk()
 
@@ -138,6 +141,65 @@ def test_offset_is_never_given_out_twice(directory: str) -> None:
     assert bodies(open_at(DISK, directory)) == expected(0, 1, 2) | {100: b"new"}
 
 
+def test_one_record_is_read_by_its_offset(directory: str) -> None:
+    """Each is found, in small and large segments, first, last and between; what is not there is None."""
+    for options, sizes in ((SMALL, [5, 90, 300]), (LogOptions(), [5, 3000, 40_000, 300_000])):
+        log = open_at(DISK, f"{directory}-{len(sizes)}", options)
+        written = {}
+        for number in range(60):
+            body = b"%d " % number * (sizes[number % len(sizes)] // 3)
+            written[log.append([batch(body)], 1)] = body
+
+        for each in (log, open_at(DISK, f"{directory}-{len(sizes)}", options)):
+            for offset in [*range(59, -1, -7), *range(60)]:
+                record = each.read_one(offset)
+                assert record is not None
+                assert (record.offset, record.body) == (offset, written[offset])
+            assert each.read_one(60) is None
+            assert each.read_one(-1) is None
+            assert each.read_one(7, until=7) is None
+            assert each.read_one(7, until=8) is not None
+
+
+def test_one_record_that_is_gone_is_none(directory: str) -> None:
+    """Between two segments, before the first, and where salvage left a gap."""
+    log = open_at(DISK, directory, LogOptions(retention=Retention(when_passed=True)))
+    fill(log, 20)
+    flip(directory, log.segments[0].name, 32 + 70 * 5 + 60)
+
+    assert log.read_one(5) is None
+    assert log.read_one(4) is not None
+    assert log.read_one(6) is not None
+    log = open_at(DISK, directory, next_offset_min=100)
+    fill(log, 1)
+    assert log.read_one(50) is None
+    log.empty(1)
+    assert log.read_one(100) is None
+    assert log.read_one(101) is None
+
+
+@pytest.mark.parametrize("position", range(0, 70, 3))
+@pytest.mark.parametrize("bit", [1, 128])
+def test_flipped_bit_on_the_way_to_one_record_is_no_gap(directory: str, position: int, bit: int) -> None:
+    """Whatever is hit in the records before it, the record that is there is found, or its damage is."""
+    log = open_at(DISK, directory, LogOptions())
+    fill(log, 10)
+    path = Path(directory, log.segments[0].name)
+    data = bytearray(path.read_bytes())
+    start = 32 + (len(data) - 32) // 10 * 6
+    data[start + position] ^= bit
+    path.write_bytes(data)
+
+    for offset in (7, 9, 5, 6):
+        record = log.read_one(offset)
+        if offset == 6:
+            assert record is None
+        else:
+            assert record is not None
+            assert record.body == b"body %d" % offset
+    assert [finding.kind for finding in log.findings] == [FindingKind.DAMAGE]
+
+
 # -- rolling and retention -------------------------------------------------------------------------------
 
 
@@ -185,6 +247,42 @@ def test_retention_when_all_have_passed(directory: str) -> None:
     assert 0 < log.start_offset <= 17
     assert 17 in bodies(log)
     assert log.segments[0].next_offset > 17
+
+
+@pytest.mark.parametrize("limit", [{"age_ms_max": 0}, {"bytes_max": 0}])
+def test_retention_may_spare_what_is_needed(directory: str, limit: dict[str, int]) -> None:
+    """Age and bytes let go of everything that is not needed any more, and of nothing else."""
+    log = retained(directory, Retention(spare_needed=True, **limit), now_ms=10**9, needed_offset=17)
+
+    assert 0 < log.start_offset <= 17
+    assert log.segments[0].next_offset > 17
+    assert list(bodies(log)) == list(range(log.start_offset, 40))
+    log.retire(10**9, 40).remove()
+    assert log.start_offset == 40
+
+
+def test_emptied_log_goes_on(directory: str) -> None:
+    """No record is left, in this process and the next; offsets go on; emptying twice is fine."""
+    log = open_at(DISK, directory)
+    fill(log, 40)
+    size = log.size_bytes
+
+    retired = log.empty(2000)
+
+    assert not bodies(log)
+    assert log.start_offset == log.next_offset == 40
+    assert retired.size_bytes == size
+    retired.remove()
+    assert log_files(directory) == [log.segments[0].name]
+    assert not log.empty(2000).segments
+    assert open_at(DISK, directory).next_offset == 40
+    fill(log, 1)
+    log.sync()
+    assert log.synced_offset == 41
+    assert bodies(open_at(DISK, directory)) == expected(40)
+    log.close()
+    with pytest.raises(LogClosedError):
+        log.empty(2000)
 
 
 def test_last_segment_is_never_retired(directory: str) -> None:
@@ -287,6 +385,142 @@ def test_missing_bytes_are_damage_where_they_were_safe(directory: str) -> None:
     assert bodies(again) == expected(*range(4))
     assert again.findings[0].kind is FindingKind.DAMAGE
     assert again.findings[0].kept_as
+
+
+@pytest.mark.parametrize("number", [1, -1])
+@pytest.mark.parametrize("reading", ["read", "read_one", "offset_at_time"])
+def test_file_cut_under_an_open_log_is_damage(directory: str, number: int, reading: str) -> None:
+    """Whichever way it is found: the rest is served, and new records come after it."""
+    log = open_at(DISK, directory)
+    fill(log, 39)
+    segment = log.segments[number]
+    hit = segment.next_offset - 1
+    os.truncate(segment.path, segment.size - 3)
+
+    if reading == "read":
+        assert log.read(hit, until=hit + 1) == []
+    elif reading == "read_one":
+        assert log.read_one(hit) is None
+    else:
+        assert log.offset_at_time(1000 + 10 * hit) == hit + 1
+    assert log.append([batch(b"body 39")], 2000) == 39
+    assert bodies(log) == expected(*(offset for offset in range(40) if offset != hit))
+    assert [finding.kind for finding in log.findings] == [FindingKind.DAMAGE]
+
+
+def test_damage_that_cannot_be_quarantined_is_told_each_time() -> None:
+    """Nothing is left out silently while the disk is full; when there is room, it is put in order."""
+    disk = FaultyDisk()
+    log = open_at(disk)
+    fill(log, 39)
+    log.close()
+    log = open_at(disk)
+    segment = log.segments[1]
+    disk.remove(index_path(segment.path))
+    disk.names[segment.path].data[-1] ^= 1
+    disk.fail("create", errno.ENOSPC, calls=2)
+
+    for _ in range(2):
+        with pytest.raises(ReadFailedError, match="it cannot be quarantined: No space left"):
+            bodies(log)
+
+    assert list(bodies(log)) == [offset for offset in range(39) if offset != segment.next_offset - 1]
+
+
+@pytest.mark.parametrize("count", [0, 20])
+def test_damaged_head_of_the_segment_being_written_costs_no_record(directory: str, count: int) -> None:
+    """Whether it has records or not: it is put in order, and the next record has its place."""
+    log = open_at(DISK, directory, LogOptions())
+    fill(log, count)
+    damaged = Path(log.segments[-1].path)
+    flip(directory, damaged.name, 20)
+
+    log.verify()
+
+    assert [finding.kind for finding in log.findings] == [FindingKind.DAMAGE]
+    assert damaged.with_suffix(".quarantined").exists()
+    fill(log, 1)
+    log.close()
+    again = open_at(DISK, directory)
+    assert bodies(again) == expected(*range(count + 1))
+    assert not again.findings
+
+
+def test_name_that_is_taken_is_not_removed(directory: str) -> None:
+    """What stands where a segment is to begin is not the log's to remove."""
+    log = open_at(DISK, directory)
+    fill(log, 3)
+    Path(directory, segment_name(3)).write_bytes(b"somebody's")
+
+    with pytest.raises(WriteFailedError, match="File exists"):
+        log.empty(1)
+
+    assert Path(directory, segment_name(3)).read_bytes() == b"somebody's"
+    assert bodies(log) == expected(0, 1, 2)
+
+
+# -- repair ----------------------------------------------------------------------------------------------
+
+
+def test_repair_finds_and_salvages_everything(directory: str) -> None:
+    """Damage in any number of segments and a torn tail are put in order in one go; then there is nothing to do."""
+    log = open_at(DISK, directory)
+    fill(log, 39)
+    log.close()
+    names = [segment.name for segment in log.segments]
+    hit = [log.segments[number].base_offset + 1 for number in (0, 2)]
+    for number in (0, 2):
+        flip(directory, names[number], 32 + 70 + 66)
+    with open(Path(directory, names[-1]), "ab") as file:
+        file.write(b"torn")
+    found = list(check_log(DISK, directory))
+
+    repaired = repair_log(DISK, directory, 1)
+
+    assert sorted((f.name, f.kind, f.lost_bytes) for f in repaired) == sorted(
+        (f.name, f.kind, f.lost_bytes) for f in found
+    )
+    assert [(f.name, f.kind) for f in found] == [
+        (names[0], FindingKind.DAMAGE),
+        (names[2], FindingKind.DAMAGE),
+        (names[-1], FindingKind.TORN_TAIL),
+    ]
+    assert not repair_log(DISK, directory, 1)
+    again = open_at(DISK, directory)
+    assert bodies(again) == expected(*(offset for offset in range(39) if offset not in hit))
+    assert not again.findings
+    assert [f.kept_as for f in check_log(DISK, directory)] == [f.kept_as for f in repaired if f.kept_as]
+
+
+def test_repair_makes_no_log_where_there_is_none(directory: str) -> None:
+    """A mistyped name is told."""
+    with pytest.raises(ReadFailedError, match=f"there is no log in {directory}"):
+        repair_log(DISK, directory, 1)
+
+    assert not os.path.exists(directory)
+
+
+# -- many logs -------------------------------------------------------------------------------------------
+
+
+def test_idle_log_costs_nothing_but_its_opening() -> None:
+    """One that was closed cleanly keeps no file open, reads no record, and has nothing to write when it is closed."""
+    disk = FaultyDisk()
+    log = open_at(disk, options=LogOptions())
+    fill(log, 5)
+    log.close()
+    assert disk.open_files == 0
+    before, changes = disk.calls.copy(), disk.changes
+
+    log = open_at(disk, options=LogOptions())
+
+    assert disk.open_files == 0
+    assert (disk.calls - before).total() == disk.calls["pread"] - before["pread"] == 2  # a head and an index
+    assert log.next_offset == log.synced_offset == 5
+    assert not log.is_dirty
+    log.close()
+    assert disk.changes == changes
+    assert bodies(open_at(disk, options=LogOptions())) == expected(*range(5))
 
 
 @pytest.mark.parametrize("content", [b"", b"ZBUSIDX\n", b"\0" * 200])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.storage import SMALL, batch, bodies, open_at
+from tests.support.storage import SMALL, batch, bodies, open_at, read_all, table
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import LogClosedError, RecordLimitError
 from zbusrpc.broker.storage.files import RealDisk
@@ -118,3 +118,39 @@ async def test_retention_and_damage_while_syncs_run(tmp_path: Path, executor: Th
     assert not again.findings
     assert len(log.findings) == 6
     assert log.size_bytes <= 4800
+
+
+async def test_compaction_while_all_else_goes_on(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+    """Appends, reads, retention and syncs, with compactions in real threads: the log says what was written to it."""
+    loop = asyncio.get_running_loop()
+    options = LogOptions(segment_bytes_max=2000, checkpoint_bytes=500, retention=Retention(when_passed=True))
+    committer = committer_at(tmp_path / "topic", executor, Durability.OS, options)
+    log = committer.log
+    written: list[Record] = []
+    exchanged = 0
+
+    for number in range(12):
+        job = log.begin_compaction(1)
+        running = loop.run_in_executor(executor, job.run)
+        while not running.done() or len(written) < 100 * number:
+            key = b"key-%d" % (len(written) % 9)
+            written.append(Record(b"" if len(written) % 31 == 0 else b"%d" % len(written) * 5, key=key))
+            level = Durability.DISK if len(written) % 10 == 0 else None
+            await append(committer, [written[-1]], loop, level)
+            log.read(len(written) // 2)
+        await running
+        exchanged += len(job.rewritten)
+        replaced = log.end_compaction(job, None)
+        assert replaced
+        await loop.run_in_executor(executor, replaced.remove)
+        await loop.run_in_executor(executor, log.retire(1).remove)
+        assert table(read_all(log)) == table(written)
+
+    await drained(committer, loop)
+    log.close()
+    again = open_at(RealDisk(), str(tmp_path / "topic"), options)
+    assert table(read_all(again)) == table(written)
+    assert exchanged > 10
+    assert not log.findings
+    assert not again.findings
+    assert not list((tmp_path / "topic").glob("*.tmp"))

@@ -12,6 +12,9 @@ submission, with its first offset or with an error.
     OS       written to the file                              kill -9 of the broker
     DISK     on the disk                                      power loss
 
+A batch may ask for another level than the log's; then each level keeps its own order. What is written is written in
+one order all the same, so that a batch at DISK makes safe whatever came before it.
+
 A failed write fails the producers whose records were in it, and nobody else; the next write may succeed. A failed
 sync closes the log: everybody who waits is told so, and nothing is tried again, because the system may have
 dropped what it could not write (and would report success the second time).
@@ -59,6 +62,7 @@ class Committer:
         "_job",
         "_now_ms",
         "_on_idle",
+        "_overrides",
         "_soon",
         "_syncing",
         "_syncing_bytes",
@@ -95,6 +99,7 @@ class Committer:
         self._gathered: list[tuple[Sequence[Record], Done]] = []
         self._gathered_bytes = 0
         self._gathered_records = 0
+        self._overrides: dict[int, tuple[Durability, int]] = {}  # of gathered batches, by number: level, bytes
         self._is_scheduled = False
         self._waiting: list[tuple[int, Done]] = []  # written, not synced, and not part of the running sync
         self._waiting_bytes = 0
@@ -123,8 +128,12 @@ class Committer:
 
     # -- producers ---------------------------------------------------------------------------------------
 
-    def submit(self, batch: Sequence[Record], done: Done) -> None:
+    def submit(self, batch: Sequence[Record], done: Done, durability: Durability | None = None) -> None:
         """Store a batch, all or nothing, and tell `done` once, not before this has returned (MEMORY: before).
+
+        Args:
+            durability: the level of this batch, where it is not the log's. It decides when `done` is told, and not
+                when the records may be shown: that is `readable_offset`.
 
         Raises:
             RecordLimitError: a field of a record does not fit.
@@ -141,7 +150,11 @@ class Committer:
                 f"{self.backlog_bytes} bytes wait for the log in {self.log.directory}, {size} more would exceed "
                 f"the limit of {self.backlog_bytes_max} bytes"
             )
-        if self.durability is Durability.MEMORY:
+        level = self.durability
+        if durability is not None and durability is not level:
+            level = durability
+            self._overrides[len(self._gathered)] = level, size
+        if level is Durability.MEMORY:
             done(self.log.next_offset + self._gathered_records, None)
             done = self._count_loss
         self._gathered.append((batch, done))
@@ -160,10 +173,12 @@ class Committer:
 
     def flush(self) -> None:
         """Write now what was gathered."""
-        gathered, size = self._gathered, self._gathered_bytes
+        gathered, size, overrides = self._gathered, self._gathered_bytes, self._overrides
         self._gathered, self._gathered_bytes, self._gathered_records = [], 0, 0
         if not gathered:
             return
+        if overrides:
+            self._overrides = {}
         try:
             offset = self.log.append([batch for batch, _ in gathered], self._now_ms())
         except StorageError as error:
@@ -176,12 +191,33 @@ class Committer:
         for batch, done in gathered:
             written.append((offset, done))
             offset += len(batch)
-        if self.durability is Durability.DISK:
-            self._waiting += written
-            self._waiting_bytes += size
-            self._start_sync()
+        if overrides:
+            self._finish_each(written, size, overrides)
+        elif self.durability is Durability.DISK:
+            self._wait_for_sync(written, size)
         else:
             self._finish(written)
+
+    def _finish_each(
+        self, written: list[tuple[int, Done]], size: int, overrides: dict[int, tuple[Durability, int]]
+    ) -> None:
+        """Finish batches of different levels."""
+        told: list[tuple[int, Done]] = []
+        waiting: list[tuple[int, Done]] = []
+        for number, each in enumerate(written):
+            level = overrides[number][0] if number in overrides else self.durability
+            (waiting if level is Durability.DISK else told).append(each)
+        if self.durability is Durability.DISK:  # whoever waits or not: readers wait for the sync
+            self._wait_for_sync(waiting, size - sum(override_size for _, override_size in overrides.values()))
+        elif waiting:
+            sizes = (override_size for level, override_size in overrides.values() if level is Durability.DISK)
+            self._wait_for_sync(waiting, sum(sizes))
+        self._finish(told)
+
+    def _wait_for_sync(self, written: list[tuple[int, Done]], size: int) -> None:
+        self._waiting += written
+        self._waiting_bytes += size
+        self._start_sync()
 
     def _finish(self, written: list[tuple[int, Done]]) -> None:
         if self.log.is_checkpoint_due:
@@ -216,11 +252,16 @@ class Committer:
             return
         finished, self._syncing, self._syncing_bytes = self._syncing, [], 0
         self.flush()
-        if self._waiting or self.log.is_checkpoint_due:
+        if self._is_sync_due():
             self._start_sync()
         for offset, done in finished:
             done(offset, None)
         self._tell_if_idle()
+
+    def _is_sync_due(self) -> bool:
+        if self._waiting or self.log.is_checkpoint_due:
+            return True
+        return self.durability is Durability.DISK and self.log.is_dirty  # readers wait, though no producer does
 
     def _give_up(self) -> None:
         """Tell everybody that the log is closed: what they wrote may be lost."""

@@ -23,12 +23,31 @@ class WriteFailedError(StorageError):
     """The disk did not take a write, for example because it is full. Nothing of it is stored; the log goes on."""
 
 
+class RemainsError(WriteFailedError):
+    """What was written of a failed write cannot be taken back: nothing may follow it, so that the log is closed."""
+
+
 class ReadFailedError(StorageError):
     """The disk did not give back what it holds. Nothing was changed."""
 
 
 class LogClosedError(StorageError):
     """The log takes no more records: it was closed, or it failed and must be opened anew. The text says why."""
+
+
+class DirectoryInUseError(StorageError):
+    """Another process has the data directory; the text names both and says what can be done. Nothing was changed."""
+
+    def __init__(self, directory: str, pid: int, host: str) -> None:
+        holder = f"process {pid}" if pid else "another process"
+        where = f" on {host}" if host else ""
+        super().__init__(
+            f"data directory {directory} is in use by {holder}{where}: use another --data-dir or stop that broker"
+        )
+        self.directory = directory
+        self.pid = pid
+        """0 where it is not known."""
+        self.host = host
 
 
 class FormatVersionError(StorageError):
@@ -46,3 +65,8 @@ class DamageError(StorageError):
     def __init__(self, name: str, text: str) -> None:
         super().__init__(f"{name}: {text}")
         self.name = name
+
+
+def reason_of(error: OSError) -> str:
+    """Say why in the words of the operating system."""
+    return error.strerror or repr(error)

@@ -10,8 +10,9 @@ renamed, removed) after `Disk.sync_directory`. Errors are the system's own OSErr
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class File(Protocol):
@@ -43,10 +44,24 @@ class Disk(Protocol):
         """Open a file; with `create` it must not exist."""
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, in place of what has that name."""
+        """Give a file or directory another name in the same directory, all at once.
+
+        A file takes the place of the file that has that name; a directory needs a name that nothing has. Files in a
+        directory that are open go on (not on Windows: there they must be closed).
+        """
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name in the same directory, which nothing has yet; not every file system can."""
 
     def remove(self, path: str) -> None:
         """Remove a file."""
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory with everything in it.
+
+        A crash in the middle leaves a part of it: who minds gives it another name first, and syncs that name. Nobody
+        may use what is in it. It is gone for good once the directory above is synced. May run in another thread.
+        """
 
     def list(self, directory: str) -> list[str]:
         """Return the sorted names in `directory`."""
@@ -59,6 +74,10 @@ class Disk(Protocol):
 
     def sync_directory(self, path: str) -> None:
         """Return once the names in a directory are on the disk. May run in another thread."""
+
+
+_OPEN: Final = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_CREATE: Final = _OPEN | os.O_CREAT | os.O_EXCL
 
 
 class RealFile:
@@ -79,8 +98,8 @@ class RealFile:
 
     def pread(self, size: int, position: int) -> bytes:
         """Return `size` bytes from `position`; fewer only at the end of the file."""
-        data = os.pread(self._descriptor, size, position)
-        while len(data) < size and (more := os.pread(self._descriptor, size - len(data), position + len(data))):
+        data = _pread(self._descriptor, size, position)
+        while len(data) < size and (more := _pread(self._descriptor, size - len(data), position + len(data))):
             data += more
         return data
 
@@ -108,16 +127,25 @@ class RealDisk:
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         """Open a file; with `create` it must not exist."""
-        flags = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        return RealFile(os.open(path, flags | (os.O_CREAT | os.O_EXCL if create else 0), 0o644))
+        return RealFile(os.open(path, _CREATE if create else _OPEN, 0o644))
 
     def rename(self, source: str, target: str) -> None:
-        """Give a file another name, in place of what has that name."""
+        """Give a file or directory another name in the same directory, all at once."""
         os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name in the same directory, which nothing has yet; not every file system can."""
+        os.link(source, target)
 
     def remove(self, path: str) -> None:
         """Remove a file."""
         os.unlink(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Remove a directory with everything in it; links are removed, not followed."""
+        from shutil import rmtree  # a broker that removes no topic does without it
+
+        rmtree(path)
 
     def list(self, directory: str) -> list[str]:
         """Return the sorted names in `directory`."""
@@ -145,6 +173,16 @@ class RealDisk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+if sys.platform == "win32":
+
+    def _pread(descriptor: int, size: int, position: int) -> bytes:
+        os.lseek(descriptor, position, os.SEEK_SET)  # a file is read by one thread, and appended to at its end
+        return os.read(descriptor, size)
+
+else:
+    _pread = os.pread
 
 
 def _datasync(descriptor: int) -> None:

@@ -2,7 +2,7 @@
 
       0               8       10      12      16              24
       +---------------+-------+-------+-------+---------------+---------------+
-      | "ZBUSIDX\\n"   | vers. | 0     | CRC-32| base offset   | end position  |
+      | "ZBUSIDX\\n"   | vers. | gener.| CRC-32| base offset   | end position  |
       +---------------+-------+-------+-------+---------------+---------------+
       | next offset   | latest time   | entries: offset (8), position (8), latest time before it (8) ...
       +---------------+---------------+------------------------------------------------------------
@@ -12,7 +12,7 @@ Numbers are big-endian and unsigned; the CRC covers everything behind itself. An
 is sealed. What stands behind is scanned when the log is opened.
 
 An index can always be made again from its segment, so it is not synced, and one that is damaged, of another
-version or of another segment is as good as none.
+version, of another segment or of another generation of it (see `segment`) is as good as none.
 
 Time in an entry is the latest of all records before it. It never falls even if the clock does, so that the
 first record at or after a time is found by halving.
@@ -36,10 +36,12 @@ _CRC_END: Final = 16
 class SparseIndex:
     """The index of one segment, growing with it."""
 
-    __slots__ = ("_offsets", "_positions", "_times", "base_offset", "end", "latest_ms", "next_offset")
+    __slots__ = ("_offsets", "_positions", "_times", "base_offset", "end", "generation", "latest_ms", "next_offset")
 
-    def __init__(self, base_offset: int, end: int) -> None:
+    def __init__(self, base_offset: int, end: int, generation: int = 0) -> None:
         self.base_offset = base_offset
+        self.generation = generation
+        """That of the segment, which is another one after it was rewritten."""
         self.end = end
         """How many bytes of the segment are described."""
         self.next_offset = base_offset
@@ -82,18 +84,18 @@ class SparseIndex:
         entries[0::3], entries[1::3], entries[2::3] = self._offsets, self._positions, self._times
         head = (self.base_offset, self.end, self.next_offset, self.latest_ms)
         rest = _HEAD.pack(INDEX_MAGIC, INDEX_VERSION, 0, 0, *head)[_CRC_END:] + _big_endian(entries).tobytes()
-        return _HEAD.pack(INDEX_MAGIC, INDEX_VERSION, 0, crc32(rest), *head)[:_CRC_END] + rest
+        return _HEAD.pack(INDEX_MAGIC, INDEX_VERSION, self.generation, crc32(rest), *head)[:_CRC_END] + rest
 
     @classmethod
-    def decode(cls, data: bytes, base_offset: int) -> Self | None:
-        """Return the index of the segment at `base_offset`, or None when `data` is no good index of it."""
+    def decode(cls, data: bytes, base_offset: int, generation: int) -> Self | None:
+        """Return the index of that generation of the segment at `base_offset`, or None when `data` is none."""
         if len(data) < _HEAD.size or (len(data) - _HEAD.size) % 24:
             return None
-        magic, version, _, crc, base, end, next_offset, latest_ms = _HEAD.unpack_from(data)
-        is_good = magic == INDEX_MAGIC and version == INDEX_VERSION and base == base_offset
-        if not is_good or crc32(memoryview(data)[_CRC_END:]) != crc:
+        magic, version, its, crc, base, end, next_offset, latest_ms = _HEAD.unpack_from(data)
+        is_index = magic == INDEX_MAGIC and version == INDEX_VERSION
+        if not is_index or (base, its) != (base_offset, generation) or crc32(memoryview(data)[_CRC_END:]) != crc:
             return None
-        index = cls(base, end)
+        index = cls(base, end, generation)
         index.next_offset, index.latest_ms = next_offset, latest_ms
         entries = _big_endian(array("Q", data[_HEAD.size :]))
         index._offsets, index._positions, index._times = entries[0::3], entries[1::3], entries[2::3]

@@ -36,10 +36,12 @@ def committer_on_loop(
     return Committer(log, durability, soon=loop.call_soon, in_worker=in_worker, now_ms=now_ms)
 
 
-def append(committer: Committer, batch: Sequence[Record], loop: "AbstractEventLoop") -> "Future[int]":
+def append(
+    committer: Committer, batch: Sequence[Record], loop: "AbstractEventLoop", durability: Durability | None = None
+) -> "Future[int]":
     """Store a batch, all or nothing, and return its first offset, to be awaited.
 
-    Cancelling it leaves open whether the batch is stored.
+    `durability` is the batch's own level, as in `Committer.submit`. Cancelling leaves open whether it is stored.
 
     Raises:
         StorageError: as `Committer.submit`, at once; what happens later is raised by the future.
@@ -54,7 +56,7 @@ def append(committer: Committer, batch: Sequence[Record], loop: "AbstractEventLo
         else:
             future.set_exception(error)
 
-    committer.submit(batch, done)
+    committer.submit(batch, done, durability)
     return future
 
 

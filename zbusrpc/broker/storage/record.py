@@ -52,7 +52,9 @@ MORE: Final = 1
 CONTINUES: Final = 2
 """Flag: a record of the same batch stands before this one."""
 _CRC_END: Final = 12
+_FLAGS_AT: Final = 46
 _LENGTH_AND_CRC: Final = Struct(">III")
+_MARKER_LENGTH_OFFSET: Final = Struct(">II4xQ")
 _REST: Final = Struct(">QQQQHBBBxHI")
 _MARKER_BYTES: Final = MARKER.to_bytes(4, "big")
 
@@ -255,6 +257,20 @@ def decode(block: bytes, position: int, records: list[Record], first: int, until
     return position, Stop.END if position == end else Stop.SHORT
 
 
+def skip_to(block: bytes, offset: int) -> tuple[int, bool]:
+    """Return where the record `offset` seems to begin, and whether it does, by the heads alone: nothing is verified.
+
+    Where it does not, that is the first record behind it, or what is no record, or past the end of `block`.
+    """
+    position, last, unpack = 0, len(block) - HEAD_BYTES, _MARKER_LENGTH_OFFSET.unpack_from
+    while position <= last:
+        marker, length, found = unpack(block, position)
+        if found >= offset or marker != MARKER or length < HEAD_BYTES:
+            return position, found == offset
+        position += length
+    return position, False
+
+
 def heads(block: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
     """Yield where each record of `block` ends, its offset, timestamp and flags, up to the first that is not whole."""
     view, end, unpack = memoryview(block), len(block), HEAD.unpack_from
@@ -266,6 +282,25 @@ def heads(block: bytes | memoryview) -> Iterator[tuple[int, int, int, int]]:
             return
         yield stop, offset, timestamp_ms, flags
         position = stop
+
+
+def keyed_heads(block: bytes) -> Iterator[tuple[int, int, int, int, bytes, bool]]:
+    """Yield of each record what `heads` does, its key, and whether its body is empty."""
+    position = 0
+    for stop, offset, timestamp_ms, flags in heads(block):
+        *_, id_size, tag_size, key_size, headers_size = HEAD.unpack_from(block, position)
+        key = position + HEAD_BYTES + id_size + tag_size
+        body = key + key_size + headers_size
+        yield stop, offset, timestamp_ms, flags, block[key : key + key_size], body == stop
+        position = stop
+
+
+def with_flags(data: bytes, flags: int) -> bytes:
+    """Return a record's bytes with other flags."""
+    if data[_FLAGS_AT] == flags:
+        return data
+    rest = data[_CRC_END:_FLAGS_AT] + bytes((flags,)) + data[_FLAGS_AT + 1 :]
+    return _LENGTH_AND_CRC.pack(MARKER, len(data), crc32(rest)) + rest
 
 
 def stop_at(block: bytes, position: int) -> Stop:

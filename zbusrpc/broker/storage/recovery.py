@@ -9,26 +9,24 @@ Only what the stored indexes do not describe is read: of sealed segments nothing
 last 8 MiB. Damage in what is not read is found, and answered the same way, when it is read or by `check_log`.
 """
 
+import contextlib
 import os
-from itertools import pairwise
-from typing import Final
 
-from zbusrpc.broker.storage.errors import DamageError, ReadFailedError
-from zbusrpc.broker.storage.files import Disk, File
+from zbusrpc.broker.storage.errors import DamageError, ReadFailedError, reason_of
+from zbusrpc.broker.storage.files import Disk, File, opened
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.record import find_record
 from zbusrpc.broker.storage.salvage import Finding, FindingKind, finish_salvage, salvage
 from zbusrpc.broker.storage.segment import (
     LOG_SUFFIX,
+    OFFSET_DIGITS,
     OFFSETS_END,
     SEGMENT_HEAD_BYTES,
     Segment,
-    decode_segment_head,
     index_path,
+    segment_name,
 )
-
-_OFFSET_DIGITS: Final = 20
 
 
 def open_log(
@@ -51,10 +49,10 @@ def open_log(
         StorageError: the disk does not let it be read or put in order.
     """
     try:
-        opening = _Opening(disk, handles, directory)
+        opening = _Opening(disk, directory)
         segments = opening.segments()
     except OSError as error:
-        raise ReadFailedError(f"cannot open the log in {directory}: {error.strerror or error!r}") from error
+        raise ReadFailedError(f"cannot open the log in {directory}: {reason_of(error)}") from error
     log = Log(disk, handles, directory, options, segments)
     log.findings += opening.findings
     log.resume(opening.scanned, max(next_offset_min, opening.next_offset), now_ms)
@@ -64,20 +62,24 @@ def open_log(
 class _Opening:
     """One log on its way from files to segments."""
 
-    def __init__(self, disk: Disk, handles: Handles, directory: str) -> None:
-        self._disk, self._handles, self._directory = disk, handles, directory
+    def __init__(self, disk: Disk, directory: str) -> None:
+        self._disk, self._directory = disk, directory
         self.findings: list[Finding] = []
         self.scanned: list[Segment] = []
         """Segments with bytes of which is not known whether they are safe."""
         self.next_offset = 0
 
     def segments(self) -> list[Segment]:
-        if not self._disk.exists(self._directory):
+        try:
+            names = self._disk.list(self._directory)
+        except FileNotFoundError:
             self._disk.make_directory(self._directory)
-        names = finish_salvage(self._disk, self._directory, self._disk.list(self._directory))
+            return []
+        names = finish_salvage(self._disk, self._directory, names)
         bases = segment_bases(names)
         segments = []
-        for base, until in pairwise([*bases, OFFSETS_END]):
+        for number, base in enumerate(bases):
+            until = bases[number + 1] if number + 1 < len(bases) else OFFSETS_END
             segment = self._open(base, until)
             if segment is not None:
                 segments.append(segment)
@@ -89,42 +91,47 @@ class _Opening:
 
     def _open(self, base: int, until: int) -> Segment | None:
         """Open one segment; None when it was never begun properly."""
-        path = os.path.join(self._directory, f"{base:0{_OFFSET_DIGITS}d}{LOG_SUFFIX}")
-        file = self._handles.get(path)
-        created_ms = 0
-        try:
-            created_ms = decode_segment_head(file.pread(SEGMENT_HEAD_BYTES, 0), os.path.basename(path), base)
-            segment = Segment(path, base, created_ms)
-            stopped_at = segment.recover(self._disk, file)
-        except DamageError:
-            if until == OFFSETS_END and not _holds_anything(file):
-                self._discard(path, file)
+        segment = Segment(os.path.join(self._directory, segment_name(base)), base, 0)
+        is_last = until == OFFSETS_END
+        with opened(self._disk, segment.path) as file:
+            is_good = self._recover(segment, file, is_last=is_last)
+            if not is_good and is_last and not _holds_anything(file):
+                self._discard(segment, file.size())
                 return None
-            return self._salvage(path, base, until, created_ms)
-        length = file.size()
-        if segment.size != length:
-            rest = file.pread(length - stopped_at, stopped_at)
-            if until != OFFSETS_END or find_record(rest, 1) >= 0:
-                return self._salvage(path, base, until, created_ms)
-            file.truncate(segment.size)
-            self._report_torn(segment.name, segment.size, length - segment.size)
+        if not is_good:
+            return self._salvage(segment, until)
         if segment.size != segment.indexed_end:
             self.scanned.append(segment)
         return segment
 
-    def _discard(self, path: str, file: File) -> None:
-        """Remove a last segment that was being begun: it has no record."""
-        self._report_torn(os.path.basename(path), 0, file.size())
-        self._handles.forget(path)
-        if self._disk.exists(index_path(path)):
-            self._disk.remove(index_path(path))
-        self._disk.remove(path)
+    def _recover(self, segment: Segment, file: File, *, is_last: bool) -> bool:
+        """Learn what a segment holds, and cut its torn tail off. Returns False when it is damaged."""
+        length = file.size()
+        try:
+            stopped_at = segment.recover(self._disk, file, length)
+        except DamageError:
+            return False
+        if segment.size != length:
+            rest = file.pread(length - stopped_at, stopped_at)
+            if not is_last or find_record(rest, 1) >= 0:
+                return False
+            file.truncate(segment.size)
+            self._report_torn(segment.name, segment.size, length - segment.size)
+        return True
 
-    def _salvage(self, path: str, base: int, until: int, created_ms: int) -> Segment:
-        self._handles.forget(path)
-        self.findings.append(salvage(self._disk, path, base_offset=base, until=until, created_ms=created_ms))
-        segment = Segment(path, base, created_ms)
-        segment.recover(self._disk, self._handles.get(path))
+    def _discard(self, segment: Segment, size: int) -> None:
+        """Remove a last segment that was being begun: it has no record, but its name tells where offsets go on."""
+        self._report_torn(segment.name, 0, size)
+        with contextlib.suppress(FileNotFoundError):
+            self._disk.remove(index_path(segment.path))
+        self._disk.remove(segment.path)
+        self.next_offset = max(self.next_offset, segment.base_offset)
+
+    def _salvage(self, damaged: Segment, until: int) -> Segment:
+        self.findings.append(salvage(self._disk, damaged, until=until))
+        segment = Segment(damaged.path, damaged.base_offset, 0)
+        with opened(self._disk, segment.path) as file:
+            segment.recover(self._disk, file, file.size())
         self.scanned.append(segment)
         return segment
 
@@ -136,7 +143,7 @@ class _Opening:
 def segment_bases(names: list[str]) -> list[int]:
     """Return the base offsets of the segments among `names`, lowest first."""
     stems = (name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX))
-    return sorted(int(stem) for stem in stems if len(stem) == _OFFSET_DIGITS and stem.isdecimal())
+    return sorted(int(stem) for stem in stems if len(stem) == OFFSET_DIGITS and stem.isdecimal())
 
 
 def _holds_anything(file: File) -> bool:

@@ -1,7 +1,8 @@
 """Which segments a log may let go: by age, by bytes, or because everybody has passed them.
 
 Pure. Only whole segments go, the oldest first, and never the one that is being written. Age and bytes are
-limits that hold whether or not somebody still needs the records: they are there to save the disk.
+limits that hold whether or not somebody still needs the records, because they are there to save the disk, unless
+`spare_needed` says that a full disk is the lesser evil.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ class Retention:
     """The oldest segments go while all of them together are larger."""
     when_passed: bool = False
     """A segment goes when all its records are below the lowest offset that is still needed."""
+    spare_needed: bool = False
+    """Age and bytes let go of no segment with a record at or above the lowest offset that is still needed."""
 
 
 KEEP_EVERYTHING: Final = Retention()
@@ -35,7 +38,8 @@ def count_expendable(segments: Sequence[Segment], retention: Retention, now_ms: 
         is_old = age_ms_max is not None and now_ms - segment.latest_ms > age_ms_max
         is_excess = retention.bytes_max is not None and excess > 0
         is_passed = retention.when_passed and segment.next_offset <= needed_offset
-        if not (is_old or is_excess or is_passed):
+        is_spared = retention.spare_needed and segment.next_offset > needed_offset
+        if is_spared or not (is_old or is_excess or is_passed):
             break
         excess -= segment.size
         count += 1

@@ -21,8 +21,11 @@ from zbusrpc.broker.storage.segment import (
     INDEX_SUFFIX,
     LOG_SUFFIX,
     SEGMENT_HEAD_BYTES,
+    Segment,
     encode_segment_head,
     index_path,
+    next_generation,
+    sibling,
 )
 
 QUARANTINED_SUFFIX: Final = ".quarantined"
@@ -77,27 +80,43 @@ def good_runs(data: bytes, base_offset: int, until: int) -> Iterator[tuple[int, 
         position = find_record(data, end if end > start else start + 1)
 
 
-def salvage(disk: Disk, path: str, *, base_offset: int, until: int, created_ms: int) -> Finding:
-    """Replace the damaged segment at `path` by its good batches; offsets from `until` on are the next segment's.
+def salvage(disk: Disk, segment: Segment, *, until: int) -> Finding:
+    """Replace the file of a damaged segment by its good batches; offsets from `until` on are the next segment's.
+
+    The new file is of the next generation, so that no index of the damaged one is ever taken for its own.
 
     Raises:
         OSError: that was not possible; the damaged file is where it was.
     """
+    path = segment.path
     with opened(disk, path) as file:
         data = file.pread(file.size(), 0)
-    runs = list(good_runs(data, base_offset, until))
-    _write_salvage(disk, path, encode_segment_head(base_offset, created_ms), data, runs)
+    runs = list(good_runs(data, segment.base_offset, until))
+    generation = next_generation(segment.generation)
+    head = encode_segment_head(segment.base_offset, segment.created_ms, generation)
+    _write_salvage(disk, path, head, data, runs)
     directory = os.path.dirname(path)
     disk.sync_directory(directory)
     if disk.exists(index_path(path)):
         disk.remove(index_path(path))
         disk.sync_directory(directory)
-    kept = _free_name(disk, path.removesuffix(LOG_SUFFIX) + QUARANTINED_SUFFIX)
+    kept = _free_name(disk, sibling(path, QUARANTINED_SUFFIX))
     disk.rename(path, kept)
     disk.sync_directory(directory)
     disk.rename(_salvage_path(path), path)
     disk.sync_directory(directory)
-    return _finding(os.path.basename(path), len(data), runs, os.path.basename(kept))
+    return describe_damage(segment.name, len(data), runs, os.path.basename(kept))
+
+
+def describe_damage(name: str, size: int, runs: list[tuple[int, int]], kept_as: str = "") -> Finding:
+    """Describe the damage of a segment of `size` bytes by its good runs: it begins where the first does not go on."""
+    first = SEGMENT_HEAD_BYTES
+    for start, end in runs:
+        if start != first:
+            break
+        first = end
+    lost = max(0, size - SEGMENT_HEAD_BYTES) - sum(end - start for start, end in runs)
+    return Finding(kind=FindingKind.DAMAGE, name=name, position=first, lost_bytes=lost, kept_as=kept_as)
 
 
 def finish_salvage(disk: Disk, directory: str, names: list[str]) -> list[str]:
@@ -132,7 +151,7 @@ def _write_salvage(disk: Disk, path: str, head: bytes, data: bytes, runs: list[t
 
 
 def _salvage_path(path: str) -> str:
-    return path.removesuffix(LOG_SUFFIX) + SALVAGE_SUFFIX
+    return sibling(path, SALVAGE_SUFFIX)
 
 
 def _free_name(disk: Disk, path: str) -> str:
@@ -141,14 +160,3 @@ def _free_name(disk: Disk, path: str) -> str:
         number += 1
         name = f"{path}.{number}"
     return name
-
-
-def _finding(name: str, size: int, runs: list[tuple[int, int]], kept_as: str) -> Finding:
-    """Describe the damage: it begins where the first good run does not go on."""
-    first = SEGMENT_HEAD_BYTES
-    for start, end in runs:
-        if start != first:
-            break
-        first = end
-    lost = max(0, size - SEGMENT_HEAD_BYTES) - sum(end - start for start, end in runs)
-    return Finding(kind=FindingKind.DAMAGE, name=name, position=first, lost_bytes=lost, kept_as=kept_as)

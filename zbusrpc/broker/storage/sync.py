@@ -1,5 +1,9 @@
 """Work of a log that takes long and may run in another thread: making segments safe, removing them.
 
+    Unsafe   what is written and not safe   ──begin_sync──>  SyncJob  ──end_sync──>  Unsafe
+    Retired  segments that were let go, until their files are removed
+    Replaced files that compaction has replaced, until they are removed
+
 What is needed for it is gathered on the log's own thread, so that nothing is shared while it runs.
 """
 
@@ -62,6 +66,52 @@ class SyncJob:
             self._handles.unpin(path, file)
 
 
+class Unsafe:
+    """What of a log may not be on the disk: segments with new bytes, new names in its directory."""
+
+    __slots__ = ("_directory", "_disk", "_handles", "has_new_names", "safe_until", "segments")
+
+    def __init__(self, disk: Disk, handles: Handles, directory: str) -> None:
+        self._disk = disk
+        self._handles = handles
+        self._directory = directory
+        self.segments: dict[Segment, None] = {}
+        """Those with bytes that are not safe, in the order in which they are synced."""
+        self.has_new_names = False
+        """Whether a file got its name, and the directory was not synced since."""
+        self.safe_until = 0
+        """All records below it survive a power cut."""
+
+    def add(self, *segments: Segment) -> None:
+        """Take note of segments that are not safe."""
+        self.segments.update(dict.fromkeys(segments))
+
+    def begin_sync(self, active: Segment, checkpoint_bytes: int) -> SyncJob:
+        """Return the work that makes all of it safe; from now on nothing of it counts as unsafe.
+
+        Raises:
+            OSError: a file cannot be opened.
+        """
+        job = SyncJob(self._disk, self._handles, self._directory, active.next_offset)
+        try:
+            for segment in self.segments:
+                due = checkpoint_bytes if segment is active else 1
+                job.add(segment, is_index_due=segment.size - segment.indexed_end >= due)
+        except OSError:
+            job.release()
+            raise
+        job.has_new_names = self.has_new_names
+        self.segments = {}
+        self.has_new_names = False
+        return job
+
+    def end_sync(self, job: SyncJob) -> None:
+        """Take note that a job has succeeded."""
+        self.safe_until = max(self.safe_until, job.end_offset)
+        for segment, end in job.indexed():
+            segment.indexed_end = end
+
+
 class Retired:
     """Segments that a log has let go. `remove` takes their files away and may run in another thread."""
 
@@ -80,12 +130,38 @@ class Retired:
     def remove(self) -> None:
         """Remove the files, oldest first, so that what a crash leaves is always the newest part of the log.
 
+        The directory is synced before, so that the name of a later segment is safe, which tells where offsets go on,
+        and afterwards, so that no crash brings the files back.
+
+        Raises:
+            OSError: a file could not be removed, or the directory not be synced.
+        """
+        if not self.segments:
+            return
+        directory = os.path.dirname(self.segments[0].path)
+        self._disk.sync_directory(directory)
+        for segment in self.segments:
+            for path in (segment.path, index_path(segment.path)):
+                with contextlib.suppress(FileNotFoundError):
+                    self._disk.remove(path)
+        self._disk.sync_directory(directory)
+
+
+class Replaced:
+    """Old files that a compaction has replaced."""
+
+    __slots__ = ("_disk", "paths")
+
+    def __init__(self, disk: Disk, paths: Sequence[str]) -> None:
+        self._disk = disk
+        self.paths = paths
+
+    def remove(self) -> None:
+        """Give their room back; may run in another thread. If nobody does it, the next compaction or start will.
+
         Raises:
             OSError: a file could not be removed.
         """
-        for segment in self.segments:
-            for path in (segment.path, index_path(segment.path)):
-                if self._disk.exists(path):
-                    self._disk.remove(path)
-        if self.segments:
-            self._disk.sync_directory(os.path.dirname(self.segments[0].path))
+        for path in self.paths:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.remove(path)

@@ -1,0 +1,95 @@
+"""The lock of a data directory, against real processes."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
+from zbusrpc.broker.storage.lock import lock_directory
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = """
+import sys
+from zbusrpc.broker.storage.lock import lock_directory
+with lock_directory(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock until its stdin ends."""
+    command = [sys.executable, "-c", HOLD, str(directory)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_second_process_is_refused(tmp_path: Path) -> None:
+    """It is told which directory, which process on which machine, and what to do."""
+    directory = tmp_path / "new" / "data"
+    with holder(directory) as process:
+        with pytest.raises(DirectoryInUseError) as refused:
+            lock_directory(str(directory))
+
+        assert str(refused.value) == (
+            f"data directory {directory} is in use by process {process.pid} on {platform.node()}: "
+            "use another --data-dir or stop that broker"
+        )
+        assert (refused.value.directory, refused.value.pid) == (str(directory), process.pid)
+        with lock_directory(str(tmp_path / "other")):
+            pass
+
+
+def test_killed_process_is_no_obstacle(tmp_path: Path) -> None:
+    """The file that it left still names it, and does not matter."""
+    with holder(tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+        assert (tmp_path / "lock").read_text().startswith(f"{process.pid} ")
+        with lock_directory(str(tmp_path)):
+            assert (tmp_path / "lock").read_text() == f"{os.getpid()} {platform.node()}\n"
+
+
+def test_closed_lock_lets_others_in(tmp_path: Path) -> None:
+    """Also in the same process, where a second lock is refused like anybody's; closing twice is fine."""
+    lock = lock_directory(str(tmp_path))
+    with pytest.raises(DirectoryInUseError, match=f"in use by process {os.getpid()} "):
+        lock_directory(str(tmp_path))
+
+    lock.close()
+    lock.close()
+
+    with holder(tmp_path), pytest.raises(DirectoryInUseError):
+        lock_directory(str(tmp_path))
+
+
+@pytest.mark.parametrize("text", [b"", b"\xff\xfe what", b"12"])
+def test_refusal_does_not_depend_on_what_the_file_says(tmp_path: Path, text: bytes) -> None:
+    """The holder may be just about to write it."""
+    with lock_directory(str(tmp_path)):
+        (tmp_path / "lock").write_bytes(text)
+
+        with pytest.raises(DirectoryInUseError, match=r"is in use by (another process|process 12): use another"):
+            lock_directory(str(tmp_path))
+
+
+def test_directory_that_cannot_be_locked_says_why(tmp_path: Path) -> None:
+    """What stands in the way is named."""
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(StorageError, match=r"cannot open .*file/lock: (Not a directory|File exists)"):
+        lock_directory(str(tmp_path / "file"))

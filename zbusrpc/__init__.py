@@ -1,5 +1,6 @@
 """zbusrpc: typed services whose calls travel through a small, fast message broker in the same package."""
 
+from zbusrpc import mq
 from zbusrpc.errors import (
     Code,
     ConfigError,
@@ -10,6 +11,7 @@ from zbusrpc.errors import (
     UsageError,
     ZbusError,
 )
+from zbusrpc.mq import Consumer, Producer
 from zbusrpc.service.client import aio, blocking, connect, disconnect, options
 from zbusrpc.service.context import Context, context, deadline
 from zbusrpc.service.definition import rpc, service
@@ -26,6 +28,9 @@ __all__ = [
     "deadline",
     "context",
     "Context",
+    "Producer",
+    "Consumer",
+    "mq",
     "RpcError",
     "Code",
     "ZbusError",

@@ -26,17 +26,19 @@ _keeper: AbstractContextManager[BlockingPortal] | None = None
 _inherited: list[Any] = []
 
 
-def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any) -> R:
+def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any, instead: str = "") -> R:
     """Run `function(*args)` in the background loop and return its result.
 
     Args:
         name: What is called, for the error.
+        instead: What to write where a loop is running.
 
     Raises:
         UsageError: an event loop is running in this thread, which the call would block.
     """
     if asyncio._get_running_loop() is not None:
-        raise UsageError(f"{name} blocks, and an event loop is running here; write: await aio({name})(...)")
+        fix = instead or f"await aio({name})(...)"
+        raise UsageError(f"{name} blocks, and an event loop is running here; write: {fix}")
     portal = _portal or _start()
     future = portal.start_task_soon(function, *args)
     try:

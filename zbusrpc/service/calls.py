@@ -1,7 +1,7 @@
 """The caller's side of a link: requests out, replies back by their number.
 
-One `Caller` belongs to one event loop and one set of brokers; all proxies there share it. It is opened by the
-first call. A call whose connection is lost fails with UNAVAILABLE, saying that it may have run.
+One `Caller` belongs to one event loop and one set of brokers; all proxies, producers and consumers there share it.
+It is opened by the first call. A call whose connection is lost fails with UNAVAILABLE, saying that it may have run.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import time
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from zbusrpc.errors import Code, LinkError, RpcError, UsageError, ZbusError
 from zbusrpc.message import Kind, Message
@@ -26,7 +26,32 @@ from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, HEADERS_BYTES_MAX
 
 FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
-CANCEL: Final = int(Kind.CANCEL)
+_CANCEL: Final = int(Kind.CANCEL)
+_REQUEST: Final = int(Kind.REQUEST)
+
+
+class Waiter(Protocol):
+    """What is given a reply: a future, or something that knows at once what to do with it."""
+
+    def done(self) -> bool:
+        """Say whether the reply is not wanted any more."""
+        ...
+
+    def set_result(self, result: Message, /) -> None:
+        """The reply came; it may be an error."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """There will be no reply: the connection was lost, or the deadline passed."""
+
+
+class Subscriber(Protocol):
+    """What is given the messages of a subscription."""
+
+    def message_received(self, message: Message) -> None:
+        """A DELIVER came, or a LEAVE."""
+
+    def link_lost(self, error: ZbusError) -> None:
+        """The subscription has ended with its connection."""
 
 
 class Caller:
@@ -36,7 +61,9 @@ class Caller:
         self.loop = asyncio.get_running_loop()
         self.is_closed = False
         """Whether a new caller is to be made: after a fork, or at the end of the loop."""
-        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self.subscribers: dict[int, Subscriber] = {}
+        """Who consumes by the present connection, by the number of the subscription."""
+        self._pending: dict[int, Waiter] = {}
         self._deadlines: DeadlineTimer[int] = DeadlineTimer(self._expire)
         self._writers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         """Calls that wait until the broker has read enough of those before them."""
@@ -47,6 +74,22 @@ class Caller:
         self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX))
         self._task = self.loop.create_task(self._link.run())
         self._task.add_done_callback(self._note_end)
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, or None while there is none."""
+        return self._link.connection
+
+    @property
+    def error(self) -> ZbusError | None:
+        """Why there is no connection, where it is known."""
+        return self._link.error
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a connection that takes more, and nobody waits for that."""
+        connection = self._link.connection
+        return connection is not None and not connection.is_congested and not self._writers
 
     async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
         """Send a request and return its reply, which may be an error.
@@ -61,32 +104,51 @@ class Caller:
         """
         connection = self._link.connection
         if connection is None or connection.is_congested or self._writers:
-            connection = await self._wait_connection(deadline, wait_for_ready=wait_for_ready)
-        size, headers_size = payload_size(message), len(message.header_bytes)
-        if size > connection.message_bytes_max or headers_size > HEADERS_BYTES_MAX:
+            connection = await self.wait_connection(deadline, wait_for_ready=wait_for_ready)
+        return await self.exchange(message, deadline, connection)
+
+    async def exchange(self, message: Message, deadline: float | None, connection: Connection) -> Message:
+        """Send a request by `connection` and no other, and return its reply, which may be an error.
+
+        Raises:
+            RpcError: as of `request`.
+        """
+        if connection is not self._link.connection:
+            raise _lost(f"{self._link.error}; the call was not sent", may_have_run=False)
+        if payload_size(message) > connection.message_bytes_max or len(message.header_bytes) > HEADERS_BYTES_MAX:
             raise too_large(message, connection.message_bytes_max)
         if deadline is not None:
             left_ms = round((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
                 raise expired(message.topic)
-            message.timeout_ms = min(left_ms, TIMEOUT_MS_MAX)
-        self._last_id = message.id = request_id = self._last_id + 1
+            if message.kind == _REQUEST:
+                message.timeout_ms = min(left_ms, TIMEOUT_MS_MAX)
         future: asyncio.Future[Message] = self.loop.create_future()
-        self._pending[request_id] = future
+        request_id = self.begin(message, future, connection, is_urgent=len(self._pending) < FEW)
         tick = self._deadlines.add(request_id, deadline) if deadline is not None else None
-        if len(self._pending) > FEW:
-            connection.send(message)
-        else:
-            connection.send_now(message)
         try:
             return await future
         except asyncio.CancelledError:
-            if self._pending.pop(request_id, None) is not None and connection is self._link.connection:
-                connection.send(Message(CANCEL, request_id))
+            is_wanted = self._pending.pop(request_id, None) is not None and connection is self._link.connection
+            if is_wanted and message.kind == _REQUEST:
+                connection.send(Message(_CANCEL, request_id))
             raise
         finally:
             if tick is not None:
                 tick.pop(request_id, None)
+
+    def begin(self, message: Message, waiter: Waiter, connection: Connection, *, is_urgent: bool) -> int:
+        """Send a request by the open `connection`, and return its number; `waiter` is given the reply.
+
+        The size of the message and the deadline are the caller's to watch.
+        """
+        self._last_id = message.id = request_id = self._last_id + 1
+        self._pending[request_id] = waiter
+        if is_urgent:
+            connection.send_now(message)
+        else:
+            connection.send(message)
+        return request_id
 
     async def close(self) -> None:
         """Close the connection; pending calls end as if it had been lost."""
@@ -96,7 +158,7 @@ class Caller:
         with suppress(asyncio.CancelledError, LinkError):
             await self._task
 
-    async def _wait_connection(self, deadline: float | None, *, wait_for_ready: bool) -> Connection:
+    async def wait_connection(self, deadline: float | None, *, wait_for_ready: bool) -> Connection:
         """Return the connection once it is open and takes another request.
 
         Raises:
@@ -119,7 +181,7 @@ class Caller:
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 await self._link.wait_attempt()
-                while wait_for_ready and self._link.connection is None:
+                while wait_for_ready and self._link.connection is None and not self.is_closed:
                     await self._link.wait_next_attempt()
         except TimeoutError:
             reason = self._link.error or f"no answer from broker {self._link.name}"
@@ -155,10 +217,10 @@ class Caller:
             self.loop.call_soon(self._wake_writer)
 
     def _expire(self, request_id: int) -> None:
-        future = self._pending.pop(request_id, None)
-        if future is not None and not future.done():
+        waiter = self._pending.pop(request_id, None)
+        if waiter is not None and not waiter.done():
             message = "the deadline of this call passed before its result came"
-            future.set_exception(RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": True}))
+            waiter.set_exception(RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": True}))
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self.is_closed = True
@@ -169,11 +231,21 @@ class Caller:
         """Do nothing: calls wait for the connection themselves."""
 
     def message_received(self, message: Message) -> None:
-        future = self._pending.pop(message.id, None)
-        if future is not None and not future.done():
-            future.set_result(message)
-        else:
+        waiter = self._pending.pop(message.id, None)
+        if waiter is None:
+            self._receive_unasked(message)
+        elif waiter.done():
             self.late_replies += 1
+        else:
+            waiter.set_result(message)
+
+    def _receive_unasked(self, message: Message) -> None:
+        """Pass on what belongs to a subscription; what comes after its end is dropped, as are late replies."""
+        subscriber = self.subscribers.get(message.session)
+        if message.kind == Kind.REPLY:
+            self.late_replies += 1
+        elif subscriber is not None:
+            subscriber.message_received(message)
 
     def congestion_changed(self, is_congested: bool) -> None:
         self._wake_writer()
@@ -181,15 +253,12 @@ class Caller:
     def link_lost(self, error: ZbusError) -> None:
         self._wake_writer()
         pending, self._pending = self._pending, {}
-        for future in pending.values():
-            if not future.done():
-                future.set_exception(
-                    RpcError(
-                        Code.UNAVAILABLE,
-                        f"{error}; the call may have run",
-                        {"may_have_run": True, LOST: True},
-                    )
-                )
+        subscribers, self.subscribers = self.subscribers, {}
+        for waiter in pending.values():
+            if not waiter.done():
+                waiter.set_exception(_lost(f"{error}; the call may have run", may_have_run=True))
+        for subscriber in subscribers.values():
+            subscriber.link_lost(error)
 
 
 def too_large(message: Message, limit: int) -> RpcError:
@@ -206,6 +275,10 @@ def expired(topic: bytes) -> RpcError:
     name = topic.decode(errors="replace")
     message = f"the deadline passed before the call to {name} was sent"
     return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False})
+
+
+def _lost(text: str, *, may_have_run: bool) -> RpcError:
+    return RpcError(Code.UNAVAILABLE, text, {"may_have_run": may_have_run, LOST: True})
 
 
 # -- one caller for each event loop and each set of brokers --------------------------------------------------

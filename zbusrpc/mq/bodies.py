@@ -1,0 +1,141 @@
+"""Bodies: what an application sends and gets, as bytes and back.
+
+    bytes            as they are                no content type
+    str              UTF-8                      text/plain
+    anything else    JSON, by pydantic          application/json
+
+What is written is told in the header `content-type`. A consumer says which type it wants; JSON that does not fit it
+ends in one line that says where and why.
+
+Pure: values in, bytes out, and back.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from zbusrpc import envelope
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import encode_headers
+from zbusrpc.service.schema import value_adapter
+
+HEADER_CONTENT_TYPE: Final = "content-type"
+JSON: Final = "application/json"
+TEXT: Final = "text/plain"
+NO_TYPE: Final = ""
+"""Bytes are the application's own affair."""
+
+HEADER_BYTES: Final = {
+    NO_TYPE: b"",
+    TEXT: encode_headers({HEADER_CONTENT_TYPE: TEXT}),
+    JSON: encode_headers({HEADER_CONTENT_TYPE: JSON}),
+}
+"""The headers of a message that has no others."""
+
+Write = Callable[[Any], tuple[bytes, str]]
+"""Return a body as bytes, and its content type."""
+Read = Callable[[bytes], Any]
+"""Return a body; raises `BodyError`."""
+
+
+class BodyError(ValueError):
+    """A body is not of the type that its consumer wants; the text is one line that says why."""
+
+
+def writer_of(body_type: Any) -> Write:
+    """Return what writes bodies of a type; None stands for any type.
+
+    Raises:
+        DefinitionError: pydantic has no form for it.
+    """
+    if body_type in {None, bytes, str, Any, object}:
+        return write
+    adapter = _adapter_of(body_type)
+
+    def write_typed(body: Any) -> tuple[bytes, str]:
+        try:
+            return adapter.serializer.to_json(body, warnings="error"), JSON
+        except PydanticSerializationError as error:
+            raise _unwritable(body, error) from None
+
+    return write_typed
+
+
+def write(body: Any) -> tuple[bytes, str]:
+    """Return a body of any type as bytes, and its content type.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: it has no form in JSON.
+    """
+    if isinstance(body, bytes):
+        return body, NO_TYPE
+    if isinstance(body, str):
+        return encode_text("the body", body), TEXT
+    if isinstance(body, bytearray | memoryview):
+        return bytes(body), NO_TYPE
+    try:
+        return envelope.dump(body), JSON
+    except PydanticSerializationError as error:
+        raise _unwritable(body, error) from None
+
+
+def reader_of(body_type: Any) -> Read | None:
+    """Return what reads bodies of a type, or None for bytes, which are there already.
+
+    Raises:
+        DefinitionError: pydantic has no form for it.
+    """
+    if body_type is bytes:
+        return None
+    if body_type is str:
+        return _read_text
+    adapter = _adapter_of(body_type)
+    name = getattr(body_type, "__name__", str(body_type))
+
+    def read_typed(body: bytes) -> Any:
+        try:
+            return adapter.validator.validate_json(body)
+        except ValidationError as error:
+            raise BodyError(_explain(name, error)) from None
+
+    return read_typed
+
+
+def encode_text(what: str, text: str) -> bytes:
+    """Return text as UTF-8.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: it is half of a character; `what` says of what.
+    """
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"{what} has no form in UTF-8: {error.reason}") from None
+
+
+def _read_text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise BodyError(f"the body is no UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def _adapter_of(body_type: Any) -> TypeAdapter[Any]:
+    if isinstance(body_type, TypeAdapter):
+        return body_type
+    return value_adapter(body_type, "body")
+
+
+def _explain(name: str, error: ValidationError) -> str:
+    """Say in one line what is wrong with the first thing that is."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = f"{'.'.join(str(part) for part in first['loc'])}: " if first["loc"] else ""
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"the body does not fit {name}: {where}{first['msg']}{more}"
+
+
+def _unwritable(body: Any, error: PydanticSerializationError) -> RpcError:
+    reason = " ".join(str(error).split())
+    return RpcError(Code.INVALID_ARGUMENT, f"a body of type {type(body).__name__} has no form in JSON: {reason}")

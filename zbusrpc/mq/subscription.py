@@ -1,0 +1,225 @@
+"""A subscription: one CONSUME on one connection, the messages that came for it, and what is said about them.
+
+    begin ──> DELIVER into `buffer` ──> whoever takes them from there
+       └────> acknowledge, refuse, extend, release ──> leave, or the connection is lost, or the broker ends it
+
+While messages wait in the buffer, their lease is renewed every third of it: whoever gets one has two thirds of it left.
+Acknowledgements of one turn of the event loop leave in one frame, as runs of offsets.
+
+Promises: `ended` is told once; after the end the buffer is empty and nothing is sent any more.
+"""
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from itertools import islice
+from typing import Any, Final, Literal
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.config import TIMEOUT_S
+from zbusrpc.errors import Code, RpcError, ZbusError
+from zbusrpc.message import Kind, Message
+from zbusrpc.mq.commands import result_of
+from zbusrpc.mq.outgoing import milliseconds
+from zbusrpc.service.calls import Caller
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
+
+LEAVE_TIMEOUT_S: Final = 1.0
+"""How long a broker may take to confirm that it gives nothing more."""
+RENEWALS_PER_LEASE: Final = 3
+REASON_CHARACTERS_MAX: Final = 1024
+"""The broker keeps no more of a reason."""
+RANGES_MAX: Final = 10_000
+"""In one NACK, by docs/protocol.md."""
+
+Then = Literal["retry", "release", "dead"]
+_DELIVER: Final = int(Kind.DELIVER)
+
+
+class Subscription:
+    """What one consumer gets by one connection."""
+
+    def __init__(self, caller: Caller, connection: Connection, topic: str, *, on_filled: Callable[[int], None]) -> None:
+        self.topic = topic
+        self.group = ""
+        """The group, as the broker calls it."""
+        self.needs_ack = True
+        """Whether messages are to be answered."""
+        self.buffer: deque[Entry] = deque()
+        """What came and was not taken."""
+        self.last_offset = -1
+        """The greatest that came."""
+        self.is_over = False
+        self.ended: asyncio.Future[RpcError | None] = caller.loop.create_future()
+        """Why the broker has ended it, or None for any other end."""
+        self.loop = caller.loop
+        """Where all this happens."""
+        self._caller, self._connection = caller, connection
+        self._on_filled = on_filled
+        self._number = 0
+        self._lease_s = 0.0
+        self._begun: asyncio.Future[None] = caller.loop.create_future()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._acknowledged: list[int] = []
+
+    async def begin(self, fields: dict[str, Any]) -> None:
+        """Join the group; messages come from then on.
+
+        Raises:
+            RpcError: the broker refuses, or the connection was lost.
+        """
+        message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps(fields))
+        self._caller.begin(message, self, self._connection, is_urgent=True)
+        await self._begun
+
+    # -- what the caller calls: the answer to CONSUME ----------------------------------------------------
+
+    def done(self) -> bool:
+        """Say no: an answer that comes late must be undone."""
+        return False
+
+    def set_result(self, reply: Message, /) -> None:
+        """Begin: messages may follow in the same block. If nobody waits any more, leave again."""
+        try:
+            result = result_of(reply)
+            self._number, self.group, self.needs_ack = result["subscription"], result["group"], result["ack"]
+            self._lease_s = result["lease_ms"] / 1000
+        except (RpcError, KeyError, TypeError) as error:
+            refusal = error if isinstance(error, RpcError) else RpcError(Code.INTERNAL, "unreadable answer to CONSUME")
+            self.set_exception(refusal)
+            return
+        if self._begun.done():
+            self._send(Kind.LEAVE)
+            return
+        self._caller.subscribers[self._number] = self
+        self._begun.set_result(None)
+        if self.needs_ack:
+            self._renew()
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Tell that there is no subscription."""
+        self.is_over = True
+        if not self._begun.done():
+            self._begun.set_exception(exception)
+
+    # -- what the caller calls: messages -----------------------------------------------------------------
+
+    def message_received(self, message: Message) -> None:
+        """Take messages in, or the end.
+
+        Raises:
+            ProtocolError: the broker sent what are no messages; the connection is closed for it.
+        """
+        if message.kind == _DELIVER:
+            entries = decode_entries(message.body)
+            self.buffer.extend(entries)
+            self.last_offset = max(self.last_offset, *(entry.first for entry in entries))
+            self._on_filled(len(entries))
+        elif message.kind == Kind.LEAVE:
+            error = envelope.parse_error(message.body)
+            self._end(RpcError(error.code, error.message, error.details))
+
+    def link_lost(self, error: ZbusError) -> None:
+        """End: the broker gives to others what was here."""
+        self._end(None)
+
+    def _end(self, refusal: RpcError | None) -> None:
+        if self.is_over:
+            return
+        self.is_over = True
+        self._caller.subscribers.pop(self._number, None)
+        self.buffer.clear()
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if not self.ended.done():
+            self.ended.set_result(refusal)
+
+    # -- what is said of messages ------------------------------------------------------------------------
+
+    def acknowledge(self, offset: int) -> None:
+        """Say at the end of this turn that a message is done."""
+        if not self._acknowledged:
+            self._caller.loop.call_soon(self.flush)
+        self._acknowledged.append(offset)
+
+    def flush(self) -> None:
+        """Say now what was acknowledged."""
+        offsets, self._acknowledged = self._acknowledged, []
+        if offsets:
+            self._send(Kind.ACK, encode_ranges(sorted(offsets)))
+
+    async def confirm(self, offset: int) -> None:
+        """Say that a message is done, and wait for the broker's answer.
+
+        Raises:
+            RpcError: ABORTED: it was given to another; DEADLINE_EXCEEDED, UNAVAILABLE: there is no answer.
+        """
+        if not self.needs_ack:
+            return
+        what = f"the message of topic {self.topic} at offset {offset} could not be acknowledged"
+        if self.is_over:
+            raise RpcError(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
+        self.flush()
+        message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
+        reply = await self._caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
+        if not result_of(reply):
+            raise RpcError(Code.ABORTED, f"{what}: its lease had ended; it is or was delivered again")
+
+    def refuse(self, offset: int, then: Then, delay: float | None, reason: str) -> None:
+        """Say that a message is not done."""
+        self._nack([(offset, offset)], then, delay, reason)
+
+    def extend(self, offsets: Iterable[int]) -> None:
+        """Renew the lease of messages."""
+        self._send(Kind.EXTEND, encode_ranges(sorted(offsets)))
+
+    async def leave(self) -> None:
+        """Give back what was not taken, and leave the group. A broker that does not answer is not waited for long."""
+        if self.is_over:
+            return
+        self.flush()
+        ranges = iter(list(runs(sorted(entry.first for entry in self.buffer))))
+        while part := list(islice(ranges, RANGES_MAX)):
+            self._nack(part, "release", None, "")
+        self._end(None)
+        message = Message(Kind.LEAVE, session=self._number)
+        with suppress(RpcError):
+            await self._caller.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
+
+    async def pull(self, count: int, timeout_s: float, patience_s: float) -> None:
+        """Have up to `count` messages delivered, and return when they are in the buffer.
+
+        Args:
+            timeout_s: How long the broker waits for the first.
+            patience_s: How much longer its answer may take.
+
+        Raises:
+            RpcError: the connection was lost, or there was no answer.
+        """
+        message = Message(Kind.PULL, body=orjson.dumps({"max": count}), session=self._number)
+        message.timeout_ms = math.ceil(timeout_s * 1000)
+        deadline = time.monotonic() + timeout_s + patience_s
+        result_of(await self._caller.exchange(message, deadline, self._connection))
+
+    def _renew(self) -> None:
+        if self.buffer:
+            self.extend(entry.first for entry in self.buffer)
+        self._renewal = self._caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
+
+    def _nack(self, ranges: list[tuple[int, int]], then: Then, delay: float | None, reason: str) -> None:
+        shown = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()  # an error's text may be no UTF-8
+        fields: dict[str, Any] = {"ranges": ranges, "then": then, "reason": shown}
+        if delay is not None:
+            fields["delay_ms"] = milliseconds("delay", delay, 0)
+        self._send(Kind.NACK, orjson.dumps(fields))
+
+    def _send(self, kind: Kind, body: bytes = b"") -> None:
+        """Send what needs no answer; after the end, nobody wants it."""
+        if (not self.is_over and self.needs_ack) or kind is Kind.LEAVE:
+            self._connection.send(Message(kind, 0, b"", body, session=self._number))

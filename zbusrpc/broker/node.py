@@ -12,7 +12,7 @@ from zbusrpc.broker.loop_scheduler import LoopScheduler
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.storage.commit import Durability
-from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.errors import ConfigError
@@ -34,6 +34,8 @@ class Node:
         self.scheduler = LoopScheduler(loop)
         try:
             self._lock = lock_directory(data_dir)
+        except DirectoryInUseError as error:
+            raise ConfigError(str(error)) from error
         except (StorageError, OSError) as error:
             raise ConfigError(f"data directory {data_dir}: {_reason(error)}") from error
         try:

@@ -10,7 +10,7 @@
 A topic's directory says all that is to be known of it, so that it can be copied. What the file `topic.json` says is
 replaced by writing another, syncing it, and renaming it.
 
-Promises: a topic that `create` returned survives a power cut; one that `discard` was called for does not come back.
+Promises: a topic that `write` has returned for survives a power cut; one that `discard` has does not come back.
 """
 
 import os
@@ -22,11 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
-from zbusrpc.broker.storage.errors import FormatVersionError
+from zbusrpc.broker.storage.errors import FormatVersionError, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
 
 TOPIC_FILE: Final = "topic.json"
 REMOVED_SUFFIX: Final = ".removed"
+TEMPORARY_SUFFIX: Final = ".tmp"
 CATALOG_VERSION: Final = 1
 
 
@@ -44,10 +45,22 @@ class TopicFile(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A directory that is no topic."""
+    """A directory of which is not known what it holds."""
 
     directory: str
     reason: str
+
+    @property
+    def uid(self) -> str:
+        """The uid of the topic that may be in it."""
+        return os.path.basename(self.directory).rpartition("-")[2]
+
+    @property
+    def name(self) -> str:
+        """The slug of the name of the topic that may be in it."""
+        return os.path.basename(self.directory).rpartition("-")[0]
+
+    created_ms: int = 0
 
 
 class Catalog:
@@ -68,21 +81,31 @@ class Catalog:
         """Yield the topics that there are; finish what removed others.
 
         Raises:
-            OSError: the disk does not let them be read.
+            OSError: the disk does not say which there are.
             FormatVersionError: a newer zbusrpc wrote one of them.
         """
         for name in self._disk.list(self._root):
             directory = os.path.join(self._root, name)
-            if name.endswith(REMOVED_SUFFIX):
-                self._disk.remove_directory(directory)
-                continue
             try:
-                yield self._read(directory)
-            except FileNotFoundError:  # its creation was not finished
-                yield Unreadable(directory=directory, reason=f"it has no {TOPIC_FILE}")
+                if name.endswith(REMOVED_SUFFIX) or self._is_unfinished(directory):
+                    self._disk.remove_directory(directory)
+                    continue
+                topic = self._read(directory)
+            except OSError as error:
+                yield Unreadable(directory=directory, reason=reason_of(error))
             except ValidationError as error:
                 reason = f"{TOPIC_FILE}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
                 yield Unreadable(directory=directory, reason=reason)
+            else:
+                if self.directory(topic) == directory:
+                    yield topic
+                else:
+                    reason = f"its {TOPIC_FILE} is that of {self.directory(topic)}; give a copy a uid of its own"
+                    yield Unreadable(directory=directory, reason=reason)
+
+    def _is_unfinished(self, directory: str) -> bool:
+        """Say whether a topic was being made here when the broker ended; nobody was told of it."""
+        return not set(self._disk.list(directory)) - {TOPIC_FILE + TEMPORARY_SUFFIX}
 
     def _read(self, directory: str) -> TopicFile:
         path = os.path.join(directory, TOPIC_FILE)
@@ -100,16 +123,23 @@ class Catalog:
         return topic
 
     def write(self, topic: TopicFile) -> None:
-        """Make, or replace, what is said of a topic.
+        """Make a topic; may run in another thread.
+
+        Raises:
+            OSError: the disk did not take it; what there is of it is to be discarded.
+        """
+        self._disk.make_directory(self.directory(topic))
+        self.rewrite(topic)
+
+    def rewrite(self, topic: TopicFile) -> None:
+        """Replace what is said of a topic.
 
         Raises:
             OSError: the disk did not take it; what was said before still holds.
         """
         directory = self.directory(topic)
-        if not self._disk.exists(directory):
-            self._disk.make_directory(directory)
         path = os.path.join(directory, TOPIC_FILE)
-        temporary = f"{path}.tmp"
+        temporary = path + TEMPORARY_SUFFIX
         if self._disk.exists(temporary):
             self._disk.remove(temporary)
         with opened(self._disk, temporary, create=True) as file:

@@ -8,20 +8,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zbusrpc.broker.mq import requests
-from zbusrpc.broker.mq.dead_letters import origin_of, revived
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.letters import Letters
+from zbusrpc.broker.mq.letters import Answer, Letters
 from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.reports import PEEK_BYTES_MAX, describe_group, describe_topic, lag_of, show, statistics_of
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import RpcError
-
-Answer = Callable[[Any, RpcError | None], None]
-"""Told a result or an error."""
 
 
 class Commands:
@@ -42,8 +37,9 @@ class Commands:
     # -- topics ------------------------------------------------------------------------------------------
 
     def _declare(self, command: requests.Declare, answer: Answer) -> None:
-        check_name("topic", command.topic)
-        is_new = command.topic not in self._store.topics
+        is_new = not self._store.is_known(command.topic)
+        if is_new:
+            check_name("topic", command.topic)
 
         def done(topic: Topic | None, error: RpcError | None) -> None:
             answer(None if topic is None else describe_topic(topic) | {"created": is_new}, error)
@@ -96,7 +92,7 @@ class Commands:
             self._store.change_group(group, given, lambda error: told(created=False)(None if error else group, error))
         else:
             self._store.check_group(topic, group, given)
-            told(created=False)(group, None)
+            self._store.when_started(group, told(created=False))
 
     def _pause(self, command: requests.Pause, answer: Answer) -> None:
         topic = self._topic(command.topic)
@@ -128,37 +124,10 @@ class Commands:
 
     def _retry_dead(self, command: requests.RetryDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
-        retried: list[int] = []
-        left: list[dict[str, Any]] = []
-        for record in letters.chosen(command.offsets) if letters is not None else ():
-            reason = self._retry_one(record, as_new=command.as_new)
-            if reason:
-                left.append({"offset": record.offset, "reason": reason})
-            else:
-                retried.append(record.offset)
-        result = {"retried": len(retried), "left": left}
-        if letters is None or not retried:
-            answer(result, None)
+        if letters is None:
+            answer({"retried": 0, "left": []}, None)
         else:
-            letters.forget(retried, lambda error: answer(result, error))
-
-    def _retry_one(self, record: Record, *, as_new: bool) -> str:
-        """Give one dead letter back; return why that is not possible, or nothing."""
-        origin = origin_of(record)
-        if origin is None:
-            return "it does not say where it comes from"
-        topic = self._store.topics.get(origin.topic)
-        if topic is None:
-            return f"topic {origin.topic} is gone"
-        group = topic.groups.get(origin.group)
-        if group is not None and topic.load(origin.offset) is not None:
-            self._store.revive(group, origin.offset)
-            return ""
-        if as_new:
-            topic.append([revived(record)], lambda offset, error: None)
-            return ""
-        what = f"group {origin.group} is gone" if group is None else f"the message at offset {origin.offset} is gone"
-        return f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
+            letters.retry(command.offsets, answer, as_new=command.as_new)
 
     def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
@@ -174,7 +143,8 @@ class Commands:
     # -- steps that several commands share ---------------------------------------------------------------
 
     def _topic(self, name: str) -> Topic:
-        return self._store.topic(check_name("topic", name))
+        topic = self._store.topics.get(name)  # a dead-letter topic may be called longer than others
+        return topic or self._store.topic(check_name("topic", name))
 
     def _letters(self, name: str) -> Letters | None:
         """Return the dead letters of a topic, or None while there were none."""

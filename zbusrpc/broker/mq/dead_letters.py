@@ -59,6 +59,12 @@ def origin_of(record: Record) -> Origin | None:
         return None
 
 
+def is_letter_of(record: Record | None, letter: Record) -> bool:
+    """Say whether a record is the message that a dead letter was; another topic may have had its name since."""
+    fields = ("id", "tag", "key", "body")
+    return record is not None and all(getattr(record, name) == getattr(letter, name) for name in fields)
+
+
 def revived(record: Record) -> Record:
     """Return the message that a dead letter was, as one that is new."""
     headers = {name: value for name, value in _headers(record).items() if not name.startswith(HEADER_PREFIX)}

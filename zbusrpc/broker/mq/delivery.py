@@ -47,7 +47,7 @@ class Delivery:
         self.consumer: Subscription | None = None
         """Who has it, or had it last: until it is handed out again, an acknowledgement of that one counts."""
         self.until = 0.0
-        """IN_FLIGHT: when its lease ends."""
+        """IN_FLIGHT: when its lease ends. DELAYED: when its wait does."""
         self.record: Record | None = None
         """The message, where there was room to keep it; else it is read again."""
 

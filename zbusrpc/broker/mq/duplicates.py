@@ -33,15 +33,21 @@ class DuplicateWindow:
         """Return the offset of the message with this id, RESERVED, or None where there is none."""
         return self._offsets.get(id_)
 
+    def forget_old(self, now_ms: int) -> None:
+        """Forget the ids whose time is over; before each look, so that a quiet topic forgets too."""
+        oldest_ms = now_ms - self.window_ms
+        while self._ages and self._ages[0][0] <= oldest_ms:
+            self._forget(self._ages.popleft()[1])
+
     def reserve(self, ids: list[bytes], now_ms: int) -> None:
         """Take note that messages with these ids were handed in."""
         offsets = self._offsets
         for id_ in ids:
             offsets[id_] = RESERVED
         self._ages.append((now_ms, ids))
-        while self._ages and (self._ages[0][0] < now_ms - self.window_ms or len(offsets) > self.ids_max):
-            _, old = self._ages.popleft()
-            self.free(old)
+        self.forget_old(now_ms)
+        while len(offsets) > self.ids_max and self._ages:
+            self._forget(self._ages.popleft()[1])
 
     def settle(self, ids_and_offsets: Iterable[tuple[bytes, int]]) -> None:
         """Take note of where messages were stored."""
@@ -50,7 +56,14 @@ class DuplicateWindow:
             if id_ in offsets:  # else it has left the window already
                 offsets[id_] = offset
 
-    def free(self, ids: Iterable[bytes]) -> None:
-        """Forget ids, for example of messages that could not be stored."""
+    def free(self, ids: list[bytes]) -> None:
+        """Forget ids that were reserved together: their messages could not be stored."""
+        for number in range(len(self._ages) - 1, -1, -1):
+            if self._ages[number][1] is ids:  # else they have left the window, and may have been reserved again
+                del self._ages[number]
+                self._forget(ids)
+                return
+
+    def _forget(self, ids: list[bytes]) -> None:
         for id_ in ids:
             self._offsets.pop(id_, None)

@@ -13,6 +13,7 @@ from zbusrpc.broker.storage.errors import (
     RecordLimitError,
     StorageError,
     WriteFailedError,
+    reason_of,
 )
 from zbusrpc.errors import Code, RpcError
 
@@ -24,10 +25,20 @@ def as_rpc_error(topic: str, error: StorageError) -> RpcError:
     text = f"topic {topic}: {error}"
     if isinstance(error, RecordLimitError):
         return RpcError(Code.INVALID_ARGUMENT, text)
-    cause = error.__cause__
-    is_full = isinstance(error, WriteFailedError) and isinstance(cause, OSError) and cause.errno in _FULL
+    is_full = isinstance(error, WriteFailedError) and _is_full(error.__cause__)
     if is_full or isinstance(error, BacklogFullError):
         return RpcError(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
     if isinstance(error, LogClosedError):
         text += "; look at the disk, then restart the broker"
     return RpcError(Code.INTERNAL, text)
+
+
+def cannot(what: str, error: OSError | StorageError) -> RpcError:
+    """Return what a client is told that wanted something made or changed: that it cannot be, and why."""
+    reason = reason_of(error) if isinstance(error, OSError) else str(error)
+    is_full = _is_full(error) or _is_full(error.__cause__)
+    return RpcError(Code.RESOURCE_EXHAUSTED if is_full else Code.INTERNAL, f"{what}: {reason}")
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL

@@ -32,9 +32,12 @@ def compile_filter(text: str) -> Matches | None:
     """
     if not text or text in {"*", "#"}:
         return None
-    if len(text.encode(errors="replace")) > FILTER_BYTES_MAX:
-        raise RpcError(Code.INVALID_ARGUMENT, f"a filter has at most {FILTER_BYTES_MAX} bytes, this one {len(text)}")
+    size = len(text.encode(errors="replace"))
+    if size > FILTER_BYTES_MAX:
+        raise RpcError(Code.INVALID_ARGUMENT, f"a filter has at most {FILTER_BYTES_MAX} bytes, this one {size}")
     alternatives = [_alternative(part.strip(), text) for part in text.split(";") if part.strip()]
+    if not alternatives:
+        raise RpcError(Code.INVALID_ARGUMENT, f"filter {text!r} names no tag: leave it away to take all messages")
     return re.compile("|".join(alternatives).encode(), re.DOTALL).fullmatch
 
 

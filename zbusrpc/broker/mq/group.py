@@ -9,7 +9,7 @@ is `dead`, and whoever drives the group puts it into the dead-letter topic.
     dispatch           hands out what can be handed out
     ack, nack, extend  what consumers say
     expire             what time does; `next_at` says when
-    changes            what is to be stored, so that a restart goes on here
+    changes            what is to be stored, so that a restart goes on here; see place.py
 
 Promises: a message that is not done is in `pending` or will be read; messages with one key are in flight one at a
 time, in the order of the log; what is kept in memory is bounded by PENDING_MAX deliveries, whatever consumers do.
@@ -19,18 +19,21 @@ Pure: time comes in, records come from `fetch`, randomness from `jitter`.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from heapq import heappop, heappush
-from typing import Any, Final
+from typing import Final
 
 from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.mq.counters import GroupCounters
+from zbusrpc.broker.mq.delays import Delays
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.filters import compile_filter
 from zbusrpc.broker.mq.keys import KeyOrder
 from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Changes, Pending
+from zbusrpc.broker.mq.place import Pending, Place
 from zbusrpc.broker.mq.subscription import Subscription
+from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 
 PENDING_MAX: Final = 100_000
@@ -44,9 +47,10 @@ Fetch = Callable[[int], list[Record]]
 Load = Callable[[int], Record | None]
 """Return the record at an offset, or None where it is gone."""
 Handout = tuple[Subscription, Delivery, Record]
+Act = Callable[[Delivery], None]
 
 
-class Group:
+class Group(Place):
     """One consume group of one topic."""
 
     def __init__(
@@ -61,15 +65,10 @@ class Group:
         load: Load,
         jitter: Callable[[], float],
     ) -> None:
+        super().__init__(name, options, position)
         self.topic_name = topic_name
-        self.name = name
         self.key = key
         """Names it in the journal."""
-        self.options = options
-        self.position = position
-        """The next offset to hand out for the first time: all below it are done, or in `pending`."""
-        self.pending: dict[int, Delivery] = {}
-        """What was read and is not done, by offset."""
         self.pool: CreditPool[Subscription] = CreditPool()
         """The consumers."""
         self.dead: list[tuple[Delivery, str]] = []
@@ -77,20 +76,21 @@ class Group:
         self.counters = GroupCounters()
         self.is_gone = False
         """Whether it was removed."""
+        self.has_more = False
+        """Whether the last `dispatch` ended before everything was handed out that could be."""
         self._fetch, self._load, self._jitter = fetch, load, jitter
         self._matches = compile_filter(options.filter)
         self._buffer: deque[Record] = deque()
         self._waiting: list[int] = []  # a heap of offsets
-        self._delayed: list[tuple[float, int]] = []  # a heap of times and offsets
+        self._delays = Delays()
         self._leases = Leases()
         self._keys = KeyOrder()
-        self._changes = Changes()
         self._has_unknown_keys = False
 
     def set_options(self, options: GroupOptions) -> None:
         """Have other options from now on; a filter applies to what is read from now on."""
-        self.options = options
         self._matches = compile_filter(options.filter)
+        self.options = options
 
     # -- consumers ---------------------------------------------------------------------------------------
 
@@ -113,17 +113,27 @@ class Group:
     # -- handing out -------------------------------------------------------------------------------------
 
     def dispatch(self, now: float, now_ms: int) -> list[Handout]:
-        """Return who gets what now; less than DISPATCH_MAX when there is no more or nobody has credit."""
+        """Return who gets what now: some of it; `has_more` says whether to come back.
+
+        Raises:
+            ReadFailedError: the disk did not give a message; nothing has changed.
+        """
         handouts: list[Handout] = []
+        self.has_more = False
         if self.options.paused:
             return handouts
-        if self._has_unknown_keys:
-            self._learn_keys()
+        self._learn_keys()
         pool, until, needs_ack = self.pool, now + self.options.lease_ms / 1000, self.options.ack
         while len(handouts) < DISPATCH_MAX and pool.has_credit():
-            found = self._next(now, now_ms)
+            try:
+                found = self._next(now, now_ms)
+            except StorageError:
+                if handouts:  # they go out first, and who comes back for more meets the error
+                    self.has_more = True
+                    return handouts
+                raise
             if found is None:
-                break
+                return handouts
             consumer = pool.take()
             assert consumer is not None
             delivery, record = found
@@ -139,15 +149,18 @@ class Group:
                 self._finish(delivery)
                 if consumer.window:
                     pool.give(consumer)
+        self.has_more = pool.has_credit()
         return handouts
 
     def _next(self, now: float, now_ms: int) -> tuple[Delivery, Record] | None:
         """Return the next message that may be handed out now."""
         while self._waiting:
-            delivery = self.pending.get(heappop(self._waiting))
+            delivery = self.pending.get(self._waiting[0])
             if delivery is None or delivery.state is not State.WAITING:
+                heappop(self._waiting)
                 continue
             record = self._keys.take_record(delivery) or self._load(delivery.offset)
+            heappop(self._waiting)  # not before the disk has given it
             if record is None:
                 self.counters.gone += 1
                 self._finish(delivery)
@@ -182,8 +195,8 @@ class Group:
         return has_expired
 
     def _delay(self, delivery: Delivery, now: float, due_ms: int, delay_ms: float) -> None:
-        delivery.state, delivery.due_ms = State.DELAYED, due_ms
-        heappush(self._delayed, (now + delay_ms / 1000, delivery.offset))
+        delivery.due_ms = due_ms
+        self._delays.begin(delivery, now + delay_ms / 1000)
         self._changes.touch(delivery.offset)
 
     def _wait(self, delivery: Delivery) -> None:
@@ -200,14 +213,9 @@ class Group:
 
     def _learn_keys(self) -> None:
         """After a restart: find out which keys are busy, before anything is handed out."""
-        self._has_unknown_keys = False
-        for offset in sorted(self.pending):
-            delivery = self.pending[offset]
-            record = self._load(offset) if delivery.state is not State.DEAD else None
-            if record is not None and record.key:
-                delivery.key = record.key
-                if delivery.state is State.WAITING or delivery.attempts:
-                    self._keys.take(delivery, None)
+        if self._has_unknown_keys:
+            self._keys.learn([self.pending[offset] for offset in sorted(self.pending)], self._load)
+            self._has_unknown_keys = False
 
     # -- what consumers say ------------------------------------------------------------------------------
 
@@ -222,9 +230,8 @@ class Group:
     ) -> int:
         """Let messages come again, after `delay_ms` or the back-off, and return how many it concerned."""
         reason = reason or "refused by its consumer"
-        return self._answer(
-            consumer, first, last, lambda delivery: self._fail(delivery, reason, now, now_ms, delay_ms=delay_ms)
-        )
+        fail = partial(self._fail, reason=reason, now=now, now_ms=now_ms, delay_ms=delay_ms)
+        return self._answer(consumer, first, last, fail, is_late_fine=False)
 
     def release(self, consumer: Subscription, first: int, last: int) -> int:
         """Let messages that were not begun come again, first in line, as if they had not been handed out."""
@@ -233,7 +240,7 @@ class Group:
             delivery.attempts -= 1
             self._wait(delivery)
 
-        return self._answer(consumer, first, last, put_back)
+        return self._answer(consumer, first, last, put_back, is_late_fine=False)
 
     def reject(self, consumer: Subscription, first: int, last: int, reason: str) -> int:
         """Let messages be dead."""
@@ -243,30 +250,29 @@ class Group:
     def extend(self, consumer: Subscription, first: int, last: int, now: float) -> int:
         """Let leases begin anew, and return of how many messages."""
         until, count = now + self.options.lease_ms / 1000, 0
-        for delivery in self._had(consumer, first, last):
-            if delivery.state is State.IN_FLIGHT:
-                self._leases.begin(delivery, until)
-                count += 1
+        for delivery in self._had(consumer, first, last, is_late_fine=False):
+            self._leases.begin(delivery, until)
+            count += 1
         self._forgive(consumer)
         return count
 
-    def _had(self, consumer: Subscription, first: int, last: int) -> Iterator[Delivery]:
-        """Yield the messages in a range that `consumer` has, or had last."""
+    def _had(self, consumer: Subscription, first: int, last: int, *, is_late_fine: bool) -> Iterator[Delivery]:
+        """Yield the messages in a range that `consumer` has or, where that is fine, had last."""
         pending = self.pending
         offsets: Iterable[int] = range(first, last + 1)
         if last - first >= len(pending):  # a range may be as long as it likes
             offsets = [offset for offset in pending if first <= offset <= last]
         for offset in offsets:
             delivery = pending.get(offset)
-            if delivery is not None and delivery.consumer is consumer and delivery.state is not State.DEAD:
-                yield delivery
-            else:
+            if delivery is None or delivery.consumer is not consumer or delivery.state is State.DEAD:
                 self.counters.late += 1
+            elif is_late_fine or delivery.state is State.IN_FLIGHT:
+                yield delivery
 
-    def _answer(self, consumer: Subscription, first: int, last: int, act: Callable[[Delivery], None]) -> int:
+    def _answer(self, consumer: Subscription, first: int, last: int, act: Act, *, is_late_fine: bool = True) -> int:
         """Do what an answer asks for, give the credit back that the messages took, and return how many they were."""
         count = freed = 0
-        for delivery in self._had(consumer, first, last):
+        for delivery in self._had(consumer, first, last, is_late_fine=is_late_fine):
             freed += delivery.state is State.IN_FLIGHT
             act(delivery)
             count += 1
@@ -281,6 +287,18 @@ class Group:
         if consumer.overdue:
             overdue, consumer.overdue = consumer.overdue, 0
             self.pool.give(consumer, overdue)
+
+    def refuse(self, consumer: Subscription, delivery: Delivery, reason: str) -> None:
+        """Let a message be dead that was handed out and cannot be sent to its consumer."""
+        if self.options.ack:
+            delivery.consumer = None
+            consumer.in_flight -= 1
+        else:  # its key was freed, and others may have it
+            delivery.key, self.pending[delivery.offset] = b"", delivery
+        if self.options.ack or not consumer.window:
+            self.pool.give(consumer)
+        self._bury(delivery, reason)
+        self.has_more = True
 
     # -- what becomes of messages ------------------------------------------------------------------------
 
@@ -318,7 +336,7 @@ class Group:
 
     def next_at(self) -> float | None:
         """Return when `expire` should be called next, or None when nothing waits for a time."""
-        times = [self._leases.next_at(), self._delayed[0][0] if self._delayed else None]
+        times = [self._leases.next_at(), self._delays.next_at()]
         return min((at for at in times if at is not None), default=None)
 
     def expire(self, now: float, now_ms: int) -> None:
@@ -329,27 +347,19 @@ class Group:
             consumer.in_flight -= 1
             consumer.overdue += bool(consumer.window)
             self._fail(delivery, "its lease ended", now, now_ms, delay_ms=None)
-        while self._delayed and self._delayed[0][0] <= now:
-            _, offset = heappop(self._delayed)
-            late = self.pending.get(offset)
-            if late is None or late.state is not State.DELAYED:
-                continue
+        for late in self._delays.ended(now):
             late.due_ms = 0
             if late.attempts or not late.key or self._take_key(late, None):
                 self._wait(late)
 
     # -- moving ------------------------------------------------------------------------------------------
 
-    def pending_copy(self) -> Pending:
-        """Return what is pending, as `seek` and `restore` take it."""
-        return {offset: (delivery.attempts, delivery.due_ms) for offset, delivery in self.pending.items()}
-
     def seek(self, position: int) -> None:
         """Go on from `position`; what is pending or in flight is forgotten."""
         self.position = position
         self._buffer.clear()
         self._waiting.clear()
-        self._delayed.clear()
+        self._delays.clear()
         self._leases.clear()
         self._keys.clear()
         self.pending.clear()
@@ -374,14 +384,11 @@ class Group:
     def revive(self, offset: int) -> None:
         """Deliver a message again that is done, as if it had never been handed out."""
         if offset < self.position and offset not in self.pending:
+            self._learn_keys()
             record = self._load(offset)
             delivery = self.pending[offset] = Delivery(offset, record.key if record else b"", State.WAITING)
             if not delivery.key or self._take_key(delivery, record):
                 self._wait(delivery)
-
-    def is_done(self, offset: int) -> bool:
-        """Say whether the group has passed a message and is done with it."""
-        return offset < self.position and offset not in self.pending
 
     def settle(self, offsets: Iterable[int]) -> None:
         """Be done with messages that nobody was given, wherever they stand."""
@@ -396,23 +403,3 @@ class Group:
         if len(self._waiting) > 2 * len(self.pending) + PRUNE_MIN:
             self._waiting = sorted(offset for offset in self._waiting if offset in self.pending)
         self._buffer.clear()
-
-    # -- what is stored ----------------------------------------------------------------------------------
-
-    @property
-    def is_changed(self) -> bool:
-        """Whether `changes` has something to tell."""
-        return self._changes.has_any(self.position)
-
-    def describe(self) -> dict[str, Any]:
-        """Return everything a restart needs to know; `changes` goes on from here."""
-        place = self._changes.take_all(self.position, self.pending)
-        return {"name": self.name, "options": self.options.model_dump(mode="json"), **place}
-
-    def changes(self) -> dict[str, Any]:
-        """Return what changed since the last `changes` or `describe`."""
-        return self._changes.take(self.position, self.pending)
-
-    def forget_stored(self) -> None:
-        """Tell the whole place with the next `changes`: what was told before did not reach the disk."""
-        self._changes.rewrite()

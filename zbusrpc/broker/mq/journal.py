@@ -74,8 +74,14 @@ class Journal:
         self._changed: dict[bytes, None] = {}
         self._is_scheduled = False
         self._is_letting_go = False
-        self.is_failing = False
-        """Whether the last write failed: nothing is lost while the broker lives, and it is tried again."""
+        self._is_closed = False
+        self.failure: StorageError | None = None
+        """Why the last write failed: nothing is lost while the broker lives, and it is tried again."""
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether the last write failed."""
+        return self.failure is not None
 
     def read(self) -> dict[bytes, dict[str, Any]]:
         """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there."""
@@ -83,8 +89,10 @@ class Journal:
         position = self.committer.log.start_offset
         while records := self.committer.log.read(position):
             for record in records:
+                if record.offset != position:
+                    _note_gap(found)
                 _apply(found, record)
-            position = records[-1].offset + 1
+                position = record.offset + 1
         return found
 
     def adopt(self, key: bytes, member: Member) -> None:
@@ -116,6 +124,13 @@ class Journal:
         self._changed[key] = None
         self._schedule(WRITE_DELAY_S)
 
+    def write_now(self, key: bytes) -> StorageError | None:
+        """Write what a group did, and return why that cannot be: while the disk takes nothing, it is not even tried."""
+        self._changed[key] = None
+        if self.failure is None:
+            self.write()
+        return self.failure
+
     def _schedule(self, delay_s: float) -> None:
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -125,8 +140,15 @@ class Journal:
         self._is_scheduled = False
         self.write()
 
+    def close(self) -> None:
+        """Write what groups did, and nothing after that."""
+        self.write()
+        self._is_closed = True
+
     def write(self) -> None:
         """Write now what groups did."""
+        if self._is_closed:
+            return
         changed, self._changed = self._changed, {}
         records = []
         for key in changed:
@@ -154,7 +176,7 @@ class Journal:
             if error is not None:
                 self._note_failure(records, error)
                 return
-            self.is_failing = False
+            self.failure = None
             for record in records:
                 if record.tag == b"group":
                     self._note_said(record.key, record.offset)
@@ -169,27 +191,34 @@ class Journal:
 
     def _note_failure(self, records: list[Record], error: StorageError) -> None:
         """Say it once, and write everything again when the disk takes it."""
-        if not self.is_failing:
+        if self.failure is None:
             log.error("mq.journal_failed", reason=str(error))
-        self.is_failing = True
+        self.failure = error
         for record in records:
-            member = self._members.get(record.key)
-            if member is not None:
-                member.forget_stored()
-                self._changed[record.key] = None
-        self._schedule(RETRY_DELAY_S)
+            self._note_unsaid(record.key)
+
+    def _note_unsaid(self, key: bytes) -> None:
+        """Write all of a group when the disk takes it: what was to be written last did not get there."""
+        member = self._members.get(key)
+        if member is not None:
+            member.forget_stored()
+            self._changed[key] = None
+            self._schedule(RETRY_DELAY_S)
 
     def _submit(self, key: bytes, tag: bytes, body: bytes, tell: Done) -> None:
         record = Record(body, tag=tag, key=key)
 
         def done(offset: int, error: StorageError | None) -> None:
-            if error is None and tag == b"group":
+            if error is not None:
+                self._note_unsaid(key)
+            elif tag == b"group":
                 self._note_said(key, offset)
             tell(error)
 
         try:
             self.committer.submit([record], done, Durability.DISK)
         except StorageError as error:
+            self._note_unsaid(key)
             tell(error)
 
     def _note_said(self, key: bytes, offset: int) -> None:
@@ -200,19 +229,35 @@ class Journal:
     def _let_go(self) -> None:
         """Remove segments that hold only what was said again since, once that is on the disk."""
         journal = self.committer.log
-        needed = next(iter(self._said.values()), journal.next_offset)
-        if self._is_letting_go or len(journal.segments) <= SEGMENTS_MAX or journal.segments[0].next_offset > needed:
+        if self._is_letting_go or len(journal.segments) <= SEGMENTS_MAX or not self._is_oldest_said_again():
             return
         self._is_letting_go = True
 
         def synced(offset: int, error: StorageError | None) -> None:
             self._is_letting_go = False
             if error is None:
+                needed = min(self._said.values(), default=journal.next_offset)  # of some later than when this began
                 retired = journal.retire(self._scheduler.now_ms(), needed)
                 self._scheduler.in_worker(retired.remove, lambda error: None)
 
         with suppress(StorageError):  # then it is tried after the next write
             self.committer.submit([], synced, Durability.DISK)
+
+    def _is_oldest_said_again(self) -> bool:
+        """Say whether nothing of the oldest segment is needed."""
+        until = self.committer.log.segments[0].next_offset
+        first = next(iter(self._said.values()), until)  # nearly always the oldest: what waits for a sync comes later
+        return until <= first and all(until <= offset for offset in self._said.values())
+
+
+def _note_gap(found: dict[bytes, dict[str, Any]]) -> None:
+    """Take note that records are missing where the journal is damaged: groups must not go on as if they were there.
+
+    Until a group is said in full again it stays where it was before the gap. What came later comes again then; had it
+    moved on, what became pending within the gap would be lost.
+    """
+    for known in found.values():
+        known["has_gap"] = True
 
 
 def _apply(found: dict[bytes, dict[str, Any]], record: Record) -> None:
@@ -226,5 +271,10 @@ def _apply(found: dict[bytes, dict[str, Any]], record: Record) -> None:
     known = found.get(record.key)
     if known is None:  # what it changes was said in a segment that is damaged
         return
-    known["next"] = said["next"]
     known["pending"] = apply(said, known["pending"])
+    if known.get("has_gap") and not said.get("full"):
+        known["next"] = min(known["next"], said["next"])
+        known["pending"] = {offset: of for offset, of in known["pending"].items() if offset < known["next"]}
+    else:
+        known["next"] = said["next"]
+        known["has_gap"] = False

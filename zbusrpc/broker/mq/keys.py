@@ -6,6 +6,7 @@ Pure.
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from zbusrpc.broker.mq.delivery import Delivery, State
@@ -38,6 +39,19 @@ class KeyOrder:
             delivery.record = record
             self._held_bytes += len(record.body)
         return False
+
+    def learn(self, pending: list[Delivery], load: Callable[[int], Record | None]) -> None:
+        """After a restart: take the keys of what is pending, in the order of the log, as they were taken before it.
+
+        Raises:
+            ReadFailedError: the disk did not give one of the messages; nothing has changed.
+        """
+        records = [load(one.offset) if one.state is not State.DEAD else None for one in pending]
+        for delivery, record in zip(pending, records, strict=True):
+            if record is not None and record.key:
+                delivery.key = record.key
+                if delivery.state is State.WAITING or delivery.attempts:
+                    self.take(delivery, None)
 
     def free(self, key: bytes) -> Delivery | None:
         """Return the message that has the key next, or None: then the key is free."""

@@ -1,12 +1,15 @@
 """Leases: until when consumers may have their messages.
 
-All leases of a group are equally long, so that the one that began first ends first. A lease that was renewed, or whose
-message is done, is passed over when its turn comes.
+All leases of a group are equally long, so that the one that began first ends first; only after the group was given
+shorter ones they must be sorted in. A lease that was renewed, or whose message is done, is passed over when its turn
+comes.
 
 Pure.
 """
 
+from bisect import insort
 from collections import deque
+from operator import itemgetter
 from typing import Final
 
 from zbusrpc.broker.mq.delivery import Delivery, State
@@ -27,9 +30,12 @@ class Leases:
     def begin(self, delivery: Delivery, until: float) -> None:
         """Let a lease begin, or begin anew."""
         delivery.until = until
-        self._queue.append((until, delivery))
+        if self._queue and until < self._queue[-1][0]:
+            insort(self._queue, (until, delivery), key=itemgetter(0))
+        else:
+            self._queue.append((until, delivery))
         if len(self._queue) > self._prune_at:  # behind one that takes long there may be many that are over
-            self._queue = deque(lease for lease in self._queue if _holds(*lease))
+            self._queue = deque(dict.fromkeys(lease for lease in self._queue if _holds(*lease)))
             self._prune_at = max(PRUNE_MIN, 2 * len(self._queue))
 
     def next_at(self) -> float | None:
@@ -45,6 +51,7 @@ class Leases:
         while queue and queue[0][0] <= now:
             until, delivery = queue.popleft()
             if _holds(until, delivery):
+                delivery.until = 0.0  # it may stand here again, when it was renewed twice at a time
                 ended.append(delivery)
         return ended
 

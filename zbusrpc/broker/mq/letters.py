@@ -4,19 +4,21 @@ A dead-letter topic is a topic like others, and no message of a log can be taken
 purged is therefore the place of a group of its own, `letters`: what that group is done with is dealt with.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Final
 
-from zbusrpc.broker.mq.dead_letters import Origin, dead_letter
+from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.groups import Done
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.store import Done, Store
+from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
-from zbusrpc.errors import RpcError
+from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 
 LETTERS_GROUP: Final = "letters"
@@ -25,6 +27,8 @@ CHOSEN_MAX: Final = 10_000
 BURY_RETRY_S: Final = 5.0
 """When a dead letter could not be stored."""
 
+Answer = Callable[[Any, RpcError | None], None]
+"""Told a result or an error."""
 log = get_logger("mq")
 
 
@@ -66,6 +70,76 @@ class Letters:
             yield from records
             offset = records[-1].offset + 1
 
+    # -- dealing with letters ----------------------------------------------------------------------------
+
+    def retry(self, offsets: Sequence[int] | None, answer: Answer, *, as_new: bool) -> None:
+        """Give letters back to the groups in which they failed, and tell how many, and which not, once that is safe.
+
+        Args:
+            as_new: Whether those whose original is gone are produced again, for all groups.
+
+        Raises:
+            ReadFailedError: the disk did not give the letters.
+        """
+        groups: dict[Group, None] = {}
+        again: dict[Topic, list[Record]] = {}
+        retried: list[int] = []
+        left: list[dict[str, Any]] = []
+        for letter in list(self.chosen(offsets)):
+            try:
+                target = self._revive(letter, as_new=as_new)
+            except (RpcError, StorageError) as error:
+                left.append(
+                    {"offset": letter.offset, "reason": error.message if isinstance(error, RpcError) else str(error)}
+                )
+                continue
+            if isinstance(target, Topic):
+                again.setdefault(target, []).append(letter)
+            else:
+                groups[target] = None
+                retried.append(letter.offset)
+
+        def ended() -> None:
+            result = {"retried": len(retried), "left": left}
+            if not retried:
+                answer(result, None)
+                return
+            for group in groups:  # in the journal before the letters are forgotten: a crash leaves both, never none
+                self._store.journal.put(group.key, group, lambda error: None)
+            self.forget(sorted(retried), lambda error: answer(result, error))
+
+        def produced(letters: list[Record], error: StorageError | None) -> None:
+            if error is None:
+                retried.extend(letter.offset for letter in letters)
+            else:
+                left.extend({"offset": letter.offset, "reason": str(error)} for letter in letters)
+
+        _produce_again(again, produced, ended)
+
+    def _revive(self, letter: Record, *, as_new: bool) -> Group | Topic:
+        """Give one letter back to its group, which is returned; or return the topic into which it is to be produced.
+
+        Raises:
+            RpcError: neither is possible.
+            StorageError: the disk did not say.
+        """
+        origin = origin_of(letter)
+        if origin is None:
+            raise RpcError(Code.NOT_FOUND, "it does not say where it comes from")
+        topic = self._store.topics.get(origin.topic)
+        if topic is None:
+            raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")
+        group = topic.groups.get(origin.group)
+        if group is not None and is_letter_of(topic.load(origin.offset), letter):
+            self._store.revive(group, origin.offset)
+            return group
+        if as_new:
+            return topic
+        what = f"group {origin.group} is gone" if group is None else f"the message at offset {origin.offset} is gone"
+        raise RpcError(
+            Code.NOT_FOUND, f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
+        )
+
     def forget(self, offsets: Sequence[int], done: Done) -> None:
         """Take note that letters were dealt with, and tell when that is on the disk."""
         group = self.topic.groups.get(LETTERS_GROUP)
@@ -80,6 +154,29 @@ class Letters:
         group.settle(offsets)
         journal = self._store.journal
         journal.put(group.key, group, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
+
+
+def _produce_again(
+    again: dict[Topic, list[Record]],
+    produced: Callable[[list[Record], StorageError | None], None],
+    ended: Callable[[], None],
+) -> None:
+    """Produce what dead letters were, tell how each topic took it, and then that all have."""
+    waiting = dict.fromkeys(again)
+    if not waiting:
+        ended()
+
+    def stored(topic: Topic, _: int, error: StorageError | None) -> None:
+        produced(again[topic], error)
+        del waiting[topic]
+        if not waiting:
+            ended()
+
+    for topic, letters in again.items():
+        try:
+            topic.append([revived(letter) for letter in letters], partial(stored, topic))
+        except StorageError as error:
+            stored(topic, -1, error)
 
 
 def bury(store: Store, group: Group, delivery: Delivery, reason: str) -> None:

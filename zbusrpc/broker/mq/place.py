@@ -15,10 +15,71 @@ from collections.abc import Mapping
 from typing import Any
 
 from zbusrpc.broker.mq.delivery import Delivery
+from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.transport.entries import runs
 
 Pending = dict[int, tuple[int, int]]
 """Offsets with how often they were handed out, and when they are due in ms since 1970."""
+
+
+class Place:
+    """Where a group stands, and what of it is to be stored."""
+
+    def __init__(self, name: str, options: GroupOptions, position: int) -> None:
+        self.name = name
+        self.options = options
+        self.position = position
+        """The next offset to hand out for the first time: all below it are done, or in `pending`."""
+        self.pending: dict[int, Delivery] = {}
+        """What was read and is not done, by offset."""
+        self._changes = Changes()
+
+    def is_done(self, offset: int) -> bool:
+        """Say whether the group has passed a message and is done with it."""
+        return offset < self.position and offset not in self.pending
+
+    def pending_copy(self) -> Pending:
+        """Return what is pending, as `restore` of a group takes it."""
+        return {offset: (delivery.attempts, delivery.due_ms) for offset, delivery in self.pending.items()}
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether `changes` has something to tell."""
+        return self._changes.has_any(self.position)
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything a restart needs to know; `changes` goes on from here."""
+        place = self._changes.take_all(self.position, self.pending)
+        return {"name": self.name, "options": self.options.model_dump(mode="json"), **place}
+
+    def changes(self) -> dict[str, Any]:
+        """Return what changed since the last `changes` or `describe`."""
+        return self._changes.take(self.position, self.pending)
+
+    def forget_stored(self) -> None:
+        """Tell the whole place with the next `changes`: what was told before did not reach the disk."""
+        self._changes.rewrite()
+
+
+class Absent:
+    """The place of a group whose topic cannot be opened: kept as it was read, for when it can."""
+
+    is_changed = False
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        self._said = said
+
+    def describe(self) -> dict[str, Any]:
+        """Return everything a restart needs to know."""
+        others = [(offset, attempts, due_ms) for offset, (attempts, due_ms) in self._said["pending"].items()]
+        return {**{name: self._said[name] for name in ("name", "options", "next")}, "others": others, "full": True}
+
+    def changes(self) -> dict[str, Any]:
+        """Return everything: nothing changes."""
+        return self.describe()
+
+    def forget_stored(self) -> None:
+        """Do nothing: it is always described in full."""
 
 
 class Changes:

@@ -22,9 +22,11 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.commands import Commands
+from zbusrpc.broker.mq.courier import Courier, Send
 from zbusrpc.broker.mq.faults import as_rpc_error
-from zbusrpc.broker.mq.group import DISPATCH_MAX, Group
+from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import decode_name
 from zbusrpc.broker.mq.options import GroupOptions
@@ -38,10 +40,10 @@ from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.entries import decode_entries, decode_ranges, encode_entry
+from zbusrpc.transport.entries import decode_entries, decode_ranges
 
-FRAME_BYTES_MAX: Final = 256 * 1024
-"""A DELIVER frame is sent when it is so long."""
+STORING_BYTES_MAX: Final = 256 * 1024 * 1024
+"""Bytes of all topics that may wait for the disk: beyond, producers are asked to wait."""
 READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
 LINGER_S: Final = 30.0
@@ -53,8 +55,6 @@ _REPLY: Final = int(Kind.REPLY)
 _ERROR: Final = int(Flag.ERROR)
 log = get_logger("mq")
 
-Send = Callable[[Session, Message], None]
-
 
 class Queues:
     """What carries out the messages of sessions."""
@@ -64,6 +64,8 @@ class Queues:
         self._send = send
         self._scheduler = store.scheduler
         self._commands = Commands(store)
+        self._courier = Courier(send)
+        self._storing_bytes = 0
         self._rng = rng or random.Random()
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()
@@ -102,7 +104,8 @@ class Queues:
         """Let go of a session's subscriptions: what it had goes to others."""
         subscriptions, session.subscriptions = session.subscriptions, {}
         for subscription in subscriptions.values():
-            self._leave(subscription, linger_s=LINGER_S)
+            self._leave(subscription)
+            self._let_linger(subscription.group)
 
     def next_expiry(self) -> float | None:
         """Return when `expire` should be called next, or None."""
@@ -118,7 +121,7 @@ class Queues:
                 group.expire(now, now_ms)
                 self.wake(group)
         for subscription, request_id in self._pull_times.due(now):
-            self._end_pulls(subscription, _is_pull(request_id))
+            self._courier.end_pulls(subscription, _is_pull(request_id))
 
     def settle(self) -> None:
         """Hand out what awake groups have."""
@@ -156,13 +159,23 @@ class Queues:
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
 
+        size = len(message.body)
+        if self._storing_bytes + size > STORING_BYTES_MAX:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED,
+                f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s",
+                {"retry_after_s": RETRY_AFTER_S, "may_have_run": False},
+            )
+
         def tell(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
+            self._storing_bytes -= size
             if error is not None:
                 self.refuse(session, message.id, error)
             else:
                 self.reply(session, message.id, receipt)
 
         topic.produce(entries, tell)
+        self._storing_bytes += size  # level MEMORY told before: the sum is right in the end
 
     def _topic(self, message: Message) -> Topic:
         """Return the topic that a message names.
@@ -183,10 +196,22 @@ class Queues:
     def _consume(self, session: Session, message: Message) -> None:
         asked = parse(Consume, message.body)
         topic = self._topic(message)
+
+        def made(group: Group | None, error: RpcError | None) -> None:
+            if group is None or error is not None:
+                self.refuse(session, message.id, error or RpcError(Code.INTERNAL, "no group"))
+            elif session.is_gone:
+                self._let_linger(group)
+            else:
+                try:
+                    self._join(session, message.id, topic, group, asked.window)
+                except RpcError as refusal:
+                    self.refuse(session, message.id, refusal)
+
         group = topic.groups.get(asked.group or "")
         if group is not None:
             self.store.check_group(topic, group, asked.group_options())
-            self._join(session, message.id, topic, group, asked.window)
+            self.store.when_started(group, made)
             return
         if asked.group and not asked.create:
             raise self.store.no_group(topic, asked.group)
@@ -195,16 +220,6 @@ class Queues:
             options["delete_on_exit"] = True
         name = asked.group if asked.group is not None else f"auto-{self._rng.getrandbits(48):012x}"
         start = asked.start or ("oldest" if asked.group is not None else "newest")
-
-        def made(group: Group | None, error: RpcError | None) -> None:
-            if group is None or error is not None:
-                self.refuse(session, message.id, error or RpcError(Code.INTERNAL, "no group"))
-            elif not session.is_gone:
-                try:
-                    self._join(session, message.id, topic, group, asked.window)
-                except RpcError as refusal:
-                    self.refuse(session, message.id, refusal)
-
         self.store.create_group(topic, name, GroupOptions(**options), start, made)
 
     def _join(self, session: Session, request_id: int, topic: Topic, group: Group, window: int) -> None:
@@ -255,10 +270,11 @@ class Queues:
 
     def _answered(self, session: Session, message: Message, group: Group, count: int) -> None:
         self.wake(group)
-        if message.id:
-            self.store.journal.note_change(group.key)
-            self.store.journal.write()  # what is confirmed survives a kill -9
-            self.reply(session, message.id, count)
+        failure = self.store.journal.write_now(group.key) if message.id else None
+        if failure is None:
+            self.reply(session, message.id, count)  # what is confirmed survives a kill -9
+        else:
+            self.refuse(session, message.id, as_rpc_error(group.topic_name, failure))
 
     def _pull(self, session: Session, message: Message) -> None:
         subscription = self._subscription(session, message)
@@ -281,7 +297,9 @@ class Queues:
     def _leave_command(self, session: Session, message: Message) -> None:
         subscription = session.subscriptions.pop(message.session, None)
         if subscription is not None:
-            self._leave(subscription, linger_s=0.0)
+            self._leave(subscription)
+            if subscription.group.options.delete_on_exit:
+                self.store.remove_if_unused(subscription.group)
         self.reply(session, message.id, None)
 
     def _subscription(self, session: Session, message: Message) -> Subscription | None:
@@ -291,23 +309,23 @@ class Queues:
             raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
         return subscription
 
-    def _leave(self, subscription: Subscription, linger_s: float) -> None:
+    def _leave(self, subscription: Subscription) -> None:
         group = subscription.group
-        self._end_pulls(subscription, lambda pull: True)
+        self._courier.end_pulls(subscription, lambda pull: True)
         group.leave(subscription)
         self.wake(group)
+
+    def _let_linger(self, group: Group) -> None:
+        """Remove a group that goes with its last consumer in a while, unless one comes back."""
         if group.options.delete_on_exit and not group.pool.members:
-            if linger_s:
-                self._scheduler.later(linger_s, lambda: self.store.remove_if_unused(group))
-            else:
-                self.store.remove_if_unused(group)
+            self._scheduler.later(LINGER_S, lambda: self.store.remove_if_unused(group))
 
     def _end_subscriptions(self, group: Group, error: RpcError) -> None:
         """Tell the consumers of a group that it is gone."""
         for subscription in list(group.pool.members):
             session = subscription.session
             session.subscriptions.pop(subscription.number, None)
-            self._end_pulls(subscription, lambda pull: True)
+            self._courier.end_pulls(subscription, lambda pull: True)
             group.pool.leave(subscription)
             body = envelope.error_body(error)
             self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=_ERROR, session=subscription.number))
@@ -334,68 +352,24 @@ class Queues:
             handouts = []
         touched: dict[Subscription, None] = {}
         for subscription, delivery, record in handouts:
-            entry = encode_entry(
-                record.offset,
-                record.timestamp_ms,
-                delivery.attempts,
-                record.id,
-                record.tag,
-                record.key,
-                record.headers,
-                record.body,
-            )
-            if len(entry) > subscription.session.message_bytes_max:
-                reason = f"the message of {len(entry)} bytes exceeds what its consumer takes"
-                group.reject(subscription, record.offset, record.offset, reason)
-                if not subscription.window:
-                    group.pool.give(subscription)
-                continue
-            if subscription.entries_bytes + len(entry) > FRAME_BYTES_MAX:
-                self._send_entries(subscription)
-            subscription.entries.append(entry)
-            subscription.entries_bytes += len(entry)
-            touched[subscription] = None
+            refusal = self._courier.add(subscription, delivery, record)
+            if refusal:
+                group.refuse(subscription, delivery, refusal)
+            else:
+                touched[subscription] = None
         for subscription in touched:
-            self._send_entries(subscription)
-        if len(handouts) >= DISPATCH_MAX:
+            self._courier.send(subscription)
+        if group.has_more:
             self._awake[group] = None
         else:
-            self._answer_pulls(group)
+            self._courier.end_satisfied(group)
         self._note(group)
-
-    def _send_entries(self, subscription: Subscription) -> None:
-        entries, subscription.entries, subscription.entries_bytes = subscription.entries, [], 0
-        if not entries:
-            return
-        self._send(subscription.session, Message(Kind.DELIVER, 0, b"", b"".join(entries), session=subscription.number))
-        left = len(entries)
-        while left and subscription.pulls:
-            pull = subscription.pulls[0]
-            taken = min(left, pull.left)
-            pull.left -= taken
-            pull.delivered += taken
-            left -= taken
-            if not pull.left:
-                subscription.pulls.popleft()
-                self.reply(subscription.session, pull.request_id, pull.delivered)
-
-    def _answer_pulls(self, group: Group) -> None:
-        """End the pulls that have got something, or that do not wait: there is no more now."""
-        for subscription in list(group.pool.members):
-            if subscription.pulls:
-                self._end_pulls(subscription, lambda pull: pull.delivered > 0 or not pull.is_patient)
-
-    def _end_pulls(self, subscription: Subscription, is_over: Callable[[Pull], bool]) -> None:
-        ended = [pull for pull in subscription.pulls if is_over(pull)]
-        for pull in ended:
-            subscription.pulls.remove(pull)
-            subscription.group.pool.withdraw(subscription, pull.left)
-            self.reply(subscription.session, pull.request_id, pull.delivered)
 
     def _note(self, group: Group) -> None:
         """Do what follows from a change of a group: dead letters, the journal, its next time."""
-        while group.dead:
-            bury(self.store, group, *group.dead.pop())
+        dead, group.dead = group.dead, []
+        for delivery, reason in dead:
+            bury(self.store, group, delivery, reason)
         if group.is_changed:
             self.store.journal.note_change(group.key)
         at = group.next_at()

@@ -32,7 +32,7 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
         "next_offset": log.next_offset,
         "bytes": log.size_bytes,
         "created_ms": topic.created_ms,
-        "groups": len(topic.groups),
+        "group_count": len(topic.groups),
         "consumers": sum(len(group.pool.members) for group in topic.groups.values()),
         "produced": topic.produced,
         "duplicates": topic.duplicates_suppressed,
@@ -131,7 +131,9 @@ def show_record(record: Record, body_bytes_max: int) -> dict[str, Any]:
     shown |= {"expiry_ms": record.expiry_ms} if record.expiry_ms else {}
     try:
         return shown | {"body": body.decode()}
-    except UnicodeDecodeError:
+    except UnicodeDecodeError as error:
+        if len(body) < len(record.body) and error.reason == "unexpected end of data":  # it was cut within a letter
+            return shown | {"body": body[: error.start].decode()}
         return shown | {"body": None, "body_base64": base64.b64encode(body).decode()}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from zbusrpc.broker.limits import WINDOW_MAX
 from zbusrpc.broker.mq.options import GroupOptions, Options, Start, StartAt, TopicOptions, given
@@ -14,6 +15,12 @@ from zbusrpc.errors import Code, RpcError, did_you_mean
 
 REASON_CHARACTERS_MAX: Final = 1024
 COUNT_MAX: Final = 1000
+BODY_BYTES_MAX: Final = 2 * 1024 * 1024
+"""The longest list of offsets fits. What is longer would keep the broker busy only to find out what is wrong with it."""
+ERRORS_MAX: Final = 100
+"""Mistakes in one body that are looked at to find the one worth telling."""
+SHOWN_CHARACTERS_MAX: Final = 280
+"""Of what was sent, in an answer that says what is wrong with it."""
 OFFSET_MAX: Final = 2**63 - 1
 
 Offset = Annotated[int, Field(ge=0, le=OFFSET_MAX)]
@@ -190,10 +197,12 @@ def parse(kind: type[T], data: bytes | bytearray) -> T:
         RpcError: INVALID_ARGUMENT.
     """
     assert issubclass(kind, BaseModel)
+    what = kind.__name__.removesuffix("Body").upper()
+    _check_size(data, what)
     try:
         return kind.model_validate_json(bytes(data))
     except ValidationError as error:
-        raise _refusal(error, kind.__name__.removesuffix("Body").upper(), kind.model_fields) from None
+        raise _refusal(error, what, kind.model_fields) from None
 
 
 def parse_command(data: bytes | bytearray) -> Command:
@@ -202,24 +211,44 @@ def parse_command(data: bytes | bytearray) -> Command:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
+    _check_size(data, "COMMAND")
     try:
         return _command.validate_json(bytes(data))
     except ValidationError as error:
-        name = next((str(part["loc"][0]) for part in error.errors() if part["loc"]), "")
+        errors = _errors_in(error, "COMMAND")
+        name = next((str(part["loc"][0]) for part in errors if part["loc"]), "")
         fields: Collection[str] = next((kind.model_fields for kind in get_args(Command) if name in _names_of(kind)), {})
         raise _refusal(error, f"command {name}".strip(), fields) from None
+
+
+def _check_size(data: bytes | bytearray, what: str) -> None:
+    if len(data) > BODY_BYTES_MAX:
+        text = f"{what}: the body of {len(data)} bytes exceeds the limit of {BODY_BYTES_MAX} bytes"
+        raise RpcError(Code.INVALID_ARGUMENT, text)
 
 
 def _names_of(kind: type[BaseModel]) -> tuple[str, ...]:
     return get_args(kind.model_fields["command"].annotation)
 
 
+def _errors_in(error: ValidationError, what: str) -> list[ErrorDetails]:
+    """Return the mistakes, unless there are so many that looking at them would keep the broker busy.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    count = error.error_count()
+    if count > ERRORS_MAX:
+        raise RpcError(Code.INVALID_ARGUMENT, f"{what}: {count} things are wrong with it")
+    return error.errors(include_url=False)
+
+
 def _refusal(error: ValidationError, what: str, fields: Collection[str]) -> RpcError:
     """Say in one line what is wrong with the field that is looked at most closely."""
-    errors = error.errors(include_url=False)
+    errors = _errors_in(error, what)
     worst = max(errors, key=lambda one: (one["type"] != "model_type", len(one["loc"])))  # what fits best
-    path = [str(part) for part in worst["loc"]]
-    reason = worst["msg"][0].lower() + worst["msg"][1:]
+    path = [str(part)[:SHOWN_CHARACTERS_MAX] for part in worst["loc"]]
+    reason = worst["msg"][0].lower() + worst["msg"][1:SHOWN_CHARACTERS_MAX]
     if worst["type"] == "extra_forbidden":
         return RpcError(Code.INVALID_ARGUMENT, f"{what} has no option {path[-1]}{did_you_mean(path[-1], fields)}")
     shown = worst["input"]

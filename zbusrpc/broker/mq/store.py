@@ -12,18 +12,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, file_of
-from zbusrpc.broker.mq.faults import as_rpc_error
-from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.faults import as_rpc_error, cannot
+from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import check_name
-from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX, GroupOptions, StartAt, TopicOptions
-from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.names import check_name, slug
+from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX, GroupOptions, TopicOptions
+from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.commit import Committer, Durability
-from zbusrpc.broker.storage.errors import FormatVersionError, StorageError
+from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.recovery import open_log
@@ -33,13 +35,13 @@ from zbusrpc.telemetry import get_logger
 ABANDONED_S: Final = 60.0
 """After a start, groups that go with their last consumer wait so long for one."""
 
+Places = dict[bytes, dict[str, Any]]
+"""What the journal says of the groups of a topic, by key."""
 TopicDone = Callable[[Topic | None, RpcError | None], None]
-GroupDone = Callable[[Group | None, RpcError | None], None]
-Done = Callable[[RpcError | None], None]
 log = get_logger("mq")
 
 
-class Store:
+class Store(Groups):
     """The topics and groups of a broker."""
 
     def __init__(
@@ -51,20 +53,14 @@ class Store:
         durability: Durability = Durability.DISK,
         rng: random.Random | None = None,
     ) -> None:
-        self.scheduler = scheduler
+        super().__init__(scheduler, rng or random.Random())
         self.durability = durability
         """Level of topics that name none."""
-        self.topics: dict[str, Topic] = {}
-        self.broken: dict[str, str] = {}
-        """Topics that could not be opened, and why."""
         self.on_readable: Callable[[Topic], None] = lambda topic: None
-        self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
-        self.on_group_moved: Callable[[Group], None] = lambda group: None
-        self.journal: Journal
+        self._broken: dict[str, str] = {}  # by name, or slug where the name is not known: why it could not be opened
         self._disk = disk
         self._handles = Handles(disk)
         self._catalog = Catalog(disk, data_dir)
-        self._rng = rng or random.Random()
         self._creating: dict[str, list[TopicDone]] = {}
 
     # -- opening and closing -----------------------------------------------------------------------------
@@ -83,27 +79,34 @@ class Store:
         )
         self._report("the journal", journal_log.findings)
         self.journal = Journal(self._committer(journal_log, Durability.OS), self.scheduler)
-        said = self.journal.read()
-        by_topic: dict[str, dict[bytes, dict[str, Any]]] = {}
-        for key, group in said.items():
-            by_topic.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = group
-        for found in self._catalog.read():
-            if isinstance(found, Unreadable):
-                log.error("mq.unreadable_topic", directory=found.directory, reason=found.reason)
-                continue
-            groups = by_topic.pop(found.uid, {})
+        places: dict[str, Places] = {}  # by topic
+        for key, said in self.journal.read().items():
+            places.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = said
+        for found in sorted(self._catalog.read(), key=lambda found: -found.created_ms):
+            groups = places.pop(found.uid, {})
             try:
-                self._open_topic(found, groups)
+                self._open_found(found, groups)
             except FormatVersionError:
                 raise
-            except StorageError as error:
-                log.error("mq.unreadable_topic", topic=found.name, reason=str(error))
-                self.broken[found.name] = str(error)
-        for orphans in by_topic.values():
+            except (StorageError, RpcError) as error:
+                log.error("mq.unreadable_topic", topic=found.name, uid=found.uid, reason=str(error))
+                self._broken.setdefault(found.name, str(error))
+                for key, said in groups.items():
+                    self.journal.adopt(key, Absent(said))
+        for orphans in places.values():
             for key in orphans:
                 self.journal.remove(key, lambda error: None)
 
-    def _open_topic(self, found: TopicFile, groups: dict[bytes, dict[str, Any]]) -> Topic:
+    def _open_found(self, found: TopicFile | Unreadable, groups: Places) -> None:
+        if isinstance(found, Unreadable):
+            raise ReadFailedError(f"{found.directory}: {found.reason}")
+        if found.name in self.topics:
+            directory = self._catalog.directory(self._file_of(self.topics[found.name]))
+            raise ReadFailedError(f"{self._catalog.directory(found)} has the same name as {directory}, which is newer")
+        self._open_topic(found, groups)
+
+    def _open_topic(self, found: TopicFile, groups: Places) -> Topic:
+        options = {key: _options_of(said) for key, said in groups.items()}
         reached = max(
             (max([said["next"], *(offset + 1 for offset in said["pending"])]) for said in groups.values()), default=0
         )
@@ -127,8 +130,9 @@ class Store:
             on_readable=self._note_readable,
         )
         self.topics[found.name] = topic
+        topic.committer.when_idle(partial(self._note_readable, topic))  # what a crash left is synced first
         for key, said in groups.items():
-            group = self._make_group(topic, said["name"], GroupOptions(**said["options"]), key)
+            group = self._make_group(topic, said["name"], options[key], key)
             group.seek(max(said["next"], opened.start_offset))
             group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
             self.journal.adopt(key, group)
@@ -160,6 +164,7 @@ class Store:
             nonlocal left
             left -= 1
             if not left:
+                self.journal.close()
                 for committer in committers:
                     try:
                         committer.log.close()
@@ -180,11 +185,19 @@ class Store:
         """
         topic = self.topics.get(name)
         if topic is None:
-            if name in self.broken:
-                raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {self.broken[name]}")
+            self._check_not_broken(name)
             text = f"there is no topic {name}{did_you_mean(name, self.topics)}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
+
+    def _check_not_broken(self, name: str) -> None:
+        reason = self._broken.get(name) or self._broken.get(slug(name))
+        if reason is not None:
+            raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {reason}")
+
+    def is_known(self, name: str) -> bool:
+        """Say whether there is a topic, or one is being made."""
+        return name in self.topics or name in self._creating
 
     def declare(self, name: str, given: dict[str, Any], *, update: bool, done: TopicDone) -> None:
         """Make a topic, or see that it is as `given` says; tell when it is on the disk.
@@ -196,18 +209,34 @@ class Store:
         if topic is not None:
             self._redeclare(topic, given, update=update, done=done)
             return
-        if name in self.broken:
-            self.topic(name)
+        self._check_not_broken(name)
         if name in self._creating:
-            self._creating[name].append(done)
+            self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return
         options = TopicOptions(**{"durability": self.durability, **given})
-        if options.dead_letter_topic:
-            check_name("dead-letter topic", options.dead_letter_topic)
+        _check_dead_letter_topic(name, options)
         self._creating[name] = [done]
         uid = f"{self._rng.getrandbits(48):012x}"
         found = file_of(name, uid, self.scheduler.now_ms(), options)
         self.scheduler.in_worker(lambda: self._catalog.write(found), lambda error: self._created(found, error))
+
+    def _declare_again(
+        self,
+        name: str,
+        given: dict[str, Any],
+        update: bool,
+        done: TopicDone,
+        topic: Topic | None,
+        error: RpcError | None,
+    ) -> None:
+        """Carry out a `declare` that came while its topic was being made."""
+        if topic is None:
+            done(None, error)
+            return
+        try:
+            self.declare(name, given, update=update, done=done)
+        except RpcError as refusal:
+            done(None, refusal)
 
     def _created(self, found: TopicFile, error: BaseException | None) -> None:
         waiting = self._creating.pop(found.name)
@@ -218,29 +247,37 @@ class Store:
                 raise error
             topic = self._open_topic(found, {})
         except (OSError, StorageError) as failure:
-            reason = failure.strerror if isinstance(failure, OSError) else str(failure)
-            refusal = RpcError(Code.RESOURCE_EXHAUSTED, f"topic {found.name} cannot be made: {reason}")
+            refusal = cannot(f"topic {found.name} cannot be made", failure)
+            self._discard(found, lambda error: None)
         for done in waiting:
             done(topic, refusal)
 
+    def _discard(self, found: TopicFile, done: Done) -> None:
+        """Take a topic's directory away; where that fails nobody makes another topic of that name."""
+        try:
+            directory = self._catalog.discard(found)
+        except FileNotFoundError:  # it was not even begun
+            done(None)
+        except OSError as error:
+            refusal = cannot(f"topic {found.name} cannot be removed", error)
+            self._broken[found.name] = refusal.message
+            done(refusal)
+        else:
+            self.scheduler.in_worker(lambda: self._catalog.delete(directory), lambda error: done(None))
+
     def _redeclare(self, topic: Topic, given: dict[str, Any], *, update: bool, done: TopicDone) -> None:
         differing = {key: value for key, value in given.items() if getattr(topic.options, key) != value}
-        if not differing:
-            done(topic, None)
-            return
-        if not update:
-            raise _differs(f"topic {topic.name}", topic.options, differing)
-        options = topic.options.model_copy(update=differing)
-        found = file_of(topic.name, topic.uid, topic.created_ms, options)
-
-        def written(error: BaseException | None) -> None:
-            if error is not None:
-                done(None, RpcError(Code.RESOURCE_EXHAUSTED, f"topic {topic.name} cannot be changed: {error}"))
-                return
+        if differing and not update:
+            raise differs(f"topic {topic.name}", topic.options, differing)
+        if differing:
+            options = topic.options.model_copy(update=differing)
+            _check_dead_letter_topic(topic.name, options)
+            try:  # on this thread: changes come seldom, and must neither meet each other nor a removal
+                self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options))
+            except OSError as error:
+                raise cannot(f"topic {topic.name} cannot be changed", error) from error
             topic.set_options(options)
-            done(topic, None)
-
-        self.scheduler.in_worker(lambda: self._catalog.write(found), written)
+        done(topic, None)
 
     def remove_topic(self, topic: Topic, done: Done) -> None:
         """Remove a topic with its messages and groups, and tell when it cannot come back."""
@@ -254,15 +291,12 @@ class Store:
                 topic.log.close()
             except StorageError as error:
                 log.warning("mq.close_failed", topic=topic.name, reason=str(error))
-            try:
-                found = file_of(topic.name, topic.uid, topic.created_ms, topic.options)
-                directory = self._catalog.discard(found)
-            except OSError as error:
-                done(RpcError(Code.INTERNAL, f"topic {topic.name} cannot be removed: {error.strerror}"))
-                return
-            self.scheduler.in_worker(lambda: self._catalog.delete(directory), lambda error: done(None))
+            self._discard(self._file_of(topic), done)
 
         topic.committer.when_idle(idle)
+
+    def _file_of(self, topic: Topic) -> TopicFile:
+        return file_of(topic.name, topic.uid, topic.created_ms, topic.options)
 
     def empty_topic(self, topic: Topic, done: Callable[[int, RpcError | None], None]) -> None:
         """Remove all messages of a topic, and tell how many when they cannot come back.
@@ -286,120 +320,6 @@ class Store:
 
         self.scheduler.in_worker(retired.remove, removed)
 
-    # -- groups ------------------------------------------------------------------------------------------
-
-    def group(self, topic: Topic, name: str) -> Group:
-        """Return a group.
-
-        Raises:
-            RpcError: NOT_FOUND.
-        """
-        group = topic.groups.get(name)
-        if group is None:
-            raise self.no_group(topic, name)
-        return group
-
-    def no_group(self, topic: Topic, name: str) -> RpcError:
-        """Return the error for a group that there is not."""
-        text = f"topic {topic.name} has no group {name}{did_you_mean(name, topic.groups)}"
-        return RpcError(Code.NOT_FOUND, text)
-
-    def check_group(self, topic: Topic, group: Group, given: dict[str, Any]) -> None:
-        """See that a group is as `given` says.
-
-        Raises:
-            RpcError: FAILED_PRECONDITION.
-        """
-        differing = {key: value for key, value in given.items() if getattr(group.options, key) != value}
-        if differing:
-            raise _differs(f"group {group.name} of topic {topic.name}", group.options, differing)
-
-    def create_group(self, topic: Topic, name: str, options: GroupOptions, start: StartAt, done: GroupDone) -> None:
-        """Make a group, and tell when it is on the disk.
-
-        Raises:
-            RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there.
-        """
-        check_name("group", name)
-        key = f"{topic.uid}/{name}".encode()
-        position, pending = resolve(topic, start)
-        group = self._make_group(topic, name, options, key)
-        group.seek(position)
-        group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
-
-        def written(error: StorageError | None) -> None:
-            if error is not None:
-                topic.groups.pop(name, None)
-                group.is_gone = True
-                self.journal.forget(key)
-                done(None, as_rpc_error(topic.name, error))
-            else:
-                done(group, None)
-
-        self.journal.put(key, group, written)
-
-    def _make_group(self, topic: Topic, name: str, options: GroupOptions, key: bytes) -> Group:
-        group = topic.groups[name] = Group(
-            topic.name,
-            name,
-            options,
-            0,
-            key=key,
-            fetch=topic.fetch,
-            load=topic.load,
-            jitter=self._rng.random,
-        )
-        return group
-
-    def change_group(self, group: Group, changed: dict[str, Any], done: Done) -> None:
-        """Give a group other options, and tell when that is on the disk."""
-        group.set_options(group.options.model_copy(update=changed))
-        self.on_group_moved(group)
-        self.journal.put(group.key, group, lambda error: done(as_rpc_error(group.topic_name, error) if error else None))
-
-    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> int:
-        """Move a group, tell when that is on the disk, and return where it is.
-
-        Raises:
-            RpcError: it cannot go there; nothing has changed.
-        """
-        position, pending = resolve(topic, start)
-        self.move_group(group, position)
-        group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
-        self.journal.put(group.key, group, lambda error: done(as_rpc_error(topic.name, error) if error else None))
-        return position
-
-    def move_group(self, group: Group, position: int) -> None:
-        """Let a group go on at an offset, with nothing pending."""
-        group.seek(position)
-        self.note_change(group)
-
-    def remove_group(self, topic: Topic, group: Group, done: Done) -> None:
-        """Remove a group, and tell when it cannot come back."""
-        self._end_group(topic, group, f"group {group.name} of topic {topic.name} was removed", done)
-
-    def remove_if_unused(self, group: Group) -> None:
-        """Remove a group that goes with its last consumer, if nobody has come back."""
-        topic = self.topics.get(group.topic_name)
-        if topic is not None and topic.groups.get(group.name) is group and not group.pool.members:
-            self.remove_group(topic, group, lambda error: None)
-
-    def _end_group(self, topic: Topic, group: Group, reason: str, done: Done) -> None:
-        topic.groups.pop(group.name, None)
-        group.is_gone = True
-        self.on_group_ended(group, RpcError(Code.NOT_FOUND, reason))
-        self.journal.remove(group.key, lambda error: done(as_rpc_error(topic.name, error) if error else None))
-
-    def revive(self, group: Group, offset: int) -> None:
-        """Deliver a message of a group again that it is done with."""
-        group.revive(offset)
-        self.note_change(group)
-
-    def note_change(self, group: Group) -> None:
-        """Write what a group did, in a short while, and look whether it has something to hand out."""
-        self.journal.note_change(group.key)
-        self.on_group_moved(group)
-
     # -- dead letters ------------------------------------------------------------------------------------
 
     def dead_letter_name(self, topic: Topic) -> str:
@@ -410,7 +330,18 @@ class Store:
         return name
 
 
-def _differs(what: str, options: TopicOptions | GroupOptions, differing: dict[str, Any]) -> RpcError:
-    name, value = next(iter(differing.items()))
-    text = f"{what} exists with {name} = {getattr(options, name)!s}, not {value!s}; say update to change it"
-    return RpcError(Code.FAILED_PRECONDITION, text)
+def _options_of(said: dict[str, Any]) -> GroupOptions:
+    try:
+        return GroupOptions(**said["options"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ReadFailedError(f"the journal says of group {said['name']}: {where}: {first['msg']}") from error
+
+
+def _check_dead_letter_topic(name: str, options: TopicOptions) -> None:
+    target = options.dead_letter_topic
+    if target:
+        check_name("dead-letter topic", target)
+    if target == name:
+        raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")

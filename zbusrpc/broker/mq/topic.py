@@ -11,6 +11,7 @@ is never shown what a power cut could take back (level DISK); what is kept in me
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow
@@ -89,7 +90,11 @@ class Topic:
             RpcError: they are refused at once; nothing is told.
         """
         now_ms = self._scheduler.now_ms()
-        window = self._duplicate_window()
+        try:
+            window = self._duplicate_window()
+        except StorageError as error:
+            raise as_rpc_error(self.name, error) from error
+        window.forget_old(now_ms)
         ttl_ms = self.options.ttl_ms or 0
         records: list[Record] = []
         ids: list[bytes] = []
@@ -105,12 +110,13 @@ class Topic:
             records.append(Record(body, id_, tag, key, headers, expiry_ms, now_ms + delay_ms if delay_ms else 0))
         if len(set(ids)) < len(ids):
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {self.name}: two messages of one frame have the same id")
+        if ids:
+            window.reserve(ids, now_ms)
         try:
             self.append(records, lambda offset, error: self._tell(tell, records, ids, seen, offset, error))
         except StorageError as error:
+            window.free(ids)
             raise as_rpc_error(self.name, error) from error
-        if ids:
-            window.reserve(ids, now_ms)
 
     def append(self, records: list[Record], done: Callable[[int, StorageError | None], None]) -> None:
         """Store records as one batch, whatever their ids.
@@ -122,11 +128,14 @@ class Topic:
         def stored(offset: int, error: StorageError | None) -> None:
             if error is None and records and records[0].offset >= 0:
                 self._show(records)
-            elif error is None and records:  # level MEMORY is done before it is written, at the end of this turn
-                self._scheduler.soon(lambda: self._show(records))
+            elif error is None and records:  # level MEMORY is done before it is written, which ends this turn
+                self._scheduler.soon(lambda: self._show_soon(records))
             done(offset, error)
 
         self.committer.submit(records, stored)
+
+    def _show_soon(self, records: list[Record]) -> None:
+        self._scheduler.soon(lambda: self._show(records))
 
     def _show(self, records: list[Record]) -> None:
         """Let groups have what was stored."""
@@ -173,8 +182,8 @@ class Topic:
         if window is None:
             options = self.options
             window = DuplicateWindow(round(options.duplicate_window_s * 1000), options.duplicate_window_ids)
-            self._window = window
             self._fill_window(window)
+            self._window = window
         return window
 
     def _fill_window(self, window: DuplicateWindow) -> None:
@@ -197,9 +206,12 @@ class Topic:
         """Have other options from now on."""
         self.options = options
         self.committer.durability = options.durability
+        with suppress(StorageError):  # what was written at another level is synced, and shown again after that
+            self.committer.submit([], lambda offset, error: self._on_readable(self))
         self.log.options = options.log_options()
-        window = self._duplicate_window()
-        window.window_ms, window.ids_max = round(options.duplicate_window_s * 1000), options.duplicate_window_ids
+        window = self._window
+        if window is not None:
+            window.window_ms, window.ids_max = round(options.duplicate_window_s * 1000), options.duplicate_window_ids
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -216,8 +228,11 @@ class Topic:
         return self.log.read(offset, until=readable)
 
     def load(self, offset: int) -> Record | None:
-        """Return the record at `offset`, or None where it is gone or not readable."""
-        return self.log.read_one(offset, until=self.readable_offset)
+        """Return the record at `offset`, or None where it is gone; for those who were shown it once.
+
+        It need not be readable yet: after a restart that takes a sync, and what a group had must not seem gone.
+        """
+        return self.log.read_one(offset)
 
     def _extend_tail(self, records: list[Record]) -> None:
         if not self.has_consumers:

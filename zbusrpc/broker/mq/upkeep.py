@@ -3,10 +3,11 @@
 Each second a slice of the topics is looked at, so that ten thousand of them take no more of a turn than a few do.
 """
 
-from typing import Any, Final
+from typing import Final
 
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.telemetry import get_logger
 
 PERIOD_S: Final = 1.0
@@ -52,17 +53,26 @@ class Upkeep:
             log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
             scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))
         if topic.options.compact and not self._is_compacting and topic.log.is_compaction_due(now_ms, needed):
-            self._compact(topic, topic.log.begin_compaction(now_ms, until=needed))
+            self._compact(topic, now_ms, needed)
 
-    def _compact(self, topic: Topic, job: Any) -> None:
+    def _compact(self, topic: Topic, now_ms: int, needed: int) -> None:
+        """Compact a topic in another thread, one at a time."""
+        try:
+            job = topic.log.begin_compaction(now_ms, until=needed)
+        except StorageError as error:
+            self._note(topic, "compaction", error)
+            return
         self._is_compacting = True
+        in_worker = self._store.scheduler.in_worker
 
         def ended(error: BaseException | None) -> None:
             self._is_compacting = False
-            topic.log.end_compaction(job, error)
             self._note(topic, "compaction", error)
+            replaced = topic.log.end_compaction(job, error)
+            if replaced is not None:
+                in_worker(replaced.remove, lambda error: self._note(topic, "compaction", error))
 
-        self._store.scheduler.in_worker(job.run, ended)
+        in_worker(job.run, ended)
 
     def _note(self, topic: Topic, what: str, error: BaseException | None) -> None:
         if error is not None:

@@ -1,0 +1,181 @@
+"""Groups: what becomes of the consume groups of all topics: made, changed, moved, removed.
+
+What changes is told when it is on the disk, in the journal. Who asks for a group that is being made waits with the one
+who asked first.
+
+Promises: a group that was answered survives a power cut, with its options and its place; one that was removed does not
+come back; one that could not be stored is not there.
+"""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from zbusrpc.broker.mq.faults import as_rpc_error
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.journal import Journal
+from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
+from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.errors import Code, RpcError, did_you_mean
+
+GroupDone = Callable[[Group | None, RpcError | None], None]
+Done = Callable[[RpcError | None], None]
+
+
+class Groups:
+    """The groups of all topics."""
+
+    def __init__(self, scheduler: Scheduler, rng: random.Random) -> None:
+        self.scheduler = scheduler
+        self.topics: dict[str, Topic] = {}
+        self.journal: Journal
+        self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
+        self.on_group_moved: Callable[[Group], None] = lambda group: None
+        self._rng = rng
+        self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
+
+    def group(self, topic: Topic, name: str) -> Group:
+        """Return a group.
+
+        Raises:
+            RpcError: NOT_FOUND.
+        """
+        group = topic.groups.get(name)
+        if group is None:
+            raise self.no_group(topic, name)
+        return group
+
+    def no_group(self, topic: Topic, name: str) -> RpcError:
+        """Return the error for a group that there is not."""
+        text = f"topic {topic.name} has no group {name}{did_you_mean(name, topic.groups)}"
+        return RpcError(Code.NOT_FOUND, text)
+
+    def check_group(self, topic: Topic, group: Group, given: dict[str, Any]) -> None:
+        """See that a group is as `given` says.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION.
+        """
+        differing = {key: value for key, value in given.items() if getattr(group.options, key) != value}
+        if differing:
+            raise differs(f"group {group.name} of topic {topic.name}", group.options, differing)
+
+    def create_group(self, topic: Topic, name: str, options: GroupOptions, start: StartAt, done: GroupDone) -> None:
+        """Make a group, and tell when it is on the disk.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there.
+        """
+        check_name("group", name)
+        key = f"{topic.uid}/{name}".encode()
+        position, pending = resolve(topic, start)
+        group = self._make_group(topic, name, options, key)
+        group.seek(position)
+        group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
+
+        self._starting[group] = [done]
+        self.journal.put(key, group, lambda error: self._started(topic, group, error))
+
+    def _started(self, topic: Topic, group: Group, error: StorageError | None) -> None:
+        waiting = self._starting.pop(group)
+        refusal = as_rpc_error(topic.name, error) if error is not None else None
+        if refusal is not None and not group.is_gone:
+            del topic.groups[group.name]
+            group.is_gone = True
+            self.journal.forget(group.key)
+        elif group.is_gone:
+            refusal = RpcError(Code.NOT_FOUND, f"group {group.name} of topic {topic.name} was removed")
+        for done in waiting:
+            done(None if refusal is not None else group, refusal)
+
+    def when_started(self, group: Group, done: GroupDone) -> None:
+        """Tell when a group that was just made is on the disk; at once where it is."""
+        if group in self._starting:
+            self._starting[group].append(done)
+        else:
+            done(group, None)
+
+    def _make_group(self, topic: Topic, name: str, options: GroupOptions, key: bytes) -> Group:
+        group = topic.groups[name] = Group(
+            topic.name,
+            name,
+            options,
+            0,
+            key=key,
+            fetch=topic.fetch,
+            load=topic.load,
+            jitter=self._rng.random,
+        )
+        return group
+
+    def change_group(self, group: Group, changed: dict[str, Any], done: Done) -> None:
+        """Give a group other options, and tell when that is on the disk; where it does not get there, nothing changes.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT: the filter cannot be used.
+        """
+        before, after = group.options, group.options.model_copy(update=changed)
+        group.set_options(after)
+        self.on_group_moved(group)
+
+        def written(error: StorageError | None) -> None:
+            if error is not None and group.options is after:
+                group.set_options(before)
+                self.on_group_moved(group)
+            done(as_rpc_error(group.topic_name, error) if error is not None else None)
+
+        self.journal.put(group.key, group, written)
+
+    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> int:
+        """Move a group, tell when that is on the disk, and return where it is.
+
+        Raises:
+            RpcError: it cannot go there; nothing has changed.
+        """
+        position, pending = resolve(topic, start)
+        self.move_group(group, position)
+        group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
+        self.journal.put(group.key, group, lambda error: done(as_rpc_error(topic.name, error) if error else None))
+        return position
+
+    def move_group(self, group: Group, position: int) -> None:
+        """Let a group go on at an offset, with nothing pending."""
+        group.seek(position)
+        self.note_change(group)
+
+    def remove_group(self, topic: Topic, group: Group, done: Done) -> None:
+        """Remove a group, and tell when it cannot come back."""
+        self._end_group(topic, group, f"group {group.name} of topic {topic.name} was removed", done)
+
+    def remove_if_unused(self, group: Group) -> None:
+        """Remove a group that goes with its last consumer, if nobody has come back."""
+        topic = self.topics.get(group.topic_name)
+        if topic is not None and topic.groups.get(group.name) is group and not group.pool.members:
+            self.remove_group(topic, group, lambda error: None)
+
+    def _end_group(self, topic: Topic, group: Group, reason: str, done: Done) -> None:
+        topic.groups.pop(group.name, None)
+        group.is_gone = True
+        self.on_group_ended(group, RpcError(Code.NOT_FOUND, reason))
+        self.journal.remove(group.key, lambda error: done(as_rpc_error(topic.name, error) if error else None))
+
+    def revive(self, group: Group, offset: int) -> None:
+        """Deliver a message of a group again that it is done with."""
+        group.revive(offset)
+        self.note_change(group)
+
+    def note_change(self, group: Group) -> None:
+        """Write what a group did, in a short while, and look whether it has something to hand out."""
+        self.journal.note_change(group.key)
+        self.on_group_moved(group)
+
+
+def differs(what: str, options: TopicOptions | GroupOptions, differing: dict[str, Any]) -> RpcError:
+    """Return the error for something that is asked for with other options than it has."""
+    name, value = next(iter(differing.items()))
+    text = f"{what} exists with {name} = {getattr(options, name)!s}, not {value!s}; say update to change it"
+    return RpcError(Code.FAILED_PRECONDITION, text)

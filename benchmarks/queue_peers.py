@@ -1,7 +1,7 @@
 """The peer of the queue benchmark: a JetStream file stream through nats-py, one process for each role.
 
-A publisher keeps so many publishes under way and awaits each acknowledgement; a consumer pulls and acknowledges. Each is
-run on asyncio's own event loop, as the documentation has it, and on uvloop.
+A publisher keeps so many publishes under way and awaits each acknowledgement; a consumer pulls and acknowledges. Each
+is run on asyncio's own event loop, as the documentation has it, and on uvloop.
 """
 
 import asyncio

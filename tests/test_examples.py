@@ -24,6 +24,14 @@ SHOWN = {
     "09_context.py": ["hello ada: Greeter.hello, attempt 1"],
     "10_workers.py": ["processes that answered: 2"],
     "11_tracing.py": ["SERVER Calc/add (child of the client's)", "CLIENT Calc/add", "result 3"],
+    "12_messages.py": [
+        "stored at offset 0 level disk",
+        "billed bob 100",
+        "europe: bob tag eu.new offset 1",
+        "dead letter: 0 a price is not negative",
+    ],
+    "13_work_queue.py": ["in order: a1 a2 a3", "in order: b1 b2 b3", "came again: b2"],
+    "14_durable_service.py": ["waits while nobody serves: True", "transferred: 250"],
     "demo.py": ["Typed client", "Blocking client", "Plain HTTP", "Command line", "calls/s", "All results are right"],
 }
 """What each example prints, among other things."""

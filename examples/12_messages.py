@@ -47,6 +47,8 @@ async def main() -> None:
                 await producer.send(Order(customer="eve", cents=-1), key="eve", tag="us.new")
             await bill(broker)
             await count_europe(broker)
+            async with Consumer("orders.dlq", group="watch", body=Order, broker=broker) as watch:
+                await anext(watch)  # a dead-letter topic is a topic like others; this waits until the letter is there
             for letter in await mq.dead_letters("orders", broker=broker):
                 print("dead letter:", letter.offset, letter.reason)
 

@@ -72,7 +72,12 @@ def test_snippets_of_section_run(title: str, tmp_path: Path) -> None:
     """What a section shows happens as it says."""
     write_files(tmp_path)
 
-    with running_server("broker", "--port", "0", "--data-dir", "data", directory=tmp_path, broker=DEFAULT_BROKER) as ready, ExitStack() as on:
+    with (
+        running_server(
+            "broker", "--port", "0", "--data-dir", "data", directory=tmp_path, broker=DEFAULT_BROKER
+        ) as ready,
+        ExitStack() as on,
+    ):
         shell = Shell(directory=tmp_path, broker=ready["broker"], servers=on)
         for block in SECTIONS[title]:
             if block.language == "console":

@@ -13,6 +13,8 @@ from typing import Final, Generic, TypeVar
 
 TICKS_PER_SECOND: Final = 100
 """10 ms: far below any useful call time-out, and few enough ticks to keep the heap small."""
+PRUNE_MIN: Final = 4096
+"""Fewer ticks than these are not worth a look for empty ones: those of 40 s."""
 
 T = TypeVar("T", bound=Hashable)
 
@@ -20,11 +22,12 @@ T = TypeVar("T", bound=Hashable)
 class Deadlines(Generic[T]):
     """Things ordered by when they are due, for cheap adding and removing."""
 
-    __slots__ = ("_by_number", "_numbers")
+    __slots__ = ("_by_number", "_numbers", "_prune_at")
 
     def __init__(self) -> None:
         self._by_number: dict[int, dict[T, None]] = {}  # a tick: a set that keeps its order
         self._numbers: list[int] = []
+        self._prune_at = PRUNE_MIN
 
     def add(self, item: T, deadline: float) -> dict[T, None]:
         """Watch `item` until `deadline`; return its tick, so that `tick.pop(item, None)` stops watching it."""
@@ -34,9 +37,16 @@ class Deadlines(Generic[T]):
             tick = self._by_number[number] = {item: None}
             heapq.heappush(self._numbers, number)
             self._begin_tick()
+            if len(self._numbers) > self._prune_at:  # most are empty, where time limits are long and differ
+                self._prune()
         else:
             tick[item] = None
         return tick
+
+    def _prune(self) -> None:
+        self._by_number = {number: tick for number, tick in self._by_number.items() if tick}
+        self._numbers = sorted(self._by_number)
+        self._prune_at = max(PRUNE_MIN, 2 * len(self._numbers))
 
     def _begin_tick(self) -> None:
         """Take note that a tick has its first item; for those who set timers."""

@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 from tests.support.processes import Processes, port_of
 from tests.support.relay import Relay, relaying
 from tests.support.waiting import WAIT_S, eventually
-from zbusrpc import Code, Consumer, Producer, RpcError, UsageError, mq
+from zbusrpc import Code, Consumer, Producer, RpcError, UsageError, disconnect, mq
 from zbusrpc.testing import running_broker
 
 pytestmark = pytest.mark.anyio
@@ -240,6 +240,17 @@ async def test_rejected_message_goes_to_the_dead_letters(broker: str) -> None:
         assert len(await mq.dead_letters(TOPIC, broker=broker)) == 0
 
 
+async def test_released_message_was_no_attempt(broker: str) -> None:
+    """It comes again at once, as if it had not been delivered."""
+    await store(broker, "a")
+    async with Consumer(TOPIC, group=GROUP, window=0, broker=broker) as consumer:
+        for _ in range(3):
+            (message,) = await consumer.fetch(1)
+            assert message.attempt == 1
+            await message.release()
+        await settled(broker, lag=1, in_flight=0, waiting=1)
+
+
 async def test_first_answer_counts(broker: str) -> None:
     """What is said afterwards does nothing."""
     await store(broker, "a")
@@ -331,6 +342,7 @@ async def test_fetch_skips_bodies_that_do_not_fit(broker: str) -> None:
     await store(broker, "no order", "no order", {"item": "tea"})
     async with Consumer(TOPIC, group=GROUP, body=Order, window=0, broker=broker) as consumer:
         (message,) = await consumer.fetch(2)
+        await settled(broker, lag=1)
 
     assert message.body.item == "tea"
 
@@ -661,6 +673,24 @@ async def test_cancelled_start_leaves_nobody_behind(broker: str, relay: Relay) -
     await consumer.close()
 
 
+async def test_closing_while_joining_leaves_nobody_behind(broker: str, relay: Relay) -> None:
+    """Whoever closes a consumer before the broker has let it in gets a consumer that is closed."""
+    await store(broker, "a")
+    consumer = Consumer(TOPIC, group=GROUP, broker=relay.address)
+    await mq.declare_group(TOPIC, GROUP, broker=relay.address)
+    relay.hold_answers()
+    starting = asyncio.create_task(consumer.start())
+    before = relay.answered
+    await eventually(lambda: relay.answered > before, "answer")
+    await consumer.close()
+    relay.release()
+    await starting
+
+    assert (await group_of(broker)).consumers == []
+    with pytest.raises(StopAsyncIteration):
+        await anext(consumer)
+
+
 # -- lost connections ----------------------------------------------------------------------------------------
 
 
@@ -683,6 +713,22 @@ async def test_consumer_joins_again_by_itself(broker: str, relay: Relay) -> None
         await again.ack(confirmed=True)
 
     assert (late.body, again.body, again.attempt) == ("b", "b", 2)
+
+
+async def test_consumer_goes_on_after_disconnect(broker: str) -> None:
+    """Who closes the loop's connections does not break consumers: whoever waits, or asks next, joins again."""
+    await store(broker)
+    async with Consumer(TOPIC, group=GROUP, body=str, broker=broker) as consumer:
+        waiting = asyncio.create_task(take(consumer, 1))
+        await asyncio.sleep(0.01)
+        await disconnect()
+        await store(broker, "a")
+        assert await waiting == ["a"]
+        await consumer.fetch(1, timeout=0)
+
+        await disconnect()
+        await store(broker, "b")
+        assert [message.body for message in await consumer.fetch(1)] == ["b"]
 
 
 async def test_nameless_group_misses_nothing_over_a_cut(broker: str, relay: Relay) -> None:

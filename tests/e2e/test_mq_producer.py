@@ -455,7 +455,8 @@ async def test_frames_are_cut_to_a_small_limit(tmp_path: Path) -> None:
 
         assert isinstance(results[1], RpcError)
         assert results[1].code is Code.RESOURCE_EXHAUSTED
-        assert [len(body) for body in await bodies(broker)] == [1500, 1500]
+        shown = [await mq.peek(TOPIC, start=offset, count=1, body_bytes_max=0, broker=broker) for offset in (0, 1)]
+        assert [message.size for page in shown for message in page] == [1500, 1500]
         with pytest.raises(RpcError, match="exceeds the limit of 2042 bytes; it was not sent"):
             producer.send_nowait("b" * 3000)
 

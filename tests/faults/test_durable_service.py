@@ -92,7 +92,7 @@ async def test_answered_request_is_not_run_again(processes: Processes, tmp_path:
 
 
 async def test_request_past_its_deadline_never_runs(processes: Processes, tmp_path: Path) -> None:
-    """A stored request whose deadline passes while no instance is there ends, and is not run by one that comes later."""
+    """A stored request whose deadline passes while no instance is there ends; one that comes later does not run it."""
     _, address = start_broker(processes, tmp_path)
     processes.serve(address, target=DURABLE).kill()
 

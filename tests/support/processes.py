@@ -45,11 +45,15 @@ class Process:
         """What it has written to standard error."""
         return self._err.read_text()
 
+    def wait_line(self) -> str:
+        """Return the first line of its output, once it is there."""
+        line = wait_until(lambda: self._first_line() or self._has_ended(), "first line")
+        assert isinstance(line, str), f"ended before it was ready: {self.errors}"
+        return line
+
     def wait_ready(self) -> dict[str, Any]:
         """Return the ready line, once it is there."""
-        line = wait_until(lambda: self._first_line() or self._has_ended(), "ready line")
-        assert isinstance(line, str), f"ended before it was ready: {self.errors}"
-        ready: dict[str, Any] = json.loads(line)
+        ready: dict[str, Any] = json.loads(self.wait_line())
         return ready
 
     def log(self, event: str) -> list[dict[str, Any]]:

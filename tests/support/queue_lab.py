@@ -7,8 +7,9 @@
     anna.produce("orders", "one", "two")
     assert consumer.take() == ["one", "two"]
 
-What a peer asks for is carried out at once, with all turns and workers it takes, unless it is only sent: then `run` does
-it, or `turn` one turn of it. `pass_time` moves both clocks and rings all that is due; `jump_clock` moves the wall clock.
+What a peer asks for is carried out at once, with all turns and workers it takes, unless it is only sent: then `run`
+does it, or `turn` one turn of it. `pass_time` moves both clocks and rings all that is due; `jump_clock` moves the wall
+clock.
 """
 
 import heapq
@@ -83,15 +84,30 @@ class QueueLab:
         self.scheduler = LabScheduler()
         self.are_workers_held = False
         """Whether workers wait for `work`."""
+        self.on_delivery: Callable[[Consumer, Entry], None] = lambda consumer, entry: None
+        """Called with each message as it reaches its consumer."""
         self._durability, self._rng = durability, random.Random(seed)
         self._peers: dict[int, Peer] = {}
         self._numbers = itertools.count(1)
+        self._faults: list[Exception] = []
         self._open()
 
     def _open(self) -> None:
         self.store = Store(self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng)
         self.queues = Queues(self.store, self._send, rng=self._rng)
+        self._watch_for_faults()
         self.store.open()
+
+    def _watch_for_faults(self) -> None:
+        dispatch = self.queues._dispatch
+
+        def watched(group: Group, now: float, now_ms: int) -> None:
+            try:
+                dispatch(group, now, now_ms)
+            except Exception as error:
+                self._faults.append(error)
+
+        self.queues._dispatch = watched
 
     def _send(self, session: Session, message: Message) -> None:
         self._peers[session.number].received(message)
@@ -112,13 +128,19 @@ class QueueLab:
 
     # -- turns -------------------------------------------------------------------------------------------
 
+    def settle(self) -> None:
+        """Hand out what is there; a fault of one group, which a broker only logs, fails the test."""
+        self.queues.settle()
+        if self._faults:
+            raise self._faults.pop()
+
     def turn(self) -> None:
         """End the turn: hand out what is there, and call what was to be called."""
-        self.queues.settle()
+        self.settle()
         turns, self.scheduler.turns = self.scheduler.turns, []
         for callback in turns:
             callback()
-            self.queues.settle()
+            self.settle()
 
     def work(self, number: int = 0) -> None:
         """Let a worker finish."""
@@ -129,7 +151,7 @@ class QueueLab:
         except Exception as raised:
             error = raised
         done(error)
-        self.queues.settle()
+        self.settle()
 
     def run(self) -> None:
         """Go on until there is nothing to do now."""
@@ -159,7 +181,7 @@ class QueueLab:
             scheduler.advance(max(at, scheduler.now_s))
             while scheduler.timers and scheduler.timers[0][0] <= scheduler.now_s:
                 heapq.heappop(scheduler.timers)[2]()
-                self.queues.settle()
+                self.settle()
             self.queues.expire(scheduler.now_s)
             self.run()
         scheduler.advance(end)
@@ -216,7 +238,10 @@ class Peer:
             self.replies[message.id] = parse_error(message.body) if is_error else orjson.loads(message.body)["result"]
             self._note_subscription(message.id)
         elif message.kind == Kind.DELIVER:
-            self.consumers[message.session].entries += decode_entries(message.body)
+            consumer = self.consumers[message.session]
+            for one in decode_entries(message.body):
+                consumer.entries.append(one)
+                self.lab.on_delivery(consumer, one)
         else:
             assert message.kind == Kind.LEAVE
             self.consumers[message.session].ended = parse_error(message.body)

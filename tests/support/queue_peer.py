@@ -49,6 +49,13 @@ class QueuePeer(NativePeer):
             raise _error_in(reply)
         return orjson.loads(reply.body)["result"]
 
+    def outcome(self, request_id: int) -> Any:
+        """Return the answer to a request, which may be an error."""
+        try:
+            return self.answer(request_id)
+        except RpcError as error:
+            return error
+
     def ask(self, kind: int, body: Any = b"", *, topic: str = "", session: int = 0, timeout_ms: int = 0) -> Any:
         """Send a request and return the answer; raise it where it is an error."""
         return self.answer(self.post(kind, body, topic=topic, session=session, timeout_ms=timeout_ms))
@@ -56,6 +63,7 @@ class QueuePeer(NativePeer):
     def next_message(self) -> Message:
         """Return the next message, and take note of it."""
         message = self.receive()
+        assert message.kind != Kind.GOODBYE, bytes(message.body).decode()
         if message.kind == Kind.REPLY:
             self._replies[message.id] = message
         elif message.kind == Kind.DELIVER:

@@ -2,7 +2,7 @@
 
 import random
 
-from zbusrpc.deadlines import Deadlines
+from zbusrpc.deadlines import PRUNE_MIN, Deadlines
 
 
 def test_nothing_is_due_before_its_deadline_and_all_within_a_tick() -> None:
@@ -62,3 +62,25 @@ def test_tick_can_be_filled_again_after_it_was_emptied() -> None:
 
     assert wheel.due(2.0) == ["new"]
     assert wheel.due(3.0) == []
+
+
+def test_empty_ticks_are_forgotten() -> None:
+    """However many long time limits were set and taken back, only those that are left are kept."""
+    wheel: Deadlines[int] = Deadlines()
+    wheel.add(-1, 1e9)
+    for number in range(5 * PRUNE_MIN):
+        wheel.add(number, 1e6 + number).pop(number)
+
+    assert len(wheel._numbers) <= PRUNE_MIN + 1
+    assert wheel.due(1e9 + 1) == [-1]
+
+
+def test_no_tick_with_items_is_forgotten() -> None:
+    """What is left stays, in its order, however many ticks there are."""
+    wheel: Deadlines[int] = Deadlines()
+    for number in range(3 * PRUNE_MIN):
+        tick = wheel.add(number, number / 10)
+        if number % 3:
+            tick.pop(number)
+
+    assert wheel.due(float("inf")) == list(range(0, 3 * PRUNE_MIN, 3))

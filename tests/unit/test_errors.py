@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from zbusrpc.errors import (
+    NEAREST_MAX,
     Code,
     FrameTooLargeError,
     RpcError,
@@ -79,6 +80,14 @@ def test_nearest_name_ignores_case_and_catches_a_typo() -> None:
     assert nearest("ADD", ["add", "mul"]) == "add"
     assert did_you_mean("facotr", ["factor", "add"]) == "; did you mean factor?"
     assert did_you_mean("xyz", ["factor"]) == ""
+
+
+def test_nearest_of_very_many_names_takes_no_time() -> None:
+    """Of ten thousand names only the first are compared: a guess must not keep a broker busy."""
+    names = [f"topic-{number}" for number in range(10 * NEAREST_MAX)]
+
+    assert nearest("topc-7", names) == "topic-7"
+    assert nearest(f"tpoic-{10 * NEAREST_MAX - 1}", names) in names[:NEAREST_MAX]
 
 
 def test_long_lists_of_names_are_cut() -> None:

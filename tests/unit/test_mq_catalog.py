@@ -283,7 +283,7 @@ def test_topic_whose_log_cannot_be_opened_keeps_its_groups() -> None:
     lab.disk.fail("pread", errno.EIO, call=lab.disk.calls["pread"] - before)  # the last thing that is read
 
     lab.crash()
-    with pytest.raises(RpcError, match="topic orders cannot be read.*Input/output error"):
+    with pytest.raises(RpcError, match=r"topic orders cannot be read.*Input/output error"):
         lab.peer().produce("orders", "three")
     with pytest.raises(RpcError, match="topic orders cannot be read"):
         lab.peer().declare("orders")
@@ -306,13 +306,13 @@ def test_group_with_options_of_a_newer_version_does_not_hurt_other_topics() -> N
     lab.run()
 
     assert lab.peer().declare("mails")["created"] is False
-    with pytest.raises(RpcError, match="topic orders cannot be read.*fridge"):
+    with pytest.raises(RpcError, match=r"topic orders cannot be read.*fridge"):
         lab.peer().produce("orders", "two")
 
 
 def test_two_directories_that_say_the_same_name_are_not_mixed_up() -> None:
     """A copied directory is reported, and the topic that was opened first is served."""
-    lab, anna = lab_with("one")
+    lab, _anna = lab_with("one")
     path = next(path for path in lab.disk.names if "/orders-" in path and path.endswith("topic.json"))
     data = bytes(lab.disk.names[path].data)
     lab.disk.make_directory("/data/topics/orders-zzzz")

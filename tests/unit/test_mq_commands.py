@@ -137,7 +137,7 @@ def test_statistics_count_what_happened() -> None:
 
 def test_peek_shows_every_field() -> None:
     """A message is shown with all that it has; times only where there are some."""
-    lab, anna = lab_with()
+    _lab, anna = lab_with()
     anna.produce(
         "orders", "plain", entry("full", id_="i", tag="t", key="k", headers={"x": "y"}, ttl_ms=5000, delay_ms=1000)
     )
@@ -160,7 +160,7 @@ def test_peek_shows_every_field() -> None:
 
 def test_peek_shows_bytes_that_are_no_text_in_base64() -> None:
     """A body that is no UTF-8 is shown so that it can be had back; bad headers do no harm."""
-    lab, anna = lab_with()
+    _lab, anna = lab_with()
     body = bytes(range(256))
     raw = entry("")
     data = (len(raw) + 3 + 256).to_bytes(4, "big") + raw[4:26] + (3).to_bytes(4, "big") + b"{x}" + body

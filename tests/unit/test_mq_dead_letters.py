@@ -64,7 +64,7 @@ def test_record_that_is_no_letter_has_no_origin(headers: bytes) -> None:
 
 def test_dead_letter_topic_is_made_when_it_is_needed() -> None:
     """There is no dead-letter topic before the first letter; then it is called after its topic."""
-    lab, anna = lab_with("one")
+    _lab, anna = lab_with("one")
     assert anna.command("dlq", topic="orders") == {"topic": "", "messages": [], "next_offset": 0, "end_offset": 0}
     consumer = anna.consume("orders")
 
@@ -201,7 +201,7 @@ def test_all_letters_are_given_back() -> None:
 
 def test_letter_that_fails_again_is_a_new_letter() -> None:
     """A message that was given back and dies again is in the dead-letter topic again, once."""
-    lab, anna = lab_with_dead("one")
+    _lab, anna = lab_with_dead("one")
     anna.command("retry_dead", topic="orders")
 
     anna.consume("orders").nack(0, then="dead", reason="again")
@@ -214,7 +214,7 @@ def test_letter_that_fails_again_is_a_new_letter() -> None:
 @pytest.mark.parametrize("gone", ["group", "topic", "message"])
 def test_letter_whose_origin_is_gone_is_left_with_its_reason(gone: str) -> None:
     """What cannot be given back stays, and the reason says what can be done."""
-    lab, anna = lab_with_dead("one", dead_letter_topic="cemetery")
+    _lab, anna = lab_with_dead("one", dead_letter_topic="cemetery")
     if gone == "group":
         anna.command("remove", topic="orders", group="billing")
     elif gone == "topic":
@@ -372,7 +372,7 @@ def test_nothing_to_do_is_no_error() -> None:
 
 def test_letters_are_shown_page_by_page() -> None:
     """A long list is looked at in pieces; `next_offset` tells where to go on."""
-    lab, anna = lab_with_dead(*(f"{number}" for number in range(25)))
+    _lab, anna = lab_with_dead(*(f"{number}" for number in range(25)))
     anna.command("purge_dead", topic="orders", offsets=[3, 4])
 
     first = anna.command("dlq", topic="orders", count=10)

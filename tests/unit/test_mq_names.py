@@ -6,7 +6,9 @@ from zbusrpc.broker.mq.names import NAME_BYTES_MAX, check_name, decode_name, slu
 from zbusrpc.errors import Code, RpcError
 
 
-@pytest.mark.parametrize("name", ["orders", "a", "Ä-ö.ß", "订单", "v1.2_x-y:z@host+1~2#3", ".hidden", "x" * NAME_BYTES_MAX])
+@pytest.mark.parametrize(
+    "name", ["orders", "a", "Ä-ö.ß", "订单", "v1.2_x-y:z@host+1~2#3", ".hidden", "x" * NAME_BYTES_MAX]
+)
 def test_letters_of_any_script_make_a_name(name: str) -> None:
     """Letters, digits and the punctuation that is listed make a name, up to 127 bytes."""
     assert check_name("topic", name) == name

@@ -296,6 +296,20 @@ def test_emptied_topic_has_nothing_and_goes_on() -> None:
     assert peek(lab) == ["four"]
 
 
+def test_message_that_was_emptied_away_is_no_reason_to_refuse_another() -> None:
+    """After a topic was emptied messages with the same ids are new, with a restart in between or without."""
+    for has_restart in (False, True):
+        lab, anna = lab_with(entry("one", id_="a"))
+        anna.command("empty", topic="orders")
+        if has_restart:
+            lab.restart()
+
+        receipt = lab.peer().produce("orders", entry("two", id_="a"))
+
+        assert "duplicates" not in receipt
+        assert peek(lab) == ["two"]
+
+
 @pytest.mark.parametrize("cut_after", range(1, 15))
 def test_emptied_topic_stays_empty_after_a_power_cut(cut_after: int) -> None:
     """Once `empty` was answered no power cut brings a message back; before, all are there or some are gone."""

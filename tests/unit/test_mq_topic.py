@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk
-from tests.support.queue_lab import START_MS, Peer, QueueLab, bodies_of, entry, lab_with
+from tests.support.queue_lab import START_MS, Peer, bodies_of, entry, lab_with
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 from zbusrpc.transport.entries import Entry
@@ -53,7 +53,7 @@ def test_receipts_come_in_the_order_of_the_frames() -> None:
 
 def test_every_field_of_a_message_reaches_its_consumer() -> None:
     """Id, tag, key, headers and body are delivered as they were produced, with offset, time and attempt."""
-    lab, anna = lab_with()
+    _lab, anna = lab_with()
     anna.produce("orders", entry("body", id_="id", tag="a.b", key="k", headers={"x": "y"}))
 
     consumer = anna.consume("orders", "billing")
@@ -181,7 +181,7 @@ def test_group_follows_far_behind_the_end() -> None:
 
 def test_message_whose_id_is_known_is_not_stored_again() -> None:
     """A message that was stored is not stored again; the receipt says where it is."""
-    lab, anna = lab_with(entry("one", id_="a"), entry("two", id_="b"))
+    _lab, anna = lab_with(entry("one", id_="a"), entry("two", id_="b"))
 
     receipt = anna.produce("orders", entry("one", id_="a"), entry("three", id_="c"), entry("two", id_="b"))
 
@@ -268,7 +268,7 @@ def test_id_is_forgotten_after_its_window_on_a_quiet_topic() -> None:
 
 def test_window_is_bounded_by_count() -> None:
     """Only the last so many ids are known."""
-    lab, anna = lab_with(duplicate_window_ids=2)
+    _lab, anna = lab_with(duplicate_window_ids=2)
     for id_ in ("a", "b", "c"):
         anna.produce("orders", entry(id_, id_=id_))
 
@@ -305,7 +305,7 @@ def test_ids_older_than_the_window_are_not_known_after_a_restart() -> None:
 
 def test_unreadable_log_does_not_make_duplicates() -> None:
     """When the ids cannot be read from the log, producers are refused until they can be."""
-    lab, anna = lab_with(entry("one", id_="a"))
+    lab, _anna = lab_with(entry("one", id_="a"))
     lab.crash()
     bert = lab.peer()
     lab.disk.fail("pread", errno.EIO, calls=3)

@@ -22,5 +22,12 @@ class Limits:
     queued_bytes_max: int = QUEUED_BYTES_MAX
     """Bytes waiting in all topics together."""
     topics_max: int = 10_000
+    """Services with calls, and stored topics, each."""
     calls_per_session_max: int = 65_536
     """Calls that one caller may have unanswered."""
+    groups_per_topic_max: int = 10_000
+    """Consume groups of one topic: each message of it is looked at for each of them."""
+    groups_max: int = 100_000
+    """Consume groups of all topics together: about 500 MiB."""
+    subscriptions_per_session_max: int = 10_000
+    """Consumers of one connection."""

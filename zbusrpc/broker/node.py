@@ -39,7 +39,8 @@ class Node:
         except (StorageError, OSError) as error:
             raise ConfigError(f"data directory {data_dir}: {_reason(error)}") from error
         try:
-            self.store = Store(RealDisk(), data_dir, self.scheduler, durability=durability)
+            limits = broker.calls.limits
+            self.store = Store(RealDisk(), data_dir, self.scheduler, durability=durability, limits=limits)
             broker.attach(self.store)
             self.store.open()
             broker.restore()

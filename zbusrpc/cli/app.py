@@ -1,13 +1,13 @@
 """The `zbusrpc` command: options of every command, and one clear line for every mistake."""
 
-import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
-from zbusrpc.config import Settings, load_settings
+from zbusrpc.cli.messages import dlq, messages
+from zbusrpc.cli.options import BrokerOption, DurabilityOption, JsonOption, LogJsonOption, LogLevelOption, settings_of
+from zbusrpc.cli.shell import fail, flush_output, open_standard_streams
 from zbusrpc.errors import ZbusError
-from zbusrpc.telemetry import configure_logging
 from zbusrpc.version import __version__
 
 app = typer.Typer(
@@ -16,38 +16,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-BrokerOption = Annotated[
-    str | None, typer.Option("--broker", help="Brokers as host:port;host2:port [default: localhost:15555]")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for machines.")]
-LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning or error [default: info]")]
-LogJsonOption = Annotated[
-    bool | None, typer.Option("--log-json/--log-text", help="Log JSON lines [default: text on a terminal]")
-]
 
 
 def main() -> None:
     """Run the command line and exit: 0 for success, 1 for an error, 2 for wrong usage."""
+    open_standard_streams()
     try:
         app()
     except ZbusError as error:
         fail(str(error))
-
-
-def fail(line: str) -> NoReturn:
-    """Print one line for a person and exit with 1."""
-    sys.stderr.write(f"zbusrpc: {line}\n")
-    raise SystemExit(1)
-
-
-def settings_of(**given: Any) -> Settings:
-    """Return the settings of this run, with logging configured as they say."""
-    settings = load_settings(**given)
-    configure_logging(settings.log_level, as_json=settings.log_json)
-    return settings
+    finally:
+        flush_output()
 
 
 def _print_version(wanted: bool) -> None:
@@ -70,7 +52,7 @@ def broker(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
     data_dir: Annotated[str | None, typer.Option(help="Directory of stored topics [default: zbusrpc-data]")] = None,
-    durability: Annotated[str | None, typer.Option(help="disk, os or memory [default: disk]")] = None,
+    durability: DurabilityOption = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for calls in flight on shut-down [default: 10]")] = None,
     message_bytes_max: Annotated[int | None, typer.Option(help="Largest message [default: 16 MiB]")] = None,
     idle: Annotated[float | None, typer.Option(help="Seconds of silence that end a connection [default: 30]")] = None,
@@ -142,6 +124,9 @@ def call(
     run_call(method, params or [], settings_of(broker=broker, timeout=timeout, log_level="warning"), as_json=json)
 
 
+app.add_typer(messages)
+app.add_typer(dlq, name="dlq")
+
 storage = typer.Typer(help="Look at a data directory that no broker has open.", no_args_is_help=True)
 app.add_typer(storage, name="storage")
 DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="A data directory, or that of one topic.")]
@@ -180,3 +165,41 @@ def bench_rpc(
 
     settings = settings_of(broker=broker, log_level="warning")
     run_bench_rpc(settings if broker else None, concurrency=concurrency, seconds=seconds, size=size, as_json=json)
+
+
+@bench.command("produce")
+def bench_produce(
+    broker: BrokerOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Batches without a receipt.")] = 256,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long.")] = 3.0,
+    size: Annotated[int, typer.Option(min=0, max=16_000_000, help="Bytes of a body.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Messages that are stored together.")] = 1,
+    durability: DurabilityOption = None,
+    topic: Annotated[str | None, typer.Option(help="Name of the topic, which is made and removed.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Time messages from this process into a topic, each batch until its receipt."""
+    from zbusrpc.cli.bench_messages import Plan, run_bench_produce
+
+    settings = settings_of(broker=broker, log_level="error")
+    plan = Plan(concurrency=concurrency, seconds=seconds, size=size, batch=batch, durability=durability, topic=topic)
+    run_bench_produce(plan, settings.broker if broker else None, as_json=json)
+
+
+@bench.command("consume")
+def bench_consume(
+    broker: BrokerOption = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Consumers of one group.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, max=3600, help="How long.")] = 3.0,
+    size: Annotated[int, typer.Option(min=0, max=16_000_000, help="Bytes of a body.")] = 100,
+    batch: Annotated[int, typer.Option(min=1, max=4096, help="Messages that a consumer takes at a time.")] = 256,
+    durability: DurabilityOption = None,
+    topic: Annotated[str | None, typer.Option(help="Name of the topic, which is made and removed.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Time messages out of a topic; the latency is that of one at a time from producer to consumer."""
+    from zbusrpc.cli.bench_messages import Plan, run_bench_consume
+
+    settings = settings_of(broker=broker, log_level="error")
+    plan = Plan(concurrency=concurrency, seconds=seconds, size=size, batch=batch, durability=durability, topic=topic)
+    run_bench_consume(plan, settings.broker if broker else None, as_json=json)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from zbusrpc.cli.shell import run
+from zbusrpc.cli.shell import print_text, run
 from zbusrpc.config import Settings
 from zbusrpc.service.calls import close_callers
 from zbusrpc.service.client import connect
@@ -33,19 +33,19 @@ class Bench:
 def run_bench_rpc(settings: Settings | None, *, concurrency: int, seconds: float, size: int, as_json: bool) -> None:
     """Time calls and print the figures; without settings, with a broker of its own."""
     with ExitStack() as stack:
-        address = settings.broker if settings else str(_start(stack, "broker", "--port", "0")["broker"])
-        _start(stack, "serve", "zbusrpc.cli.bench:Bench", "--broker", address)
+        address = settings.broker if settings else str(start_server(stack, "broker", "--port", "0")["broker"])
+        start_server(stack, "serve", "zbusrpc.cli.bench:Bench", "--broker", address)
         figures = run(_measure(address, concurrency=concurrency, seconds=seconds, size=size))
     if as_json:
-        sys.stdout.write(orjson.dumps(figures).decode() + "\n")
+        print_text(orjson.dumps(figures).decode() + "\n")
         return
-    sys.stdout.write(
+    print_text(
         f"{figures['calls_per_s']:,} calls/s with {concurrency} in flight; "
         f"latency p50 {figures['p50_us']:,} us, p99 {figures['p99_us']:,} us; {figures['calls']:,} calls\n"
     )
 
 
-def _start(stack: ExitStack, *arguments: str) -> dict[str, Any]:
+def start_server(stack: ExitStack, *arguments: str) -> dict[str, Any]:
     """Start a server of our own, to be ended with the stack, and return its ready line."""
     command = [sys.executable, "-m", "zbusrpc", *arguments, "--json", "--log-level", "warning"]
     process = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
@@ -76,12 +76,16 @@ async def _measure(address: str, *, concurrency: int, seconds: float, size: int)
     await asyncio.gather(*[caller() for _ in range(concurrency)])
     elapsed = time.perf_counter() - start
     await close_callers()
-    cuts = statistics.quantiles(latencies, n=100) if len(latencies) > 1 else latencies * 99
     return {
         "calls": len(latencies),
         "calls_per_s": round(len(latencies) / elapsed),
-        "p50_us": round(cuts[49] * 1e6),
-        "p99_us": round(cuts[98] * 1e6),
+        **quantiles_of(latencies),
         "concurrency": concurrency,
         "size": size,
     }
+
+
+def quantiles_of(latencies_s: list[float]) -> dict[str, int]:
+    """Return what half of them and what all but a hundredth of them do not exceed."""
+    cuts = statistics.quantiles(latencies_s, n=100) if len(latencies_s) > 1 else (latencies_s or [0.0]) * 99
+    return {"p50_us": round(cuts[49] * 1e6), "p99_us": round(cuts[98] * 1e6)}

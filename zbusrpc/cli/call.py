@@ -1,19 +1,16 @@
 """`zbusrpc call`: one call from the command line, its parameters as text."""
 
 import re
-import sys
 from dataclasses import replace
 from typing import Any
 
 from pydantic_core import to_json
 
 from zbusrpc import envelope
-from zbusrpc.cli.app import fail
-from zbusrpc.cli.shell import run
+from zbusrpc.cli.shell import ask, print_text
 from zbusrpc.config import Settings
-from zbusrpc.errors import ConfigError, RpcError
+from zbusrpc.errors import ConfigError
 from zbusrpc.message import HEADER_PARAMS
-from zbusrpc.service.calls import close_callers
 from zbusrpc.service.client import CallOptions, DynamicProxy
 from zbusrpc.transport.address import parse_addresses
 
@@ -25,20 +22,14 @@ def run_call(method: str, params: list[str], settings: Settings, *, as_json: boo
     service, dot, name = method.rpartition(".")
     if not dot or not service or not name:
         raise ConfigError(f"{method!r} names no method; write service.method, such as Calc.add")
-    try:
-        result = run(_call(service, name, *_parse_params(params), settings))
-    except RpcError as error:
-        if as_json:
-            sys.stdout.write(envelope.error_body(error).decode() + "\n")
-            raise SystemExit(1) from None
-        fail(str(error))
+    result = ask(_call(service, name, *_parse_params(params), settings), as_json=as_json)
     if as_json:
-        sys.stdout.write(envelope.dump({"result": result}).decode() + "\n")
+        print_text(envelope.dump({"result": result}).decode() + "\n")
     elif isinstance(result, str):
-        sys.stdout.write(result + "\n")
+        print_text(result + "\n")
     else:
         indent = 2 if isinstance(result, dict | list) and len(str(result)) > 80 else None
-        sys.stdout.write(to_json(result, indent=indent).decode() + "\n")
+        print_text(to_json(result, indent=indent).decode() + "\n")
 
 
 def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:
@@ -62,7 +53,4 @@ def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:
 async def _call(service: str, name: str, args: list[str], kwargs: dict[str, str], settings: Settings) -> Any:
     options = CallOptions(brokers=parse_addresses(settings.broker), timeout=settings.timeout)
     proxy = DynamicProxy(service, replace(options, headers=((HEADER_PARAMS, "text"),)))
-    try:
-        return await getattr(proxy, name)(*args, **kwargs)
-    finally:
-        await close_callers()
+    return await getattr(proxy, name)(*args, **kwargs)

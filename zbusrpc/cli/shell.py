@@ -1,29 +1,122 @@
-"""What the server commands share: an event loop that ends on a signal, and the ready line."""
+"""What commands share: an event loop that ends on a signal, the ready line of servers, the one line of a mistake."""
 
 import asyncio
 import gc
 import os
+import select
 import signal
+import stat
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import orjson
+
+from zbusrpc import envelope
+from zbusrpc.errors import ConfigError, RpcError
+from zbusrpc.service.calls import close_callers
 
 R = TypeVar("R")
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_NOW = 130
-"""Exit code of a process that a second signal ended: what shells report for an interrupt."""
+"""Exit code of a process that was interrupted: what shells report for it."""
+USAGE = 2
+"""Exit code where options do not go together."""
+
+
+def fail(line: str, exit_code: int = 1) -> NoReturn:
+    """Print one line for a person and exit."""
+    sys.stderr.write(f"zbusrpc: {line}\n")
+    raise SystemExit(exit_code)
 
 
 def run(main: Coroutine[Any, Any, R]) -> R:
-    """Run `main` on uvloop where there is one."""
-    if sys.platform == "win32":
-        return asyncio.run(main)
-    import uvloop
+    """Run `main` on uvloop where there is one; Ctrl-C cancels it and ends the process."""
+    try:
+        if sys.platform == "win32":
+            return asyncio.run(main)
+        import uvloop
 
-    return uvloop.run(main)
+        return uvloop.run(main)
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_NOW) from None
+
+
+def ask(main: Coroutine[Any, Any, R], *, as_json: bool) -> R:
+    """Run what asks a broker, and return the answer; an error is printed, as JSON where that is wanted, and exits."""
+    try:
+        return run(_closing(main))
+    except RpcError as error:
+        if not as_json:
+            fail(str(error))
+        print_text(envelope.error_body(error).decode() + "\n")
+        raise SystemExit(1) from None
+
+
+async def _closing(main: Coroutine[Any, Any, R]) -> R:
+    try:
+        return await main
+    finally:
+        await close_callers()
+
+
+def print_text(text: str) -> None:
+    """Print text; that nobody reads it any more is no mistake.
+
+    Raises:
+        ConfigError: it cannot be written, for example because a disk is full.
+    """
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        forget_output()
+    except OSError as error:
+        forget_output()
+        raise unprintable(error) from None
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    print_text(orjson.dumps(value).decode() + "\n")
+
+
+def open_standard_streams() -> None:
+    """Give a process that was started without them input, output and errors: other files would take their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - until the end
+
+
+def flush_output() -> None:
+    """Write what waits to be printed; that nobody reads it any more is no mistake."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        forget_output()
+    except OSError as error:
+        forget_output()
+        fail(str(unprintable(error)))
+
+
+def unprintable(error: OSError) -> ConfigError:
+    """Return the error for output that cannot be written, for example because a disk is full."""
+    return ConfigError(f"cannot write to standard output: {(error.strerror or str(error)).lower()}")
+
+
+def forget_output() -> None:
+    """Print nothing any more: whoever read it has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def is_output_read() -> bool:
+    """Say whether somebody may read what is printed: of a pipe, whether its other end is open."""
+    descriptor = sys.stdout.fileno()
+    if sys.platform == "win32" or not stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        return True
+    poll = select.poll()
+    poll.register(descriptor, 0)  # errors are told in any case
+    return not poll.poll(0)
 
 
 def calm_collector() -> None:

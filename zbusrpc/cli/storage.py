@@ -1,7 +1,6 @@
 """`zbusrpc storage`: look at a data directory that no broker has open, and put it in order."""
 
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.broker.storage.salvage import Finding
 from zbusrpc.broker.storage.segment import LOG_SUFFIX
+from zbusrpc.cli.shell import print_text
 from zbusrpc.errors import ConfigError
 
 Look = Callable[[str], list[Finding]]
@@ -101,11 +101,11 @@ def _look_at(logs: list[tuple[str, str]], look: Look, verb: str) -> Iterator[Loo
 def _print(looked: list[Looked], verb: str, *, as_json: bool) -> None:
     if as_json:
         facts: list[dict[str, Any]] = [asdict(one) for one in looked]
-        sys.stdout.write(orjson.dumps({"logs": facts}).decode() + "\n")
+        print_text(orjson.dumps({"logs": facts}).decode() + "\n")
         return
     for one in looked:
         for line in [str(finding) for finding in one.findings] + ([one.error] if one.error else []):
-            sys.stdout.write(f"{one.name}: {line}\n")
+            print_text(f"{one.name}: {line}\n")
     wrong = sum(bool(one.findings or one.error) for one in looked)
     result = f"{wrong} of them need attention" if wrong else "nothing is wrong"
-    sys.stdout.write(f"{verb.lower()} {len(looked)} logs: {result}\n")
+    print_text(f"{verb.lower()} {len(looked)} logs: {result}\n")

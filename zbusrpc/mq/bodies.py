@@ -50,7 +50,7 @@ def writer_of(body_type: Any) -> Write:
     Raises:
         DefinitionError: pydantic has no form for it.
     """
-    if body_type in {None, bytes, str, Any, object}:
+    if any(body_type is kind for kind in (None, bytes, str, Any, object)):
         return write
     adapter = _adapter_of(body_type)
 
@@ -82,12 +82,12 @@ def write(body: Any) -> tuple[bytes, str]:
 
 
 def reader_of(body_type: Any) -> Read | None:
-    """Return what reads bodies of a type, or None for bytes, which are there already.
+    """Return what reads bodies of a type; None for bytes, which are there already, and stands for them.
 
     Raises:
         DefinitionError: pydantic has no form for it.
     """
-    if body_type is bytes:
+    if body_type is None or body_type is bytes:
         return None
     if body_type is str:
         return _read_text

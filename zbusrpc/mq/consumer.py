@@ -57,7 +57,7 @@ class Consumer(Generic[T]):
         topic: str,
         *,
         group: str | None = None,
-        body: type[T] | TypeAdapter[T] = cast("Any", bytes),  # noqa: B008 - only a cast
+        body: type[T] | TypeAdapter[T] | None = None,
         broker: str | None = None,
         window: int = WINDOW,
         start: StartAt | None = None,
@@ -71,8 +71,8 @@ class Consumer(Generic[T]):
             topic: Name of the topic.
             group: Name of the group, whose consumers share its messages. Without one the consumer has a group of its
                 own, which begins with the newest message and goes when the consumer leaves.
-            body: Type of the bodies: bytes as they came, str from UTF-8, all else from JSON by pydantic. A body that
-                does not fit is rejected: its message goes to the dead letters, with the reason.
+            body: Type of the bodies, by default bytes as they came; str is read from UTF-8, all else from JSON by
+                pydantic. A body that does not fit is rejected: its message goes to the dead letters, with the reason.
             broker: Brokers as `host:port;host2:port`; by default those that `connect` uses.
             window: So many messages may be here unanswered, up to 4096; 0 is for `fetch` alone: then the broker sends
                 what is asked for.

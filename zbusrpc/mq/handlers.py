@@ -62,15 +62,15 @@ async def _handle(message: ReceivedMessage[T], handler: Handler[T], threads: Thr
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        await message.nack(reason="the handler cancelled itself")
+        message.nack_nowait(reason="the handler cancelled itself")
     except RpcError as error:  # what the handler says on purpose, or was told by a service
         log.warning("consumer.handler_failed", message=repr(message), reason=str(error))
-        await message.nack(reason=str(error))
+        message.nack_nowait(reason=str(error))
     except Exception as error:
         log.warning("consumer.handler_failed", message=repr(message), exc_info=True)
-        await message.nack(reason=f"{type(error).__name__}: {error}")
+        message.nack_nowait(reason=f"{type(error).__name__}: {error}")
     else:
-        await message.ack()
+        message.ack_nowait()
 
 
 def _is_async(handler: object) -> bool:

@@ -21,6 +21,7 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.subscription import Subscription
 from zbusrpc.service.calls import caller_of_loop
+from zbusrpc.service.policy import was_lost
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.backoff import Backoff
@@ -93,10 +94,14 @@ class Membership:
             self._loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout(TIMEOUT_S):
-                    await self._subscribe(wait_for_ready=False)
+                    while not await self._try_subscribe():
+                        pass
             except TimeoutError:
                 text = f"the broker did not let consume topic {self._topic} within {TIMEOUT_S:g} s"
                 raise RpcError(Code.DEADLINE_EXCEEDED, text) from None
+            if self.is_closed and self.subscription is not None:  # closed meanwhile
+                await self.subscription.leave()
+                return
             self._keeper = self._loop.create_task(self._keep())
 
     async def leave(self) -> None:
@@ -123,6 +128,9 @@ class Membership:
             if self.is_closed:
                 return False
             self._check()
+            await self.join()
+            if self.buffer:
+                break
             self.note_taken()
             getter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._getters.append(getter)
@@ -144,6 +152,7 @@ class Membership:
         """
         while not self.is_closed:
             self._check()
+            await self.join()
             if self.subscription is not None and self.subscription.is_over:
                 self._joined.clear()
             try:
@@ -180,6 +189,20 @@ class Membership:
 
     # -- staying a member --------------------------------------------------------------------------------
 
+    async def _try_subscribe(self) -> bool:
+        """Subscribe; False when the connection was lost while the broker worked on it.
+
+        Raises:
+            RpcError: the broker cannot be reached, or refuses.
+        """
+        try:
+            await self._subscribe(wait_for_ready=False)
+        except RpcError as error:
+            if not was_lost(error):
+                raise
+            return False
+        return True
+
     async def _subscribe(self, *, wait_for_ready: bool) -> None:
         caller = caller_of_loop(self._brokers)
         connection = await caller.wait_connection(None, wait_for_ready=wait_for_ready)
@@ -203,20 +226,28 @@ class Membership:
                 refusal = await self.subscription.ended
                 if refusal is not None:
                     raise refusal
+                self._note_place(self.subscription.last_offset)
+                if self.subscription.caller.is_closed:  # on purpose, on this side: whoever wants a message joins again
+                    self._keeper = None
+                    self._wake(len(self._getters))
+                    return
                 log.warning("consumer.link_lost", topic=self._topic, group=self.group)
-                await self._rejoin(self.subscription.last_offset)
+                await self._rejoin()
         except RpcError as error:
             self.error = error
             self._tell_all()
 
-    async def _rejoin(self, last_offset: int) -> None:
+    def _note_place(self, last_offset: int) -> None:
+        """Note where a group that may be gone by the time we are back is to go on."""
+        if self._fields.get("delete_on_exit") and last_offset >= 0:
+            self._fields["start"] = {"offset": last_offset + 1}
+
+    async def _rejoin(self) -> None:
         """Join again.
 
         Raises:
             RpcError: the broker refuses.
         """
-        if self._fields.get("delete_on_exit") and last_offset >= 0:
-            self._fields["start"] = {"offset": last_offset + 1}  # the group may have gone meanwhile
         backoff, shadow_until = Backoff(), time.monotonic() + SHADOW_S
         while True:
             try:

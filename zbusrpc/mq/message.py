@@ -72,29 +72,44 @@ class Received(Generic[T]):
     def __repr__(self) -> str:
         return f"<message {self.id} of topic {self.topic} at {self.offset}, attempt {self.attempt}>"
 
+    # -- answers, for code that runs in the message's event loop ----------------------------------------
+
     def ack_nowait(self) -> None:
-        """Say that the message is done; in its event loop only."""
+        """Say that the message is done."""
         if not self.is_answered:
             self.is_answered = True
             self._subscription.acknowledge(self._entry.first)
+
+    def nack_nowait(self, *, delay: float | None = None, reason: str = "") -> None:
+        """Say that the message is to come again."""
+        self._refuse("retry", delay, reason)
+
+    def reject_nowait(self, reason: str = "") -> None:
+        """Say that the message will never be handled."""
+        self._refuse("dead", None, reason)
+
+    def release_nowait(self) -> None:
+        """Give the message back as not begun."""
+        self._refuse("release", None, "")
+
+    def extend_nowait(self) -> None:
+        """Let the lease of the message begin anew."""
+        if not self.is_answered:
+            self._subscription.extend([self._entry.first])
 
     async def _confirm(self) -> None:
         if not self.is_answered:
             self.is_answered = True
             await self._subscription.confirm(self._entry.first)
 
-    async def _refuse(self, then: Then, delay: float | None, reason: str) -> None:
+    def _refuse(self, then: Then, delay: float | None, reason: str) -> None:
         if not self.is_answered:
             self._subscription.refuse(self._entry.first, then, delay, reason)
             self.is_answered = True
 
-    async def _extend(self) -> None:
-        if not self.is_answered:
-            self._subscription.extend([self._entry.first])
-
 
 class ReceivedMessage(Received[T]):
-    """A message to be worked on; each is to be answered once, by `ack`, `nack` or `reject`.
+    """A message to be worked on; each is to be answered once, by `ack`, `nack`, `reject` or `release`.
 
     What is not answered before its lease ends, or before its consumer closes, is delivered again.
     """
@@ -129,12 +144,16 @@ class ReceivedMessage(Received[T]):
         Raises:
             RpcError: INVALID_ARGUMENT: `delay` is no such time.
         """
-        await self._refuse("retry", delay, reason)
+        self.nack_nowait(delay=delay, reason=reason)
 
     async def reject(self, reason: str = "") -> None:
         """Say that the message will never be handled: it goes to the dead letters, with the reason."""
-        await self._refuse("dead", None, reason)
+        self.reject_nowait(reason)
+
+    async def release(self) -> None:
+        """Give the message back as not begun: it comes again at once, to whoever has room, and this was no attempt."""
+        self.release_nowait()
 
     async def extend(self) -> None:
         """Say that work goes on: the lease of the message begins anew."""
-        await self._extend()
+        self.extend_nowait()

@@ -178,7 +178,7 @@ class Sender:
                     await self._connect()
                 except RpcError as error:
                     if error.code is not Code.UNAVAILABLE:  # a broker is there, and refuses
-                        self._fail_unsent(error)
+                        self.fail_unsent(error)
         finally:
             self._reopening = None
 
@@ -195,7 +195,8 @@ class Sender:
                 await declare_by(caller, connection, self._name)
             self._connection = connection
 
-    def _fail_unsent(self, error: RpcError) -> None:
+    def fail_unsent(self, error: RpcError) -> None:
+        """Tell all messages that were not sent why they will not be."""
         for batch in list(self._unsent):
             batch.fail(error)
 
@@ -205,13 +206,16 @@ class Sender:
         """Send again what was not answered: the connection was lost. Told once for each batch."""
         if batch not in self._sent:
             return
-        log.warning("producer.link_lost", topic=self._name, unanswered=sum(len(one.futures) for one in self._sent))
+        if self._caller is not None and not self._caller.is_closed:  # else it was not lost, but closed here
+            log.warning("producer.link_lost", topic=self._name, unanswered=self._in_flight.messages)
         self._unsent.extendleft(reversed(self._sent))
         self._sent = {}
         self.flush()
 
     def batch_ended(self, batch: Batch, error: RpcError | None) -> None:
         """Forget a batch whose messages have all been told."""
+        if batch is self._collecting:
+            self._collecting = None
         if batch in self._sent:
             del self._sent[batch]
         else:
@@ -246,15 +250,19 @@ class Sender:
             text = f"the message for topic {self._name} was not sent in time: {trouble or 'the broker is too busy'}"
         return RpcError(Code.DEADLINE_EXCEEDED, text, {"may_have_run": batch.was_sent})
 
+    def batches(self) -> list[Batch]:
+        """Return what was not answered, in order."""
+        return [*self._sent, *self._unsent]
+
     def unanswered(self) -> list[asyncio.Future[Receipt]]:
         """Return the futures of all messages that are to be told yet."""
-        return [future for batch in (*self._sent, *self._unsent) for future in batch.futures if not future.done()]
+        return [future for batch in self.batches() for future in batch.futures if not future.done()]
 
     def stop(self) -> None:
         """Send nothing more, and tell those that are left."""
         if self._reopening is not None:
             self._reopening.cancel()
-        for batch in [*self._sent, *self._unsent]:
+        for batch in self.batches():
             may = "may or may not be" if batch.was_sent else "is not"
             text = f"the producer of topic {self._name} was closed: the message {may} stored"
             batch.fail(RpcError(Code.CANCELED, text, {"may_have_run": batch.was_sent}))

@@ -58,9 +58,10 @@ class Subscription:
         self.is_over = False
         self.ended: asyncio.Future[RpcError | None] = caller.loop.create_future()
         """Why the broker has ended it, or None for any other end."""
+        self.caller = caller
         self.loop = caller.loop
         """Where all this happens."""
-        self._caller, self._connection = caller, connection
+        self._connection = connection
         self._on_filled = on_filled
         self._number = 0
         self._lease_s = 0.0
@@ -75,7 +76,7 @@ class Subscription:
             RpcError: the broker refuses, or the connection was lost.
         """
         message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps(fields))
-        self._caller.begin(message, self, self._connection, is_urgent=True)
+        self.caller.begin(message, self, self._connection, is_urgent=True)
         await self._begun
 
     # -- what the caller calls: the answer to CONSUME ----------------------------------------------------
@@ -97,7 +98,7 @@ class Subscription:
         if self._begun.done():
             self._send(Kind.LEAVE)
             return
-        self._caller.subscribers[self._number] = self
+        self.caller.subscribers[self._number] = self
         self._begun.set_result(None)
         if self.needs_ack:
             self._renew()
@@ -133,7 +134,7 @@ class Subscription:
         if self.is_over:
             return
         self.is_over = True
-        self._caller.subscribers.pop(self._number, None)
+        self.caller.subscribers.pop(self._number, None)
         self.buffer.clear()
         if self._renewal is not None:
             self._renewal.cancel()
@@ -145,7 +146,7 @@ class Subscription:
     def acknowledge(self, offset: int) -> None:
         """Say at the end of this turn that a message is done."""
         if not self._acknowledged:
-            self._caller.loop.call_soon(self.flush)
+            self.caller.loop.call_soon(self.flush)
         self._acknowledged.append(offset)
 
     def flush(self) -> None:
@@ -167,7 +168,7 @@ class Subscription:
             raise RpcError(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
         self.flush()
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
-        reply = await self._caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
+        reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
         if not result_of(reply):
             raise RpcError(Code.ABORTED, f"{what}: its lease had ended; it is or was delivered again")
 
@@ -190,7 +191,7 @@ class Subscription:
         self._end(None)
         message = Message(Kind.LEAVE, session=self._number)
         with suppress(RpcError):
-            await self._caller.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
+            await self.caller.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
 
     async def pull(self, count: int, timeout_s: float, patience_s: float) -> None:
         """Have up to `count` messages delivered, and return when they are in the buffer.
@@ -205,12 +206,12 @@ class Subscription:
         message = Message(Kind.PULL, body=orjson.dumps({"max": count}), session=self._number)
         message.timeout_ms = math.ceil(timeout_s * 1000)
         deadline = time.monotonic() + timeout_s + patience_s
-        result_of(await self._caller.exchange(message, deadline, self._connection))
+        result_of(await self.caller.exchange(message, deadline, self._connection))
 
     def _renew(self) -> None:
         if self.buffer:
             self.extend(entry.first for entry in self.buffer)
-        self._renewal = self._caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
+        self._renewal = self.caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
 
     def _nack(self, ranges: list[tuple[int, int]], then: Then, delay: float | None, reason: str) -> None:
         shown = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()  # an error's text may be no UTF-8

@@ -171,15 +171,19 @@ class SyncReceivedMessage(Received[T]):
 
     def nack(self, *, delay: float | None = None, reason: str = "") -> None:
         """Say that the message could not be handled and is to come again; see `ReceivedMessage.nack`."""
-        self._block("nack", self._refuse, "retry", delay, reason)
+        self._block("nack", _in_loop, functools.partial(self.nack_nowait, delay=delay, reason=reason))
 
     def reject(self, reason: str = "") -> None:
         """Say that the message will never be handled; see `ReceivedMessage.reject`."""
-        self._block("reject", self._refuse, "dead", None, reason)
+        self._block("reject", _in_loop, functools.partial(self.reject_nowait, reason))
+
+    def release(self) -> None:
+        """Give the message back as not begun; see `ReceivedMessage.release`."""
+        self._block("release", _in_loop, self.release_nowait)
 
     def extend(self) -> None:
         """Say that work goes on; see `ReceivedMessage.extend`."""
-        self._block("extend", self._extend)
+        self._block("extend", _in_loop, self.extend_nowait)
 
     @staticmethod
     def _block(name: str, function: Callable[P, Coroutine[Any, Any, None]], *args: P.args, **kwargs: P.kwargs) -> None:
@@ -194,7 +198,7 @@ class SyncConsumer(Generic[T]):
         topic: str,
         *,
         group: str | None = None,
-        body: type[T] | TypeAdapter[T] = cast("Any", bytes),  # noqa: B008 - only a cast
+        body: type[T] | TypeAdapter[T] | None = None,
         broker: str | None = None,
         window: int = WINDOW,
         start: StartAt | None = None,
@@ -262,6 +266,11 @@ class SyncConsumer(Generic[T]):
     @staticmethod
     def _block(name: str, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs) -> R:
         return _block(f"SyncConsumer.{name}", f"await Consumer.{name}(...)", function, *args, **kwargs)
+
+
+async def _in_loop(act: Callable[[], None]) -> None:
+    """Do what must be done in the event loop."""
+    act()
 
 
 def _as_concurrent(future: "asyncio.Future[Receipt]") -> "concurrent.futures.Future[Receipt]":

@@ -30,6 +30,8 @@ ATTEMPTS_MAX: Final = 65_535
 NUMBER_MAX: Final = 2**63 - 1
 RANGE: Final = Struct(">QQ")
 """First and last offset of a run, both included: what ACK and EXTEND hold."""
+RANGES_MAX: Final = 65_536
+"""In one frame: nobody may have more messages than that."""
 
 
 class Entry(NamedTuple):
@@ -116,6 +118,8 @@ def decode_ranges(data: bytes | bytearray) -> list[tuple[int, int]]:
     Raises:
         ProtocolError: the bytes are no runs of offsets.
     """
+    if len(data) > RANGES_MAX * RANGE.size:
+        raise ProtocolError(f"over {RANGES_MAX} ranges of offsets in one frame")
     if len(data) % RANGE.size:
         raise ProtocolError(f"{len(data)} bytes are no run of pairs of offsets")
     ranges = list(RANGE.iter_unpack(data))

@@ -2,7 +2,7 @@
 
 from declared import Bank, Calc, InsufficientFunds, Order
 
-from zbusrpc import RpcError, aio, blocking, connect, options, rpc, service
+from zbusrpc import Consumer, Producer, RpcError, aio, blocking, connect, mq, options, rpc, service
 from zbusrpc.testing import running
 
 
@@ -71,6 +71,32 @@ async def wrong_tests() -> None:
         await calc.add("1")  # E: a str is no int
     async with running(Calc, instance=2) as calc:  # E: no such option
         pass
+
+
+async def wrong_messages() -> None:
+    """Bodies, options and results of messages are checked."""
+    producer = Producer("orders", body=Order)
+    await producer.send("tea")  # E: no Order
+    await producer.send(Order("tea", 2), tags="eu")  # E: no such option
+    await producer.send(Order("tea", 2), ttl="1")  # E: no number
+    await producer.send_batch([Order("tea", 2), 7])  # E: no Order
+    text: str = await producer.send(Order("tea", 2))  # E: a receipt is no str
+    receipt: mq.Receipt = producer.send_nowait(Order("tea", 2))  # E: a future
+    consumer = Consumer("orders", body=Order, filter="eu.*")
+    (message,) = await consumer.fetch(1)
+    number: int = message.body  # E: an Order is no int
+    await message.ack("confirmed")  # E: keyword-only
+    Consumer("orders", leese=1.0)  # E: no such option
+    Consumer("orders", lease="1")  # E: no number
+    Consumer("orders", start=1.5)  # E: no place
+    await mq.declare("orders", durability="forever")  # E: no such level
+    mq.sync.declare("orders", kep=1.0)  # E: no such option
+    print(text, receipt, number)
+
+
+async def handle_text(message: mq.ReceivedMessage[str]) -> None:
+    """Handle another kind of message."""
+    await Consumer("orders", body=Order).run(handle_text)  # E: a handler of str
 
 
 @service(nam="X")  # E: no such option

@@ -84,6 +84,7 @@ class Courier:
             self._answer(subscription, pull)
 
     def _answer(self, subscription: Subscription, pull: Pull) -> None:
+        pull.unwatch()
         if pull.request_id:
             body = envelope.result_body(orjson.dumps(pull.delivered))
             self._send(subscription.session, Message(Kind.REPLY, pull.request_id, b"", body))

@@ -41,6 +41,8 @@ PENDING_MAX: Final = 100_000
 bound the group reads no further until some are done."""
 DISPATCH_MAX: Final = 256
 """Messages that a group hands out before others have their turn."""
+DISPATCH_BYTES_MAX: Final = 1024 * 1024
+"""About so many bytes of them: then a consumer that does not read must have shown it before it gets more."""
 
 Fetch = Callable[[int], list[Record]]
 """Return some records from an offset on; none where the log ends."""
@@ -124,7 +126,8 @@ class Group(Place):
             return handouts
         self._learn_keys()
         pool, until, needs_ack = self.pool, now + self.options.lease_ms / 1000, self.options.ack
-        while len(handouts) < DISPATCH_MAX and pool.has_credit():
+        room = DISPATCH_BYTES_MAX
+        while len(handouts) < DISPATCH_MAX and room > 0 and pool.has_credit():
             try:
                 found = self._next(now, now_ms)
             except StorageError:
@@ -139,6 +142,7 @@ class Group(Place):
             delivery, record = found
             delivery.attempts += 1
             self.counters.delivered += 1
+            room -= len(record.body) + len(record.headers)
             handouts.append((consumer, delivery, record))
             if needs_ack:
                 delivery.state, delivery.consumer = State.IN_FLIGHT, consumer
@@ -257,12 +261,9 @@ class Group(Place):
         return count
 
     def _had(self, consumer: Subscription, first: int, last: int, *, is_late_fine: bool) -> Iterator[Delivery]:
-        """Yield the messages in a range that `consumer` has or, where that is fine, had last."""
+        """Yield the messages in a range, see `ranges.py`, that `consumer` has or, where that is fine, had last."""
         pending = self.pending
-        offsets: Iterable[int] = range(first, last + 1)
-        if last - first >= len(pending):  # a range may be as long as it likes
-            offsets = [offset for offset in pending if first <= offset <= last]
-        for offset in offsets:
+        for offset in range(first, last + 1):
             delivery = pending.get(offset)
             if delivery is None or delivery.consumer is not consumer or delivery.state is State.DEAD:
                 self.counters.late += 1

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
@@ -19,6 +20,7 @@ from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.errors import Code, RpcError, did_you_mean
 
@@ -29,8 +31,9 @@ Done = Callable[[RpcError | None], None]
 class Groups:
     """The groups of all topics."""
 
-    def __init__(self, scheduler: Scheduler, rng: random.Random) -> None:
+    def __init__(self, scheduler: Scheduler, rng: random.Random, limits: Limits) -> None:
         self.scheduler = scheduler
+        self.limits = limits
         self.topics: dict[str, Topic] = {}
         self.journal: Journal
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
@@ -68,9 +71,14 @@ class Groups:
         """Make a group, and tell when it is on the disk.
 
         Raises:
-            RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there.
+            RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there. RESOURCE_EXHAUSTED: there are
+                too many.
         """
         check_name("group", name)
+        if len(topic.groups) >= self.limits.groups_per_topic_max:
+            raise too_many("consume groups of one topic", self.limits.groups_per_topic_max)
+        if self.journal.groups >= self.limits.groups_max:
+            raise too_many("consume groups", self.limits.groups_max)
         key = f"{topic.uid}/{name}".encode()
         position, pending = resolve(topic, start)
         group = self._make_group(topic, name, options, key)

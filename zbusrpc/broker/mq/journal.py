@@ -79,6 +79,11 @@ class Journal:
         """Why the last write failed: nothing is lost while the broker lives, and it is tried again."""
 
     @property
+    def groups(self) -> int:
+        """How many groups it keeps."""
+        return len(self._members)
+
+    @property
     def is_failing(self) -> bool:
         """Whether the last write failed."""
         return self.failure is not None

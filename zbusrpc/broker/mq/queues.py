@@ -17,6 +17,7 @@ Pure but for the disk, which is behind the seam of storage; time, turns and thre
 
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -30,10 +31,12 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import decode_name
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.ranges import narrowed
 from zbusrpc.broker.mq.requests import Consume, Nack, PullBody, parse
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Subscription
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.deadlines import Deadlines
@@ -130,8 +133,11 @@ class Queues:
         awake, self._awake = self._awake, {}
         now, now_ms = self._scheduler.now(), self._scheduler.now_ms()
         for group in awake:
-            if not group.is_gone:
-                self._dispatch(group, now, now_ms)
+            try:
+                if not group.is_gone:
+                    self._dispatch(group, now, now_ms)
+            except Exception:  # a fault of ours must not keep other groups from their messages
+                log.exception("mq.dispatch_failed", topic=group.topic_name, group=group.name)
         if self._awake:
             self._scheduler.soon(lambda: None)  # their turn comes after those of others
 
@@ -141,8 +147,14 @@ class Queues:
 
     def reply(self, session: Session, request_id: int, result: Any) -> None:
         """Answer a request, unless no answer is wanted."""
-        if request_id:
-            self._send(session, Message(_REPLY, request_id, b"", envelope.result_body(orjson.dumps(result))))
+        if not request_id:
+            return
+        body, limit = envelope.result_body(orjson.dumps(result)), session.message_bytes_max
+        if len(body) > limit:
+            text = f"the answer of {len(body)} bytes exceeds the limit of {limit} bytes: ask for less"
+            self.refuse(session, request_id, RpcError(Code.RESOURCE_EXHAUSTED, text))
+        else:
+            self._send(session, Message(_REPLY, request_id, b"", body))
 
     def refuse(self, session: Session, request_id: int, error: RpcError) -> None:
         """Answer a request with an error, unless no answer is wanted."""
@@ -196,6 +208,7 @@ class Queues:
     def _consume(self, session: Session, message: Message) -> None:
         asked = parse(Consume, message.body)
         topic = self._topic(message)
+        self._check_subscriptions(session)
 
         def made(group: Group | None, error: RpcError | None) -> None:
             if group is None or error is not None:
@@ -207,6 +220,7 @@ class Queues:
                     self._join(session, message.id, topic, group, asked.window)
                 except RpcError as refusal:
                     self.refuse(session, message.id, refusal)
+                    self._let_linger(group)
 
         group = topic.groups.get(asked.group or "")
         if group is not None:
@@ -222,7 +236,13 @@ class Queues:
         start = asked.start or ("oldest" if asked.group is not None else "newest")
         self.store.create_group(topic, name, GroupOptions(**options), start, made)
 
+    def _check_subscriptions(self, session: Session) -> None:
+        limit = self.store.limits.subscriptions_per_session_max
+        if len(session.subscriptions) >= limit:
+            raise too_many("subscriptions of one connection", limit)
+
     def _join(self, session: Session, request_id: int, topic: Topic, group: Group, window: int) -> None:
+        self._check_subscriptions(session)
         if group.options.exclusive and group.pool.members:
             other = next(iter(group.pool.members)).session.name
             text = f"group {group.name} of topic {topic.name} is exclusive, and {other} consumes it"
@@ -241,7 +261,8 @@ class Queues:
         if subscription is None:
             return
         group = subscription.group
-        count = sum(group.ack(subscription, first, last) for first, last in decode_ranges(message.body))
+        ranges = narrowed(decode_ranges(message.body), group.pending)
+        count = sum(group.ack(subscription, first, last) for first, last in ranges)
         self._answered(session, message, group, count)
 
     def _nack(self, session: Session, message: Message) -> None:
@@ -250,7 +271,7 @@ class Queues:
             return
         asked, group, count = parse(Nack, message.body), subscription.group, 0
         now, now_ms = self._scheduler.now(), self._scheduler.now_ms()
-        for first, last in asked.ranges:
+        for first, last in narrowed(asked.ranges, group.pending):
             if asked.then == "retry":
                 reason, delay_ms = asked.reason, asked.delay_ms
                 count += group.nack(subscription, first, last, reason, delay_ms, now, now_ms)
@@ -265,7 +286,8 @@ class Queues:
         if subscription is None:
             return
         group, now = subscription.group, self._scheduler.now()
-        count = sum(group.extend(subscription, first, last, now) for first, last in decode_ranges(message.body))
+        ranges = narrowed(decode_ranges(message.body), group.pending)
+        count = sum(group.extend(subscription, first, last, now) for first, last in ranges)
         self._answered(session, message, group, count)
 
     def _answered(self, session: Session, message: Message, group: Group, count: int) -> None:
@@ -288,8 +310,8 @@ class Queues:
         subscription.pulls.append(Pull(request_id=message.id, left=wanted))
         subscription.group.pool.give(subscription, wanted)
         if message.timeout_ms:
-            at = self._scheduler.now() + message.timeout_ms / 1000
-            self._pull_times.add((subscription, message.id), at)
+            at, item = self._scheduler.now() + message.timeout_ms / 1000, (subscription, message.id)
+            subscription.pulls[-1].unwatch = partial(self._pull_times.add(item, at).pop, item, None)
         else:
             subscription.pulls[-1].is_patient = False
         self.wake(subscription.group)

@@ -16,7 +16,7 @@ from zbusrpc.errors import Code, RpcError, did_you_mean
 REASON_CHARACTERS_MAX: Final = 1024
 COUNT_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
-"""The longest list of offsets fits. What is longer would keep the broker busy only to find out what is wrong with it."""
+"""The longest list of offsets fits. What is longer would keep the broker busy to find out what is wrong with it."""
 ERRORS_MAX: Final = 100
 """Mistakes in one body that are looked at to find the one worth telling."""
 SHOWN_CHARACTERS_MAX: Final = 280

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.groups import Done, Groups, differs
@@ -24,6 +25,7 @@ from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX, GroupOptions, TopicOpt
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
@@ -52,8 +54,9 @@ class Store(Groups):
         *,
         durability: Durability = Durability.DISK,
         rng: random.Random | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        super().__init__(scheduler, rng or random.Random())
+        super().__init__(scheduler, rng or random.Random(), limits or Limits())
         self.durability = durability
         """Level of topics that name none."""
         self.on_readable: Callable[[Topic], None] = lambda topic: None
@@ -203,7 +206,8 @@ class Store(Groups):
         """Make a topic, or see that it is as `given` says; tell when it is on the disk.
 
         Raises:
-            RpcError: INVALID_ARGUMENT, FAILED_PRECONDITION, or INTERNAL where it cannot be read.
+            RpcError: INVALID_ARGUMENT, FAILED_PRECONDITION, INTERNAL where it cannot be read, or RESOURCE_EXHAUSTED
+                where there are too many.
         """
         topic = self.topics.get(name)
         if topic is not None:
@@ -215,6 +219,8 @@ class Store(Groups):
             return
         options = TopicOptions(**{"durability": self.durability, **given})
         _check_dead_letter_topic(name, options)
+        if len(self.topics) + len(self._creating) >= self.limits.topics_max:
+            raise too_many("stored topics", self.limits.topics_max)
         self._creating[name] = [done]
         uid = f"{self._rng.getrandbits(48):012x}"
         found = file_of(name, uid, self.scheduler.now_ms(), options)
@@ -310,7 +316,7 @@ class Store(Groups):
             retired = topic.log.empty(self.scheduler.now_ms())
         except StorageError as error:
             raise as_rpc_error(topic.name, error) from error
-        topic.forget_tail()
+        topic.forget_emptied()
         for group in topic.groups.values():
             self.move_group(group, topic.log.next_offset)
         failed = f"topic {topic.name}: its files cannot be removed"

@@ -4,6 +4,7 @@ Pure data: the rules are in `group.py` and `queues.py`.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ class Pull:
     delivered: int = 0
     is_patient: bool = True
     """Whether it waits for the first message."""
+    unwatch: Callable[[], object] = lambda: None
+    """Stops watching how long it waits."""
 
 
 class Subscription:

@@ -245,7 +245,7 @@ class Topic:
             self._tail_bytes = 0
         tail += records
         self._tail_bytes += sum(len(record.body) + len(record.headers) for record in records)
-        if len(tail) > TAIL_RECORDS_MAX or self._tail_bytes > TAIL_BYTES_MAX:
+        while len(tail) > TAIL_RECORDS_MAX or self._tail_bytes > TAIL_BYTES_MAX:
             del tail[: len(tail) // 2 + 1]
             self._tail_bytes = sum(len(record.body) + len(record.headers) for record in tail)
 
@@ -256,7 +256,8 @@ class Topic:
             lowest = min(lowest, group.position, min(group.pending, default=lowest))
         return lowest
 
-    def forget_tail(self) -> None:
-        """Keep nothing in memory that is no longer in the log."""
+    def forget_emptied(self) -> None:
+        """Keep nothing in memory of what was in the log: neither messages nor their ids."""
         self._tail.clear()
         self._tail_bytes = 0
+        self._window = None

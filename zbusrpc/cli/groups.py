@@ -1,0 +1,74 @@
+"""`zbusrpc groups`, `seek`, `pause` and `resume`: where the consume groups of a topic are, and what they have to do."""
+
+from typing import Any, Final
+
+from zbusrpc.cli.shell import ask, print_json, print_text
+from zbusrpc.cli.starts import parse_start
+from zbusrpc.cli.tables import print_table
+from zbusrpc.config import Settings
+from zbusrpc.mq import admin
+from zbusrpc.mq.commands import command
+
+PENDING: Final = ("in_flight", "waiting", "delayed", "held", "dead")
+"""What may become of a message that was read for a group, in the order of the columns."""
+
+
+def run_groups(topic: str, settings: Settings, *, as_json: bool) -> None:
+    """List the groups of a topic."""
+    found = ask(command("topic", settings.broker, settings.timeout, topic=topic), as_json=as_json)
+    if as_json:
+        print_json(found)
+        return
+    if not found["groups"]:
+        print_text(f"topic {topic} has no groups\n")
+        return
+    columns = (
+        "GROUP",
+        ">POSITION",
+        ">LAG",
+        ">IN\nFLIGHT",
+        ">WAITING",
+        ">DELAYED",
+        ">HELD",
+        ">DEAD",
+        ">CON-\nSUMERS",
+        "FILTER",
+    )
+    print_table(columns, [_row(group) for group in found["groups"]])
+
+
+def _row(group: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        group["group"],
+        str(group["next_offset"]),
+        f"{group['lag']:,}",
+        *[f"{group[name]:,}" for name in PENDING],
+        str(len(group["consumers"])),
+        " ".join(_notes(group["options"])),
+    )
+
+
+def _notes(options: dict[str, Any]) -> list[str]:
+    notes = [options["filter"]] if options["filter"] else []
+    return notes + [word for word in ("paused", "exclusive") if options[word]]
+
+
+def run_seek(topic: str, group: str, start: str, settings: Settings, *, as_json: bool) -> None:
+    """Move a group."""
+    place = parse_start("START", start)
+    moved = admin.seek(topic, group, place, broker=settings.broker, timeout=settings.timeout)
+    offset = ask(moved, as_json=as_json)
+    if as_json:
+        print_json({"topic": topic, "group": group, "offset": offset})
+    else:
+        print_text(f"group {group} of topic {topic} goes on at offset {offset}\n")
+
+
+def run_pause(topic: str, group: str, settings: Settings, *, paused: bool, as_json: bool) -> None:
+    """Let a group rest, or go on."""
+    change = admin.pause if paused else admin.resume
+    ask(change(topic, group, broker=settings.broker, timeout=settings.timeout), as_json=as_json)
+    if as_json:
+        print_json({"topic": topic, "group": group, "paused": paused})
+    else:
+        print_text(f"group {group} of topic {topic} {'rests' if paused else 'goes on'}\n")

@@ -13,15 +13,12 @@ import orjson
 import pytest
 
 from tests.support.inprocess import running_broker
-from tests.support.native import dial, frame
 from tests.support.processes import Process, Processes
 from tests.support.queue_peer import QueuePeer, entry
 from zbusrpc.broker.limits import Limits
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.entries import RANGE, RANGES_MAX, encode_ranges
-from zbusrpc.transport.hello import Hello, hello_message
-from zbusrpc.transport.native import Decoder
 
 MIB = 1024 * 1024
 STALL_S_MAX = 2.0
@@ -116,16 +113,12 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_broken_rules_end_that_connection_with_a_reason(site: Site, name: str) -> None:
     """Whoever sends what cannot be read is told why and closed; the messages of others go on."""
-    site.good.declare("bad")
-    with dial(site.address) as connection:
-        connection.sendall(frame(hello_message(Hello(name="bad peer"))))
-        connection.sendall(frame(Message(Kind.CONSUME, 1, b"bad", b'{"group": "bad"}')))
-        connection.sendall(frame(MALFORMED[name]))
-        answer = b""
-        with suppress(ConnectionResetError):
-            while block := connection.recv(65536):
-                answer += block
-    *_, last = Decoder(MIB).feed(answer)
+    with QueuePeer(site.address) as peer:
+        peer.declare("bad")
+        assert peer.consume("bad", "bad") == 1
+
+        peer.send(MALFORMED[name])
+        *_, last = peer.messages()
 
     assert last.kind == Kind.GOODBYE
     assert bytes(last.body).decode()

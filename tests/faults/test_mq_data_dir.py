@@ -136,7 +136,8 @@ def test_newer_format_is_refused_and_untouched(data: DataDirectory, number: sign
         assert f"version {NEWER}, this zbusrpc reads versions up to 1" in line
         assert data.contents() == before
         path.write_bytes(original)
-    data.start()[1].hang_up()
+    with data.start()[1]:
+        pass
 
 
 # -- damage ----------------------------------------------------------------------------------------------

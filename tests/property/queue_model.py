@@ -42,6 +42,16 @@ class ModelGroup:
     is_unsure: bool = False
     """Whether a crash may have taken back the last attempts."""
 
+    def copy_of(self, offset: int) -> tuple[bool, bool, int, float]:
+        """Return what is known of a message, for `put_back`."""
+        return offset in self.done, offset in self.dead, self.attempts.get(offset, 0), self.until_s.get(offset, 0.0)
+
+    def put_back(self, offset: int, copy: tuple[bool, bool, int, float]) -> None:
+        """Know of a message what was known before."""
+        is_done, is_dead, self.attempts[offset], self.until_s[offset] = copy
+        (self.done.add if is_done else self.done.discard)(offset)
+        (self.dead.add if is_dead else self.dead.discard)(offset)
+
     def forget_in_flight(self) -> None:
         """Take note of a restart."""
         self.holder.clear()

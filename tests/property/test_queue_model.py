@@ -8,7 +8,6 @@ group, is a dead letter of it, or has expired.
 
 import sys
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -122,14 +121,10 @@ class QueueAndModel(RuleBasedStateMachine):
         having = [consumer for consumer in self.consumers if consumer.entries]
         consumer = having[number % len(having)]
         offset = consumer.entries[-1 - late % min(3, len(consumer.entries))].first
-        group, is_last = (
-            self.model.groups[consumer.group],
-            consumer is self.model.groups[consumer.group].holder.get(offset),
-        )
+        group = self.model.groups[consumer.group]
+        is_last = group.holder.get(offset) is consumer
         has = is_last and group.until_s.get(offset, 0.0) > self.now_s
-        before = replace(
-            group, done={*group.done}, dead={*group.dead}, attempts={**group.attempts}, until_s={**group.until_s}
-        )
+        before = group.copy_of(offset)
         if is_last:  # the model is told first, because what comes of an answer comes before it returns
             self._expect(group, offset, what, has=has)
 
@@ -140,9 +135,8 @@ class QueueAndModel(RuleBasedStateMachine):
         assert count == 0 or is_last, "the answer of another consumer was taken"
         if what == "extend" and count:
             group.until_s[offset] = self.now_s + LEASE_S
-        elif is_last and not count and group.holder.get(offset) is consumer:  # it came too late
-            group.done, group.dead, group.until_s = before.done, before.dead, before.until_s
-            group.attempts[offset] = before.attempts[offset]
+        elif is_last and not count and offset not in group.until_s:  # it came too late, and changed nothing
+            group.put_back(offset, before)
 
     def _expect(self, group: ModelGroup, offset: int, what: str, *, has: bool) -> None:
         if what == "extend":  # brings nothing of that message

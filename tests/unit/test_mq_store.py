@@ -603,3 +603,20 @@ def test_closing_waits_for_what_is_on_its_way() -> None:
 
     assert closed == [True]
     assert anna.answer(request)["offset"] == 0
+
+
+def test_closing_waits_for_a_topic_that_is_being_made() -> None:
+    """A store that is closed while a topic is being made closes that one too; afterwards none is made."""
+    lab = QueueLab()
+    made: list[object] = []
+    closed: list[bool] = []
+
+    lab.store.declare("orders", {}, update=False, done=lambda topic, error: made.append(topic))
+    lab.store.close(lambda: closed.append(True))
+    lab.run()
+
+    assert made[0] is not None
+    assert closed == [True]
+    assert lab.store.topics["orders"].log.closed_because is not None
+    with pytest.raises(RpcError, match="shutting down"):
+        lab.store.declare("mails", {}, update=False, done=lambda topic, error: None)

@@ -65,6 +65,7 @@ class Store(Groups):
         self._handles = Handles(disk)
         self._catalog = Catalog(disk, data_dir)
         self._creating: dict[str, list[TopicDone]] = {}
+        self._is_closing = False
 
     # -- opening and closing -----------------------------------------------------------------------------
 
@@ -159,6 +160,10 @@ class Store(Groups):
 
     def close(self, done: Callable[[], None]) -> None:
         """Write what is to be written, and tell when everything is on the disk and closed."""
+        self._is_closing = True
+        for waiting in self._creating.values():  # topics that are being made come first
+            waiting.append(lambda topic, error: self.close(done))
+            return
         self.journal.write()
         committers = [topic.committer for topic in self.topics.values()] + [self.journal.committer]
         left = len(committers)
@@ -217,6 +222,8 @@ class Store(Groups):
         if name in self._creating:
             self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return
+        if self._is_closing:
+            raise RpcError(Code.UNAVAILABLE, f"topic {name} cannot be made: the broker is shutting down")
         options = TopicOptions(**{"durability": self.durability, **given})
         _check_dead_letter_topic(name, options)
         if len(self.topics) + len(self._creating) >= self.limits.topics_max:

@@ -6,6 +6,7 @@ from tests.support.queue_lab import QueueLab, lab_with
 from zbusrpc.broker.mq.queues import LINGER_S
 from zbusrpc.broker.mq.store import ABANDONED_S
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Kind
 
 FIVE = [f"{number}" for number in range(5)]
 
@@ -246,3 +247,15 @@ def test_one_session_may_consume_several_groups_and_one_group_twice() -> None:
     assert sorted([*first.take(), *second.take()]) == FIVE[:4]
     assert other.take() == FIVE
     assert len({first.number, second.number, other.number}) == 3
+
+
+def test_messages_on_their_way_to_a_consumer_that_leaves_are_no_attempts() -> None:
+    """A consumer that leaves says how many messages have come; what crossed its leaving counts for nobody."""
+    lab, anna = lab_with("one", "two", "three")
+    first = anna.consume("orders", max_attempts=1)
+
+    anna.ask(Kind.LEAVE, (1).to_bytes(8, "big"), session=first.number)
+    second = lab.peer().consume("orders")
+
+    assert second.attempts() == [("two", 1), ("three", 1)]
+    assert [letter["body"] for letter in anna.command("dlq", topic="orders")["messages"]] == ["one"]

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
+from struct import Struct
 from typing import Any, Final, Literal
 
 import orjson
@@ -32,6 +33,8 @@ from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
 
 LEAVE_TIMEOUT_S: Final = 1.0
 """How long a broker may take to confirm that it gives nothing more."""
+SEEN: Final = Struct(">Q")
+"""How many messages have come: those on their way do not count as attempts."""
 RENEWALS_PER_LEASE: Final = 3
 REASON_CHARACTERS_MAX: Final = 1024
 """The broker keeps no more of a reason."""
@@ -64,6 +67,7 @@ class Subscription:
         self._connection = connection
         self._on_filled = on_filled
         self._number = 0
+        self._received = 0
         self._lease_s = 0.0
         self._begun: asyncio.Future[None] = caller.loop.create_future()
         self._renewal: asyncio.TimerHandle | None = None
@@ -96,7 +100,7 @@ class Subscription:
             self.set_exception(refusal)
             return
         if self._begun.done():
-            self._send(Kind.LEAVE)
+            self._send(Kind.LEAVE, SEEN.pack(0))
             return
         self.caller.subscribers[self._number] = self
         self._begun.set_result(None)
@@ -120,6 +124,7 @@ class Subscription:
         if message.kind == _DELIVER:
             entries = decode_entries(message.body)
             self.buffer.extend(entries)
+            self._received += len(entries)
             self.last_offset = max(self.last_offset, *(entry.first for entry in entries))
             self._on_filled(len(entries))
         elif message.kind == Kind.LEAVE:
@@ -189,7 +194,7 @@ class Subscription:
         while part := list(islice(ranges, RANGES_MAX)):
             self._nack(part, "release", None, "")
         self._end(None)
-        message = Message(Kind.LEAVE, session=self._number)
+        message = Message(Kind.LEAVE, body=SEEN.pack(self._received), session=self._number)
         with suppress(RpcError):
             await self.caller.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
 

@@ -51,6 +51,8 @@ class Courier:
             self.send(subscription)
         subscription.entries.append(entry)
         subscription.entries_bytes += len(entry)
+        subscription.sent += 1
+        delivery.number = subscription.sent
         return ""
 
     def send(self, subscription: Subscription) -> None:

@@ -34,7 +34,7 @@ class State(Enum):
 class Delivery:
     """One message that a group has read and not done with."""
 
-    __slots__ = ("attempts", "consumer", "due_ms", "key", "offset", "record", "state", "until")
+    __slots__ = ("attempts", "consumer", "due_ms", "key", "number", "offset", "record", "state", "until")
 
     def __init__(self, offset: int, key: bytes, state: State, attempts: int = 0, due_ms: int = 0) -> None:
         self.offset = offset
@@ -46,6 +46,8 @@ class Delivery:
         """DELAYED: when it is due, in ms since 1970, for the disk."""
         self.consumer: Subscription | None = None
         """Who has it, or had it last: until it is handed out again, an acknowledgement of that one counts."""
+        self.number = 0
+        """IN_FLIGHT: which of the messages that were sent to its consumer it is, from 1."""
         self.until = 0.0
         """IN_FLIGHT: when its lease ends. DELAYED: when its wait does."""
         self.record: Record | None = None

@@ -17,6 +17,7 @@ time, in the order of the log; what is kept in memory is bounded by PENDING_MAX 
 Pure: time comes in, records come from `fetch`, randomness from `jitter`.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -100,12 +101,17 @@ class Group(Place):
         """Let a consumer take part."""
         self.pool.join(consumer, is_suspended=consumer.session.is_congested)
 
-    def leave(self, consumer: Subscription) -> None:
-        """Give a consumer nothing more; what it has goes to others, first in line."""
+    def leave(self, consumer: Subscription, seen: int = sys.maxsize) -> None:
+        """Give a consumer nothing more; what it has goes to others, first in line.
+
+        Of the messages that were sent to it, it has `seen` so many: those on their way do not count as attempts.
+        """
         self.pool.leave(consumer)
         if consumer.in_flight or consumer.overdue:
             for delivery in [one for one in self.pending.values() if one.consumer is consumer]:
-                if delivery.state is State.IN_FLIGHT:
+                if delivery.state is State.IN_FLIGHT and delivery.number > seen:
+                    self._put_back(delivery)
+                elif delivery.state is State.IN_FLIGHT:
                     self._fail(delivery, "its consumer left", 0.0, 0, delay_ms=0)
                 delivery.consumer = None
         consumer.in_flight = 0
@@ -239,12 +245,7 @@ class Group(Place):
 
     def release(self, consumer: Subscription, first: int, last: int) -> int:
         """Let messages that were not begun come again, first in line, as if they had not been handed out."""
-
-        def put_back(delivery: Delivery) -> None:
-            delivery.attempts -= 1
-            self._wait(delivery)
-
-        return self._answer(consumer, first, last, put_back, is_late_fine=False)
+        return self._answer(consumer, first, last, self._put_back, is_late_fine=False)
 
     def reject(self, consumer: Subscription, first: int, last: int, reason: str) -> int:
         """Let messages be dead."""
@@ -326,6 +327,10 @@ class Group(Place):
             self._delay(delivery, now, now_ms + round(delay_ms), delay_ms)
         else:
             self._wait(delivery)
+
+    def _put_back(self, delivery: Delivery) -> None:
+        delivery.attempts -= 1
+        self._wait(delivery)
 
     def _bury(self, delivery: Delivery, reason: str) -> None:
         delivery.state = State.DEAD

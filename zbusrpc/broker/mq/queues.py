@@ -49,6 +49,8 @@ STORING_BYTES_MAX: Final = 256 * 1024 * 1024
 """Bytes of all topics that may wait for the disk: beyond, producers are asked to wait."""
 READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
+SEEN_BYTES: Final = 8
+"""A LEAVE may say how many messages have come; see docs/protocol.md."""
 LINGER_S: Final = 30.0
 """A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 IN_FLIGHT_MAX: Final = 65_536
@@ -319,7 +321,7 @@ class Queues:
     def _leave_command(self, session: Session, message: Message) -> None:
         subscription = session.subscriptions.pop(message.session, None)
         if subscription is not None:
-            self._leave(subscription)
+            self._leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == SEEN_BYTES else None)
             if subscription.group.options.delete_on_exit:
                 self.store.remove_if_unused(subscription.group)
         self.reply(session, message.id, None)
@@ -331,10 +333,10 @@ class Queues:
             raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
         return subscription
 
-    def _leave(self, subscription: Subscription) -> None:
+    def _leave(self, subscription: Subscription, seen: int | None = None) -> None:
         group = subscription.group
         self._courier.end_pulls(subscription, lambda pull: True)
-        group.leave(subscription)
+        group.leave(subscription, subscription.sent if seen is None else seen)
         self.wake(group)
 
     def _let_linger(self, group: Group) -> None:

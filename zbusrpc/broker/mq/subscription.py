@@ -40,6 +40,7 @@ class Subscription:
         "number",
         "overdue",
         "pulls",
+        "sent",
         "session",
         "window",
     )
@@ -57,6 +58,8 @@ class Subscription:
         """Credit that is kept back because leases have ended, until the consumer answers anything again: one that
         hangs must not be given message after message."""
         self.in_flight = 0
+        self.sent = 0
+        """How many messages were put into frames for it."""
         self.pulls: deque[Pull] = deque()
         self.entries: list[bytes] = []
         """What is to be sent with the next frame."""

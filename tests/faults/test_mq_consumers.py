@@ -99,6 +99,7 @@ def test_attempts_are_counted_across_kills_of_the_broker(processes: Processes, t
                 peer.nack(subscription, poison.first, reason=f"failure {number}", delay_ms=100)
                 if number == 2:
                     wait_until(lambda: peer.command("dlq", topic="orders")["messages"], "dead letter")
+                    peer.command("pause", topic="orders", group="billing")  # which stores that the group let go of it
                 nursery.restart()
         with QueuePeer(nursery.address) as peer:
             letters = peer.command("dlq", topic="orders")["messages"]

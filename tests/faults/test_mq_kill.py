@@ -21,6 +21,10 @@ BYTES_PER_ROUND = 6000
 LEVELS = {"level-os": "os", "level-disk": "disk"}
 FILTER = "eu.*"
 SEGMENT_BYTES = 8192
+KEEP_BYTES = 256 * SEGMENT_BYTES
+"""More than is stored while a producer looks for its broker: what is not kept is not known to be a duplicate."""
+UPKEEP_S = 1.05
+"""So long a broker must live to remove what is not kept."""
 
 
 def is_european(sent: Sent) -> bool:
@@ -32,7 +36,7 @@ def declare(address: str, levels: dict[str, str]) -> None:
     """Make topics, whose files are small, so that new ones are begun and old ones removed all the time."""
     with QueuePeer(address) as peer:
         for topic, level in levels.items():
-            peer.declare(topic, durability=level, segment_bytes=SEGMENT_BYTES, keep_consumed=False)
+            peer.declare(topic, durability=level, segment_bytes=SEGMENT_BYTES, keep_bytes=KEEP_BYTES)
 
 
 def assert_all_is_good(load: Load, groups: dict[str, list[str]]) -> None:
@@ -64,7 +68,7 @@ def test_nothing_acknowledged_is_lost(processes: Processes, tmp_path: Path, roun
         producers = [load.produce(*LEVELS, label=f"p{number}") for number in range(2)]
         for number in range(rounds):
             load.grow(BYTES_PER_ROUND)
-            time.sleep(rng.random() * 0.02)
+            time.sleep(rng.random() * 0.02 + (UPKEEP_S if number % 10 == 5 else 0.0))
             nursery.broker.kill()
             if number % 3 == 0:  # and once more, while it puts in order what the last one left
                 nursery.begin()

@@ -412,6 +412,14 @@ def bodies_of(shown: dict[str, Any]) -> list[str]:
     return [message["body"] for message in shown["messages"]]
 
 
+def outcome(attempt: Callable[[], Any]) -> Any:
+    """Return what an attempt gives, or the error with which it is refused."""
+    try:
+        return attempt()
+    except RpcError as error:
+        return error
+
+
 def refusals(*attempts: Callable[[], object]) -> Iterator[RpcError]:
     """Yield the error of each attempt; all must fail."""
     for attempt in attempts:

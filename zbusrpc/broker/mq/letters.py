@@ -4,7 +4,7 @@ A dead-letter topic is a topic like others, and no message of a log can be taken
 purged is therefore the place of a group of its own, `letters`: what that group is done with is dealt with.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -101,12 +101,10 @@ class Letters:
 
         def ended() -> None:
             result = {"retried": len(retried), "left": left}
-            if not retried:
+            if retried:
+                self.forget(sorted(retried), lambda error: answer(result, error), groups)
+            else:
                 answer(result, None)
-                return
-            for group in groups:  # in the journal before the letters are forgotten: a crash leaves both, never none
-                self._store.journal.put(group.key, group, lambda error: None)
-            self.forget(sorted(retried), lambda error: answer(result, error))
 
         def produced(letters: list[Record], error: StorageError | None) -> None:
             if error is None:
@@ -140,20 +138,29 @@ class Letters:
             Code.NOT_FOUND, f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
         )
 
-    def forget(self, offsets: Sequence[int], done: Done) -> None:
-        """Take note that letters were dealt with, and tell when that is on the disk."""
+    def forget(self, offsets: Sequence[int], done: Done, revived_in: Iterable[Group] = ()) -> None:
+        """Take note that letters were dealt with, and tell when that is on the disk.
+
+        Args:
+            revived_in: Groups that were given letters back: a crash leaves that and this, or neither.
+        """
+        try:
+            letters = self._group()
+        except RpcError as error:
+            done(error)
+            return
+        letters.settle(offsets)
+        groups = {group.key: group for group in (letters, *revived_in)}
+        self._store.journal.put_all(groups, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
+
+    def _group(self) -> Group:
+        """Return the group that keeps which letters were dealt with."""
         group = self.topic.groups.get(LETTERS_GROUP)
         if group is None:
-            self._store.create_group(
-                self.topic, LETTERS_GROUP, GroupOptions(paused=True), "oldest", lambda group, error: None
-            )
+            options = GroupOptions(paused=True)
+            self._store.create_group(self.topic, LETTERS_GROUP, options, "oldest", lambda group, error: None)
             group = self.topic.groups[LETTERS_GROUP]
-        self._settle(group, offsets, done)
-
-    def _settle(self, group: Group, offsets: Sequence[int], done: Done) -> None:
-        group.settle(offsets)
-        journal = self._store.journal
-        journal.put(group.key, group, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
+        return group
 
 
 def _produce_again(

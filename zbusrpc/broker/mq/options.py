@@ -35,7 +35,8 @@ class TopicOptions(Options):
     keep_bytes: Annotated[int, Field(ge=1)] | None = None
     """The oldest messages may be removed while the topic is larger."""
     keep_consumed: bool = True
-    """Whether messages that all groups have passed stay until `keep_s` or `keep_bytes` says otherwise."""
+    """Whether messages that all groups have passed stay until `keep_s` or `keep_bytes` says otherwise. They stay for
+    the duplicate window at least."""
     keep_unconsumed: bool = True
     """Whether `keep_s` and `keep_bytes` spare what a group still needs. False saves the disk and may lose messages."""
     compact: bool = False
@@ -59,6 +60,7 @@ class TopicOptions(Options):
             age_ms_max=None if self.keep_s is None else round(self.keep_s * 1000),
             bytes_max=self.keep_bytes,
             when_passed=not self.keep_consumed,
+            passed_age_ms_min=round(self.duplicate_window_s * 1000),  # a restart reads the ids of late messages again
             spare_needed=self.keep_unconsumed,
         )
         return LogOptions(segment_bytes_max=self.segment_bytes, retention=retention, compact=self.compact)

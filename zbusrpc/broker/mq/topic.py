@@ -188,14 +188,23 @@ class Topic:
 
     def _fill_window(self, window: DuplicateWindow) -> None:
         log = self.log
-        since_ms = self._scheduler.now_ms() - window.window_ms
-        offset = max(log.offset_at_time(max(0, since_ms)), log.next_offset - window.ids_max)
+        offset = self.duplicate_window_offset()
         while records := log.read(offset):
             named = [(record.id, record.offset) for record in records if record.id]
             if named:
                 window.reserve([id_ for id_, _ in named], records[-1].timestamp_ms)
                 window.settle(named)
             offset = records[-1].offset + 1
+
+    def duplicate_window_offset(self) -> int:
+        """Return where the messages begin whose ids are in the window, and are read after a restart.
+
+        Raises:
+            ReadFailedError: the disk did not say.
+        """
+        since_ms = self._scheduler.now_ms() - round(self.options.duplicate_window_s * 1000)
+        first = self.log.offset_at_time(max(0, since_ms))
+        return max(first, self.log.next_offset - self.options.duplicate_window_ids)
 
     def find_id(self, id_: bytes) -> int | None:
         """Return the offset of a late message by its id, or None."""

@@ -52,13 +52,16 @@ class Upkeep:
         if retired.segments:
             log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
             scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))
-        if topic.options.compact and not self._is_compacting and topic.log.is_compaction_due(now_ms, needed):
+        if topic.options.compact and not self._is_compacting:
             self._compact(topic, now_ms, needed)
 
     def _compact(self, topic: Topic, now_ms: int, needed: int) -> None:
-        """Compact a topic in another thread, one at a time."""
+        """Compact a topic in another thread, one at a time, where that pays; ids of late messages are spared."""
         try:
-            job = topic.log.begin_compaction(now_ms, until=needed)
+            until = min(needed, topic.duplicate_window_offset())
+            if not topic.log.is_compaction_due(now_ms, until):
+                return
+            job = topic.log.begin_compaction(now_ms, until=until)
         except StorageError as error:
             self._note(topic, "compaction", error)
             return

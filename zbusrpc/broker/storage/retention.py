@@ -22,6 +22,8 @@ class Retention:
     """The oldest segments go while all of them together are larger."""
     when_passed: bool = False
     """A segment goes when all its records are below the lowest offset that is still needed."""
+    passed_age_ms_min: int = 0
+    """But not before its latest record is so old: there is something else than readers that needs it."""
     spare_needed: bool = False
     """Age and bytes let go of no segment with a record at or above the lowest offset that is still needed."""
 
@@ -35,9 +37,11 @@ def count_expendable(segments: Sequence[Segment], retention: Retention, now_ms: 
     age_ms_max = retention.age_ms_max
     count = 0
     for segment in segments[:-1]:
-        is_old = age_ms_max is not None and now_ms - segment.latest_ms > age_ms_max
+        age_ms = now_ms - segment.latest_ms
+        is_old = age_ms_max is not None and age_ms > age_ms_max
         is_excess = retention.bytes_max is not None and excess > 0
-        is_passed = retention.when_passed and segment.next_offset <= needed_offset
+        is_ripe = age_ms >= retention.passed_age_ms_min
+        is_passed = retention.when_passed and is_ripe and segment.next_offset <= needed_offset
         is_spared = retention.spare_needed and segment.next_offset > needed_offset
         if is_spared or not (is_old or is_excess or is_passed):
             break

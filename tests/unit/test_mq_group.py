@@ -83,6 +83,17 @@ def test_one_frame_holds_what_came_in_one_turn() -> None:
     assert [len(frame.body) // 100_000 for frame in frames[1:]] == [2, 2, 1]
 
 
+def test_frame_is_no_larger_than_its_consumer_takes() -> None:
+    """A consumer with a small limit gets more frames, and none that would break its connection."""
+    lab, _ = lab_with(*["x" * 300] * 10)
+    small = lab.peer(message_bytes_max=1000)
+
+    consumer = small.consume("orders")
+
+    assert len(consumer.take()) == 10
+    assert max(len(frame.body) for frame in small.frames) <= 1000
+
+
 def test_group_with_much_to_do_lets_others_have_their_turn() -> None:
     """One group hands out a bounded number of messages at a time, and goes on in the next turn."""
     lab, anna = lab_with(*[f"{number}" for number in range(1000)])
@@ -404,6 +415,8 @@ def test_seek_forgets_leases_and_delays() -> None:
 
     assert consumer.take() == []
     assert lab.group().pending == {}
+    assert lab.peer().command("topic", topic="orders")["groups"][0]["consumers"][0]["in_flight"] == 0
+    assert consumer.peer.session.subscriptions[consumer.number].credit == 4
 
 
 def test_copy_has_what_the_other_group_has_pending() -> None:

@@ -175,6 +175,33 @@ def test_delayed_message_does_not_hold_up_its_key() -> None:
     assert finish(consumer, "a3") == ["a1"]
 
 
+def test_delayed_message_does_not_hold_up_its_key_after_a_restart() -> None:
+    """A message that was read before a restart, and whose time has not come, holds up nobody after it either."""
+    lab, anna = lab_with()
+    anna.produce("orders", entry("a1", key="a", delay_ms=60_000), *keyed("a2", "a3"))
+    lab.peer().consume("orders")
+    lab.pass_time(0.1)
+    lab.crash()
+
+    consumer = lab.peer().consume("orders")
+
+    assert consumer.work_off() == ["a2", "a3"]
+    lab.pass_time(61)
+    assert consumer.take() == ["a1"]
+
+
+def test_delayed_message_that_a_seek_passed_takes_no_key() -> None:
+    """When the time of a message comes that the group does not wait for any more, its key stays free."""
+    lab, anna = lab_with(entry("a1", key="a", delay_ms=1000))
+    consumer = lab.peer().consume("orders")
+
+    anna.command("seek", topic="orders", group="billing", start="newest")
+    lab.pass_time(2)
+    anna.produce("orders", *keyed("a2", "a3"))
+
+    assert consumer.work_off() == ["a2", "a3"]
+
+
 def test_expired_message_frees_its_key() -> None:
     """A message that has expired while it was held, or waited, lets the next one of its key through."""
     lab, anna = lab_with()

@@ -269,6 +269,21 @@ def test_waits_go_by_the_clock_after_a_restart() -> None:
     assert [body for body in consumer.take() if body != "soon"] == ["later"]
 
 
+def test_wait_that_was_over_does_not_begin_again_when_the_clock_is_set_back() -> None:
+    """A message that was due, and in flight when the broker crashed, comes at once, whatever the clock says then."""
+    lab, _ = lab_with(entry("delayed", delay_ms=5000), "refused")
+    consumer = lab.peer().consume("orders")
+    consumer.nack(1, delay_ms=5000)
+    lab.pass_time(5.1)
+    assert sorted(consumer.take()) == ["delayed", "refused", "refused"]
+    lab.pass_time(0.1)
+
+    lab.jump_clock(-HOUR_MS)
+    lab.crash()
+
+    assert sorted(lab.peer().consume("orders").attempts()) == [("delayed", 2), ("refused", 3)]
+
+
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
 def test_producing_goes_on_when_the_clock_is_set(jump_ms: int) -> None:
     """Offsets, receipts, duplicates and seeking by time do not break when the clock jumps."""

@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk
-from tests.support.queue_lab import START_MS, Peer, bodies_of, entry, lab_with
+from tests.support.queue_lab import START_MS, Peer, QueueLab, bodies_of, entry, lab_with
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 from zbusrpc.transport.entries import Entry
@@ -448,6 +448,22 @@ def test_consumer_that_comes_before_the_first_sync_gets_everything() -> None:
     lab.release_workers()
 
     assert bert.consumers[bert.answer(request)["subscription"]].take() == ["one", "two"]
+
+
+def test_messages_after_a_power_cut_are_not_taken_for_those_that_were_lost() -> None:
+    """When a power cut takes messages that a group has passed (level os), the group gets what comes after them."""
+    lab, anna = lab_with("lost 1", "lost 2", durability="os")
+    consumer = anna.consume("orders")
+    consumer.ack(0)
+    anna.command("declare_group", topic="orders", group="other", start={"group": "billing"})  # the journal is synced
+
+    image = next(image for title, image in lab.disk.images() if title.startswith("unsafe bytes gone"))
+    again = QueueLab(image)
+    receipt = again.peer().produce("orders", "new")
+
+    assert receipt["offset"] == 2
+    for group in ("billing", "other"):
+        assert again.peer().consume("orders", group).take() == ["new"]
 
 
 def test_dead_letter_that_was_left_by_a_crash_is_stored_before_the_first_sync_ends() -> None:

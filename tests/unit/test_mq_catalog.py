@@ -313,20 +313,23 @@ def test_group_with_options_of_a_newer_version_does_not_hurt_other_topics() -> N
         lab.peer().produce("orders", "two")
 
 
-def test_two_directories_that_say_the_same_name_are_not_mixed_up() -> None:
-    """A copied directory is reported, and the topic that was opened first is served."""
-    lab, _anna = lab_with("one")
-    path = next(path for path in lab.disk.names if "/orders-" in path and path.endswith("topic.json"))
-    data = bytes(lab.disk.names[path].data)
+@pytest.mark.parametrize("is_own_uid", [True, False])
+def test_two_directories_that_say_the_same_name_are_not_mixed_up(is_own_uid: bool) -> None:
+    """A copied directory, with a uid of its own or without, is reported, and the topic it was made of is served."""
+    lab, _ = lab_with("one")
+    uid = lab.topic().uid.encode()
     lab.disk.make_directory("/data/topics/orders-zzzz")
-    file = lab.disk.open("/data/topics/orders-zzzz/topic.json", create=True)
-    file.append(data.replace(lab.topic().uid.encode(), b"zzzz"))
-    file.close()
+    for path, inode in lab.disk.names.items():
+        if "/orders-" in path:
+            file = lab.disk.open(path.replace(uid.decode(), "zzzz"), create=True)
+            file.append(bytes(inode.data).replace(uid, b"zzzz" if is_own_uid else uid))
+            file.close()
+
+    for body in ("two", "three"):
+        lab.crash()
+        lab.run()
+        lab.peer().produce("orders", body)
 
     lab.crash()
     lab.run()
-    lab.peer().produce("orders", "two")
-
-    lab.crash()
-    lab.run()
-    assert bodies_of(lab.peer().command("peek", topic="orders")) == ["one", "two"]
+    assert bodies_of(lab.peer().command("peek", topic="orders")) == ["one", "two", "three"]

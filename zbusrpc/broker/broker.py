@@ -12,6 +12,7 @@ Pure: no clock, no socket, no `await`. A message that a peer must not send raise
 changed.
 """
 
+from dataclasses import asdict
 from typing import Any, Final
 
 import orjson
@@ -23,6 +24,7 @@ from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
+from zbusrpc.broker.reports import list_services
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag, Kind, Message
@@ -141,12 +143,19 @@ class Broker:
 
     def services(self) -> list[dict[str, Any]]:
         """Return what is running, for listings: services with their instances and queues."""
-        return self.calls.services()
+        return list_services(self.calls.topics)
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes as of now."""
-        in_flight = sum(len(session.deliveries) for session in self._sessions.values())
-        return {**self.calls.statistics(), "sessions": len(self._sessions), "in_flight": in_flight}
+        topics = self.calls.topics
+        return {
+            **asdict(self.calls.counters),
+            "topics": len(topics),
+            "queued": sum(len(topic.queue) for topic in topics.values()),
+            "queued_bytes": topics.queued_bytes,
+            "sessions": len(self._sessions),
+            "in_flight": sum(len(session.deliveries) for session in self._sessions.values()),
+        }
 
     def _query(self, session: Session, message: Message, now: float) -> None:
         result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}

@@ -10,14 +10,14 @@ ProtocolError before anything has changed.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
-from typing import Any, Final
+from typing import Final
 
 from zbusrpc import envelope
 from zbusrpc.broker import refusals
+from zbusrpc.broker.call_topics import CallTopics
 from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
 from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
-from zbusrpc.broker.reports import Counters, list_services
+from zbusrpc.broker.reports import Counters
 from zbusrpc.broker.session import NOBODY, Call, Consumer, Session
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
@@ -47,8 +47,7 @@ class Calls:
         self.is_draining = False
         """Whether new calls are refused because the broker is about to end."""
         self._send = send
-        self._topics: dict[bytes, Topic] = {}
-        self._queued_bytes = 0
+        self.topics = CallTopics(limits.topics_max)
         self._deadlines: Deadlines[Call] = Deadlines()
         self.commands: dict[int, Command] = {
             Kind.REQUEST: self.request,
@@ -64,13 +63,17 @@ class Calls:
         """Whether durable services may subscribe."""
         self.on_stored_end: Callable[[Call, Message | None], None] = lambda call, reply: None
         """Told of the end of calls that are stored: see `mq/stored_calls.py`."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Told when an instance came or went."""
+        self.on_unserved: Callable[[bytes], None] = lambda name: None
+        """Told of a call that nobody serves, before it is refused: who hears it may still join."""
 
     # -- what the broker calls ---------------------------------------------------------------------------
 
     def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
         """Give a session that reads too slowly no calls until it has caught up."""
         for consumer in session.consumers.values():
-            topic = self._topics[consumer.topic]
+            topic = self.topics[consumer.topic]
             if is_congested:
                 topic.pool.suspend(consumer)
             else:
@@ -104,20 +107,6 @@ class Calls:
         for call in self._deadlines.due(now):
             self._expire_call(call)
 
-    def services(self) -> list[dict[str, Any]]:
-        """Return what is running, for listings: topics with their instances and queues."""
-        return list_services(self._topics)
-
-    def statistics(self) -> dict[str, int]:
-        """Return counters and sizes as of now."""
-        queued = sum(len(topic.queue) for topic in self._topics.values())
-        return {
-            **asdict(self.counters),
-            "topics": len(self._topics),
-            "queued": queued,
-            "queued_bytes": self._queued_bytes,
-        }
-
     # -- commands of a caller ----------------------------------------------------------------------------
 
     def request(self, session: Session, message: Message, now: float) -> None:
@@ -149,7 +138,10 @@ class Calls:
     def enter(self, call: Call, now: float) -> None:
         """Give a call to an instance, or let it wait for one, or refuse it."""
         message = call.message
-        topic = self._topics.get(message.topic)
+        topic = self.topics.get(message.topic)
+        if topic is None or not topic.consumers:
+            self.on_unserved(message.topic)
+            topic = self.topics.get(message.topic)
         if topic is None or not topic.consumers:
             topic = self._topic_to_wait_in(call)
             if topic is None:
@@ -170,30 +162,22 @@ class Calls:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
         name = call.message.topic
         if not call.message.flags & _WAIT_FOR_READY:
-            running = [topic_name(other) for other, topic in self._topics.items() if topic.consumers]
+            running = [topic_name(other) for other, topic in self.topics.items() if topic.consumers]
             self.refuse(call, refusals.no_instance(topic_name(name), self.name, running))
             return None
-        return self._topic(name, call)
-
-    def _topic(self, name: bytes, call: Call | None = None) -> Topic | None:
-        """Return the topic `name`, made if need be; at the limit refuse `call`."""
-        topic = self._topics.get(name)
+        topic = self.topics.open(name)
         if topic is None:
-            if len(self._topics) >= self.limits.topics_max:
-                if call is not None:
-                    self.refuse(call, refusals.too_many("topics", self.limits.topics_max))
-                return None
-            topic = self._topics[name] = Topic()
+            self.refuse(call, refusals.too_many("topics", self.limits.topics_max))
         return topic
 
     def _enqueue(self, call: Call, topic: Topic) -> None:
         is_full = len(topic.queue) >= self.limits.queue_calls_max
-        if is_full or self._queued_bytes + call.size > self.limits.queued_bytes_max:
+        if is_full or self.topics.queued_bytes + call.size > self.limits.queued_bytes_max:
             name = topic_name(call.message.topic)
             self.refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
-            self._forget_if_unused(call.message.topic, topic)
+            self.topics.forget_if_unused(call.message.topic, topic)
         else:
-            self._put(call, topic)
+            self.topics.put(call, topic)
 
     def replace_caller(self, call: Call, again: Call) -> None:
         """Let the caller of `again` have the reply to `call`, in place of its own."""
@@ -253,19 +237,47 @@ class Calls:
         if about.get("durable") and not self.can_store:
             self.send_error(session, message.id, refusals.no_queues(self.name))
             return
-        topic = self._topic(name)
-        if topic is None:
+        if self.join(session, name, window, about) is None:
             self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
             return
-        consumer = session.consumers[name] = Consumer(session, name, window, about)
-        topic.join(consumer)
         self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
+        self._dispatch(self.topics[name], now)
+
+    def join(
+        self, session: Session, name: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
+    ) -> Consumer | None:
+        """Let a session serve a topic, or return None at the limit of topics; one that pulls says `ask` for each call.
+
+        It serves until it leaves: by UNSUBSCRIBE, `leave`, or its end.
+        """
+        topic = self.topics.open(name)
+        if topic is None:
+            return None
+        consumer = session.consumers[name] = Consumer(session, name, window, about, is_pulling=is_pulling)
+        topic.join(consumer)
+        self.on_change()
+        return consumer
+
+    def ask(self, consumer: Consumer, now: float) -> None:
+        """Have one more call given to a consumer that pulls."""
+        topic = self.topics[consumer.topic]
+        topic.pool.give(consumer)
         self._dispatch(topic, now)
 
+    def withdraw(self, consumer: Consumer) -> None:
+        """Have one call less given to a consumer that pulls."""
+        topic = self.topics.get(consumer.topic)
+        if topic is not None and consumer.credit:
+            topic.pool.withdraw(consumer, 1)
+
+    def leave(self, session: Session, name: bytes, now: float) -> None:
+        """Give a session no more calls of a topic; those that it works on stay its own."""
+        if name in session.consumers:
+            self._leave(session, name)
+            self._settle(name, now)
+
     def _unsubscribe(self, session: Session, message: Message, now: float) -> None:
-        if message.topic in session.consumers:
-            self._leave(session, message.topic)
-            self._settle(message.topic, now)
+        self.leave(session, message.topic, now)
         self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
 
     # -- steps that several commands share ---------------------------------------------------------------
@@ -288,7 +300,7 @@ class Calls:
         if call.attempts:
             note_attempt(message, call.attempts + 1)
         if is_too_large(message, session):
-            self._topics[consumer.topic].pool.give(consumer)
+            self.topics[consumer.topic].pool.give(consumer)
             self.refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
             return
         call.consumer = consumer
@@ -304,7 +316,7 @@ class Calls:
             consumer = topic.pool.take()
             if consumer is None:
                 return
-            call = self._take(topic)
+            call = self.topics.take(topic)
             if call.deadline is not None and call.deadline <= now:
                 topic.pool.give(consumer)
                 self._expire_call(call)
@@ -313,18 +325,14 @@ class Calls:
 
     def _settle(self, name: bytes, now: float) -> None:
         """Bring a topic into order whose consumers changed: dispatch, fail what nobody will take, forget it."""
-        topic = self._topics.get(name)
+        topic = self.topics.get(name)
         if topic is None:
             return
         self._dispatch(topic, now)
         if not topic.consumers:
             for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
                 self._fail_unserved(call)
-        self._forget_if_unused(name, topic)
-
-    def _forget_if_unused(self, name: bytes, topic: Topic) -> None:
-        if topic.is_unused:
-            self._topics.pop(name, None)
+        self.topics.forget_if_unused(name, topic)
 
     def _fail_unserved(self, call: Call) -> None:
         name = topic_name(call.message.topic)
@@ -346,11 +354,12 @@ class Calls:
         """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
         call.consumer = None
         self.counters.redelivered += 1
-        self._put(call, self._topics.setdefault(call.message.topic, Topic()), is_first=True)
+        self.topics.put(call, self.topics.setdefault(call.message.topic, Topic()), is_first=True)
 
     def _leave(self, session: Session, name: bytes) -> None:
         """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
-        self._topics[name].leave(session.consumers.pop(name))
+        self.topics[name].leave(session.consumers.pop(name))
+        self.on_change()
 
     def _finish(self, session: Session, message: Message, now: float) -> Call | None:
         """Take a delivery off a session, give its credit back, and return the call unless it has ended."""
@@ -359,8 +368,8 @@ class Calls:
             return None
         consumer = call.consumer
         assert consumer is not None
-        topic = self._topics.get(consumer.topic)
-        if topic is not None and topic.consumers.get(session.number) is consumer:
+        topic = self.topics.get(consumer.topic)
+        if topic is not None and topic.consumers.get(session.number) is consumer and not consumer.is_pulling:
             topic.pool.give(consumer)
             if topic.queue:
                 self._dispatch(topic, now)
@@ -401,20 +410,6 @@ class Calls:
         if call.stored_offset >= 0:
             self.on_stored_end(call, reply)
         if call.consumer is None:
-            topic = self._topics.get(message.topic)
-            if topic is not None and call in topic.queue:
-                topic.discard(call)
-                self._queued_bytes -= call.size
-                self._forget_if_unused(message.topic, topic)
+            self.topics.discard(call)
         elif (message.session, message.id) in call.consumer.session.deliveries:
             call.message = Message(_REQUEST, message.id, message.topic, session=message.session)  # frees the body
-
-    def _put(self, call: Call, topic: Topic, *, is_first: bool = False) -> None:
-        topic.put(call, is_first=is_first)
-        self._queued_bytes += call.size
-
-    def _take(self, topic: Topic) -> Call:
-        call = topic.take_call()
-        assert call is not None
-        self._queued_bytes -= call.size
-        return call

@@ -71,15 +71,19 @@ class Session:
 class Consumer:
     """One session serving one topic."""
 
-    __slots__ = ("about", "credit", "session", "topic", "window")
+    __slots__ = ("about", "credit", "is_pulling", "session", "topic", "window")
 
-    def __init__(self, session: Session, topic: bytes, window: int, about: dict[str, object]) -> None:
+    def __init__(
+        self, session: Session, topic: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
+    ) -> None:
         self.session = session
         self.topic = topic
         self.window = window
         """How many requests it takes unanswered."""
         self.credit = window
         """How many more it would take now."""
+        self.is_pulling = is_pulling
+        """Whether it asks for each request; else a reply is what lets the next one come."""
         self.about = about
         """What it says of itself, for listings."""
 

@@ -114,11 +114,11 @@ def test_put_is_told_when_it_is_on_the_disk(bench: Bench) -> None:
 
 def test_moves_of_many_groups_are_one_write(bench: Bench) -> None:
     """What all groups did in a short while is written at once."""
-    for number in range(20):
+    for number in range(15):
         bench.put(f"{number}")
     before = bench.journal.committer.writes
 
-    for number in range(20):
+    for number in range(15):
         bench.places[f"{number}".encode()].position = 7
         bench.journal.note_change(f"{number}".encode())
     bench.pass_time(0.01)

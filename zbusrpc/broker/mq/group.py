@@ -132,8 +132,8 @@ class Group(Place):
             return handouts
         self._learn_keys()
         pool, until, needs_ack = self.pool, now + self.options.lease_ms / 1000, self.options.ack
-        room = DISPATCH_BYTES_MAX
-        while len(handouts) < DISPATCH_MAX and room > 0 and pool.has_credit():
+        room, count_max = DISPATCH_BYTES_MAX, min(DISPATCH_MAX, self._in_flight_room())
+        while len(handouts) < count_max and room > 0 and pool.has_credit():
             try:
                 found = self._next(now, now_ms)
             except StorageError:
@@ -150,7 +150,7 @@ class Group(Place):
             self.counters.delivered += 1
             room -= len(record.body) + len(record.headers)
             handouts.append((consumer, delivery, record))
-            if needs_ack:
+            if needs_ack and consumer.is_answering:
                 delivery.state, delivery.consumer = State.IN_FLIGHT, consumer
                 consumer.in_flight += 1
                 self._leases.begin(delivery, until)
@@ -159,8 +159,13 @@ class Group(Place):
                 self._finish(delivery)
                 if consumer.window:
                     pool.give(consumer)
-        self.has_more = pool.has_credit()
+        self.has_more = pool.has_credit() and self._in_flight_room() > 0
         return handouts
+
+    def _in_flight_room(self) -> int:
+        """Return how many more messages may be handed out before one is answered."""
+        limit = self.options.in_flight_max
+        return sys.maxsize if limit is None else limit - sum(consumer.in_flight for consumer in self.pool.members)
 
     def _next(self, now: float, now_ms: int) -> tuple[Delivery, Record] | None:
         """Return the next message that may be handed out now."""

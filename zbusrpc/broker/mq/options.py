@@ -16,6 +16,7 @@ DAY_S: Final = 86_400
 TIME_S_MAX: Final = 100 * 365 * DAY_S
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 
+Mask = Annotated[int, Field(ge=0, le=0xFFFF)]
 Seconds = Annotated[float, Field(ge=0, le=TIME_S_MAX, allow_inf_nan=False)]
 
 
@@ -53,6 +54,8 @@ class TopicOptions(Options):
     """Whether it holds the requests of a durable service: set by the broker when such a service subscribes."""
     dead_letter_topic: str | None = None
     """Where messages go that could not be handled; by default `<topic>.dlq`, "" drops them."""
+    mask: Mask = 0
+    """What a zbus client declared it with: see `broker/zbus/masks.py`."""
 
     def log_options(self) -> LogOptions:
         """Return what these options are for the log."""
@@ -87,6 +90,10 @@ class GroupOptions(Options):
     """Wait before the second delivery; doubles from then on, and half of it is random."""
     backoff_max_ms: Annotated[int, Field(ge=0, le=DAY_S * 1000)] = 300_000
     """Longest such wait."""
+    in_flight_max: Annotated[int, Field(ge=1)] | None = None
+    """How many messages all consumers together may have and not have answered; None bounds each by its window."""
+    mask: Mask = 0
+    """What a zbus client declared it with: see `broker/zbus/masks.py`."""
 
     def longest_wait_ms(self, attempts: int) -> float:
         """Return the wait after so many deliveries, before half of it becomes random."""

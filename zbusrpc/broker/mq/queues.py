@@ -23,18 +23,18 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.intake import Intake
 from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import decode_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.ranges import narrowed
 from zbusrpc.broker.mq.requests import Consume, Nack, PullBody, parse
 from zbusrpc.broker.mq.store import Store
-from zbusrpc.broker.mq.subscription import Pull, Subscription
+from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.session import Session
@@ -45,8 +45,6 @@ from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.entries import decode_entries, decode_ranges
 
-STORING_BYTES_MAX: Final = 256 * 1024 * 1024
-"""Bytes of all topics that may wait for the disk: beyond, producers are asked to wait."""
 READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
 SEEN_BYTES: Final = 8
@@ -70,11 +68,13 @@ class Queues:
         self._scheduler = store.scheduler
         self._commands = Commands(store)
         self._courier = Courier(send)
-        self._storing_bytes = 0
+        self.intake = Intake()
         self._rng = rng or random.Random()
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()
         self._timed: dict[Group, float] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        """Told when a consumer came or went."""
         self._pull_times: Deadlines[tuple[Subscription, int]] = Deadlines()
         store.on_readable = self._topic_grew
         store.on_group_ended = self._end_subscriptions
@@ -167,29 +167,14 @@ class Queues:
 
     def _produce(self, session: Session, message: Message) -> None:
         topic = self._topic(message)
-        if topic.options.rpc:
-            raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a durable service: call it instead")
-        entries = decode_entries(message.body)
-        if not entries:
-            raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
-
-        size = len(message.body)
-        if self._storing_bytes + size > STORING_BYTES_MAX:
-            raise RpcError(
-                Code.RESOURCE_EXHAUSTED,
-                f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s",
-                {"retry_after_s": RETRY_AFTER_S, "may_have_run": False},
-            )
 
         def tell(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
-            self._storing_bytes -= size
             if error is not None:
                 self.refuse(session, message.id, error)
             else:
                 self.reply(session, message.id, receipt)
 
-        topic.produce(entries, tell)
-        self._storing_bytes += size  # level MEMORY told before: the sum is right in the end
+        self.intake.produce(topic, decode_entries(message.body), len(message.body), tell)
 
     def _topic(self, message: Message) -> Topic:
         """Return the topic that a message names.
@@ -219,7 +204,7 @@ class Queues:
                 self._let_linger(group)
             else:
                 try:
-                    self._join(session, message.id, topic, group, asked.window)
+                    self._join(session, message.id, group, asked.window)
                 except RpcError as refusal:
                     self.refuse(session, message.id, refusal)
                     self._let_linger(group)
@@ -243,20 +228,30 @@ class Queues:
         if len(session.subscriptions) >= limit:
             raise too_many("subscriptions of one connection", limit)
 
-    def _join(self, session: Session, request_id: int, topic: Topic, group: Group, window: int) -> None:
-        self._check_subscriptions(session)
-        if group.options.exclusive and group.pool.members:
-            other = next(iter(group.pool.members)).session.name
-            text = f"group {group.name} of topic {topic.name} is exclusive, and {other} consumes it"
-            raise RpcError(Code.FAILED_PRECONDITION, text)
-        session.last_subscription += 1
-        subscription = Subscription(session, session.last_subscription, group, window)
-        session.subscriptions[subscription.number] = subscription
-        group.join(subscription)
+    def _join(self, session: Session, request_id: int, group: Group, window: int) -> None:
+        subscription = self.join(session, group, window)
         options = group.options
         result = {"subscription": subscription.number, "group": group.name, "lease_ms": options.lease_ms}
         self.reply(session, request_id, result | {"ack": options.ack})
+
+    def join(self, session: Session, group: Group, window: int, *, sink: Sink | None = None) -> Subscription:
+        """Let a session take part in a group until it leaves or ends; `sink` takes messages in place of frames.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED: it has too many. FAILED_PRECONDITION: the group is another's alone.
+        """
+        self._check_subscriptions(session)
+        if group.options.exclusive and group.pool.members:
+            other = next(iter(group.pool.members)).session.name
+            text = f"group {group.name} of topic {group.topic_name} is exclusive, and {other} consumes it"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+        session.last_subscription += 1
+        subscription = Subscription(session, session.last_subscription, group, window, sink)
+        session.subscriptions[subscription.number] = subscription
+        group.join(subscription)
         self.wake(group)
+        self.on_change()
+        return subscription
 
     def _ack(self, session: Session, message: Message) -> None:
         subscription = self._subscription(session, message)
@@ -338,6 +333,7 @@ class Queues:
         self._courier.end_pulls(subscription, lambda pull: True)
         group.leave(subscription, subscription.sent if seen is None else seen)
         self.wake(group)
+        self.on_change()
 
     def _let_linger(self, group: Group) -> None:
         """Remove a group that goes with its last consumer in a while, unless one comes back."""
@@ -376,6 +372,9 @@ class Queues:
             handouts = []
         touched: dict[Subscription, None] = {}
         for subscription, delivery, record in handouts:
+            if subscription.sink is not None:
+                subscription.sink(delivery, record)
+                continue
             refusal = self._courier.add(subscription, delivery, record)
             if refusal:
                 group.refuse(subscription, delivery, refusal)

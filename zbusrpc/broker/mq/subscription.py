@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 from zbusrpc.broker.session import Session
 
 if TYPE_CHECKING:
+    from zbusrpc.broker.mq.delivery import Delivery
     from zbusrpc.broker.mq.group import Group
+    from zbusrpc.broker.storage.record import Record
+
+Sink = Callable[["Delivery", "Record"], None]
+"""Takes a message that was handed out."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,21 +42,27 @@ class Subscription:
         "entries_bytes",
         "group",
         "in_flight",
+        "is_answering",
         "number",
         "overdue",
         "pulls",
         "sent",
         "session",
+        "sink",
         "window",
     )
 
-    def __init__(self, session: Session, number: int, group: "Group", window: int) -> None:
+    def __init__(self, session: Session, number: int, group: "Group", window: int, sink: Sink | None = None) -> None:
         self.session = session
         self.number = number
         """Names it in its session."""
         self.group = group
         self.window = window
         """How many messages may be in flight; 0 is for pulling."""
+        self.sink = sink
+        """Takes its messages, where they do not travel in frames."""
+        self.is_answering = True
+        """Whether it says of each message what became of it; else one that is handed out is done."""
         self.credit = window
         """How many more it would take now."""
         self.overdue = 0

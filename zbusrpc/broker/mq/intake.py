@@ -1,0 +1,46 @@
+"""The intake: messages of producers on their way into topics, whatever dialect they came in.
+
+Pure. Promises: of all topics together no more than STORING_BYTES_MAX wait for the disk; beyond, producers are asked to
+wait.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from zbusrpc.broker.limits import RETRY_AFTER_S
+from zbusrpc.broker.mq.topic import Told, Topic
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.entries import Entry
+
+STORING_BYTES_MAX: Final = 256 * 1024 * 1024
+
+
+class Intake:
+    """Takes messages in."""
+
+    def __init__(self) -> None:
+        self._storing_bytes = 0
+
+    def produce(self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told) -> None:
+        """Store messages of `size` bytes as one batch, and tell the receipt or why there is none.
+
+        Raises:
+            RpcError: they are refused at once; nothing is told.
+        """
+        if topic.options.rpc:
+            raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a durable service: call it instead")
+        if not entries:
+            raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
+        if self._storing_bytes + size > STORING_BYTES_MAX:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED,
+                f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s",
+                {"retry_after_s": RETRY_AFTER_S, "may_have_run": False},
+            )
+
+        def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
+            self._storing_bytes -= size
+            tell(receipt, error)
+
+        topic.produce(entries, told)
+        self._storing_bytes += size  # level MEMORY told before: the sum is right in the end

@@ -37,6 +37,8 @@ SHOWN = {
 """What each example prints, among other things."""
 LIBRARIES = {"calc.py"}
 """What examples import, and what does nothing by itself."""
+PAGES = {"15_browser"}
+"""What a browser shows: tests/e2e/test_browser.py does."""
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -62,6 +64,7 @@ def test_log_lines_carry_id_of_call(tmp_path: Path) -> None:
 def test_every_example_is_tested() -> None:
     """No example is forgotten here."""
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(SHOWN) | LIBRARIES
+    assert {path.parent.name for path in EXAMPLES.glob("*/index.html")} == PAGES
 
 
 def test_examples_pass_mypy(tmp_path: Path) -> None:

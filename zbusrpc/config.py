@@ -6,10 +6,11 @@ that over the defaults here.
 
 import os
 import tomllib
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from zbusrpc.errors import ConfigError, did_you_mean
 
@@ -22,6 +23,8 @@ CONCURRENCY: Final = 64
 CONCURRENCY_MAX: Final = 4096
 """Most that one instance may take on: the largest window that a broker grants."""
 ENV_PREFIX: Final = "ZBUSRPC_"
+SECRETS: Final = frozenset({"token"})
+"""Settings whose value no line shows."""
 CONFIG_FILE: Final = "zbusrpc.toml"
 DATA_DIR: Final = "zbusrpc-data"
 MIB: Final = 1024 * 1024
@@ -31,6 +34,12 @@ IDLE_S: Final = 30.0
 """Silence after which a peer is taken for dead."""
 QUEUE_CALLS_MAX: Final = 10_000
 QUEUED_BYTES_MAX: Final = 256 * MIB
+CONNECTIONS_PER_ADDRESS_MAX: Final = 10_000
+
+
+def _split(value: Any) -> Any:
+    """Return what a list of an environment variable holds; anything else is left to the model."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 class Settings(BaseModel):
@@ -64,6 +73,30 @@ class Settings(BaseModel):
     """Calls that may wait for one service."""
     queued_bytes_max: Annotated[int, Field(ge=1024)] = QUEUED_BYTES_MAX
     """Bytes that may wait for all services together."""
+    connections_per_address_max: Annotated[int, Field(ge=1)] = CONNECTIONS_PER_ADDRESS_MAX
+    """Connections that a broker takes from one address."""
+    tls_cert: str | None = None
+    """File with the certificate that a broker shows, and its chain, PEM; without it nothing is encrypted."""
+    tls_key: str | None = None
+    """File with the key of that certificate; by default it is in the same file."""
+    tls_client_ca: str | None = None
+    """File with the CAs whose certificates clients of a broker must show; without it they need none."""
+    tokens: str | None = None
+    """File with the tokens that a broker knows: see `zbusrpc token`. Without it everybody may do everything."""
+    insecure: bool = False
+    """Whether a broker without tokens may listen on more than the loopback."""
+    allow_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    """Web pages that may use a broker, as `https://app.example.org`; in the environment with commas between them."""
+    token: SecretStr = SecretStr("")
+    """Secret that a client shows to a broker."""
+    tls: bool = False
+    """Whether a client speaks TLS also with brokers that are named without `tls://`."""
+    tls_ca: str | None = None
+    """File with the CA that a client trusts; by default those of the system."""
+    tls_client_cert: str | None = None
+    """File with the certificate that a client shows, and its chain, PEM."""
+    tls_client_key: str | None = None
+    """File with the key of that certificate; by default it is in the same file."""
     dev: bool = False
     """Whether callers get the traceback of an unexpected error."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
@@ -79,6 +112,11 @@ def load_settings(**given: Any) -> Settings:
     """
     sources = {CONFIG_FILE: _read_file(), "the environment": _read_environment()}
     sources["the command line"] = {name: value for name, value in given.items() if value is not None}
+    return _merged(sources)
+
+
+def _merged(sources: dict[str, dict[str, Any]]) -> Settings:
+    """Return the settings that some sources give together, of which the later win."""
     merged: dict[str, Any] = {}
     for source in sources.values():
         merged |= source
@@ -98,7 +136,8 @@ def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
     }.get(source, f"{name} in {source}")
     if kind == "extra_forbidden":
         return f"{spelling} is no setting{did_you_mean(name, Settings.model_fields)}"
-    return f"{spelling} = {value!r}: {reason[0].lower()}{reason[1:]}"
+    shown = "" if name in SECRETS else f" = {value!r}"
+    return f"{spelling}{shown}: {reason[0].lower()}{reason[1:]}"
 
 
 def _read_environment() -> dict[str, Any]:
@@ -118,6 +157,43 @@ def _read_file() -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{CONFIG_FILE}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSecurity:
+    """How this process shows who it is, and sees who a broker is."""
+
+    token: SecretStr
+    tls: bool
+    tls_ca: str | None
+    tls_client_cert: str | None
+    tls_client_key: str | None
+
+
+def client_security() -> ClientSecurity:
+    """Return what holds for every connection of this process to a broker: from the environment, then `zbusrpc.toml`.
+
+    Raises:
+        ConfigError: `zbusrpc.toml` cannot be read, or a value cannot be used.
+    """
+    names = {field.name for field in fields(ClientSecurity)}
+    sources = {CONFIG_FILE: _read_file(), "the environment": _read_environment()}
+    settings = _merged({where: _only(names, source) for where, source in sources.items()})
+    return ClientSecurity(**{name: getattr(settings, name) for name in names})
+
+
+def set_client_security(**given: Any) -> None:
+    """Let what the command line says of it hold for this process and for those that it starts.
+
+    It goes by the environment, which other users cannot see; they can see a command line.
+    """
+    for name in _only({field.name for field in fields(ClientSecurity)}, given):
+        if given[name] is not None:
+            os.environ[f"{ENV_PREFIX}{name.upper()}"] = str(given[name])
+
+
+def _only(names: set[str], source: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in source.items() if name in names}
 
 
 def default_broker() -> str:

@@ -90,6 +90,10 @@ class LinkError(ZbusError):
     """The connection to a broker cannot be made, was refused or was lost; the text says which and why."""
 
 
+class TokenRefusedError(LinkError):
+    """The broker does not know the token that it was shown: trying again with the same does not help."""
+
+
 class RpcError(ZbusError):
     """A call that failed.
 

@@ -1,5 +1,6 @@
 """Real processes for the tests of this directory."""
 
 from tests.support.fixtures import lab, links, own_lab, processes, shared_site, site
+from tests.support.zbus_fixtures import topic, zbus, zbus_site
 
-__all__ = ["lab", "links", "own_lab", "processes", "shared_site", "site"]
+__all__ = ["lab", "links", "own_lab", "processes", "shared_site", "site", "topic", "zbus", "zbus_site"]

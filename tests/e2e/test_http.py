@@ -238,8 +238,6 @@ def test_status_of_each_code(http_client: Http, code: str, status: int) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "code"),
     [
-        ("GET", "/", None, 404, "NOT_FOUND"),
-        ("GET", "/favicon.ico", None, 404, "NOT_FOUND"),
         ("GET", "/rpc/Nobody/add/1", None, 503, "UNAVAILABLE"),
         ("GET", "/rpc/Lab/nothing", None, 501, "UNIMPLEMENTED"),
         ("GET", "/rpc/Lab/add/x", None, 400, "INVALID_ARGUMENT"),
@@ -278,7 +276,7 @@ def test_deeply_nested_json_is_refused(http_client: Http) -> None:
     assert http_client.get("/rpc/Lab/add/1/2") == (200, {"result": 3})
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "HEAD"])
 def test_other_methods_are_not_allowed(http_client: Http, method: str) -> None:
     """Methods besides GET and POST are answered with 405, and what is allowed."""
     status, _ = http_client.send(method, "/rpc/Lab/add/1/2")
@@ -437,11 +435,11 @@ def test_expect_continue_is_answered(shared_site: Site) -> None:
     ],
 )
 def test_rubbish_is_answered_and_closed(shared_site: Site, http_client: Http, rubbish: bytes) -> None:
-    """What is no HTTP gets a 4xx with a JSON body and a closed connection; others notice nothing."""
+    """What is no HTTP gets a 4xx that says why and a closed connection; others notice nothing."""
     with dial(shared_site.address) as connection:
         connection.sendall(rubbish)
         answer = read_to_end(connection)
 
     assert answer.startswith(b"HTTP/1.1 4")
-    assert b"application/json" in answer
+    assert b"\r\n\r\n" in answer.strip(), "it says why"
     assert http_client.get("/rpc/Lab/add/1/2") == (200, {"result": 3})

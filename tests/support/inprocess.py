@@ -79,7 +79,7 @@ class BareClient:
 @asynccontextmanager
 async def bare_client(server: Server, hello: Hello | None = None) -> AsyncIterator[BareClient]:
     """Connect a bare client and exchange HELLOs."""
-    host, port = parse_addresses(server.broker.name)[0]
+    host, port, _ = parse_addresses(server.broker.name)[0]
     reader, writer = await asyncio.open_connection(host, port)
     client = BareClient(reader, writer)
     try:
@@ -92,7 +92,7 @@ async def bare_client(server: Server, hello: Hello | None = None) -> AsyncIterat
 
 async def http(server: Server, request: bytes) -> bytes:
     """Send bytes to the broker's port and return everything it answers until it closes or has no more to say."""
-    host, port = parse_addresses(server.broker.name)[0]
+    host, port, _ = parse_addresses(server.broker.name)[0]
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(request)
     try:

@@ -40,7 +40,7 @@ class Echo:
 
 
 async def dial(server: Server) -> BareClient:
-    host, port = parse_addresses(server.broker.name)[0]
+    host, port, _ = parse_addresses(server.broker.name)[0]
     return BareClient(*await asyncio.open_connection(host, port))
 
 

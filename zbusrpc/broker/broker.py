@@ -18,7 +18,8 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker import refusals
+from zbusrpc.broker import permissions, refusals
+from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
@@ -26,9 +27,11 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.reports import list_services
 from zbusrpc.broker.session import BYTES_MAX, Session
-from zbusrpc.errors import ProtocolError
+from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import Flag, Kind, Message
 
+UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the token"
+"""Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
 _PRODUCE: Final = int(Kind.PRODUCE)
 
 
@@ -81,6 +84,8 @@ class Broker:
             ProtocolError: the peer must not send this; its connection is to be closed.
         """
         kind = message.kind
+        if session.rights is not None and not self._is_allowed(session.rights, session, message):
+            return
         if kind >= _PRODUCE:
             self._receive_queued(session, message)
         elif kind in self._commands:
@@ -96,6 +101,29 @@ class Broker:
         elif message.id:
             body = envelope.error_body(refusals.no_queues(self.name))
             self.send(session, Message(Kind.REPLY, message.id, b"", body, flags=Flag.ERROR))
+
+    def _is_allowed(self, rights: Rights, session: Session, message: Message) -> bool:
+        """Say whether a session may send a message; one that may not is answered."""
+        try:
+            permissions.check(rights, message, self.queues.store if self.queues is not None else None)
+        except RpcError as error:
+            if message.id:
+                self.calls.send_error(session, message.id, error)
+            return False
+        return True
+
+    def replace_access(self, access: Access) -> dict[int, str]:
+        """Give each session the rights that its token has now; return which are to be closed, and why, by number."""
+        to_close: dict[int, str] = {}
+        for session in self._sessions.values():
+            rights = access.renewed(session.rights)
+            if rights is None:
+                to_close[session.number] = UNKNOWN_TOKEN
+                continue
+            session.rights = rights
+            if permissions.has_lost(session):
+                to_close[session.number] = f"the rights of {rights.name} have changed"
+        return to_close
 
     def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
         """Give a session that reads too slowly nothing until it has caught up."""
@@ -133,17 +161,20 @@ class Broker:
         if self.queues is not None:
             self.queues.settle()
 
-    def send(self, session: Session, message: Message) -> None:
-        """Leave a message in a session's outbox."""
+    def send(self, session: Session, message: Any) -> None:
+        """Leave a message, or an exchange that has its answer, in a session's outbox."""
         if not session.outbox:
             self.dirty.append(session)
         session.outbox.append(message)
 
     # -- what it tells -----------------------------------------------------------------------------------
 
-    def services(self) -> list[dict[str, Any]]:
-        """Return what is running, for listings: services with their instances and queues."""
-        return list_services(self.calls.topics)
+    def services(self, rights: Rights | None = None) -> list[dict[str, Any]]:
+        """Return what is running, for listings: services with their instances and queues, as far as `rights` go."""
+        services = list_services(self.calls.topics)
+        if rights is None:
+            return services
+        return [entry for entry in services if rights.allows(Operation.QUERY, entry["service"])]
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes as of now."""
@@ -158,5 +189,8 @@ class Broker:
         }
 
     def _query(self, session: Session, message: Message, now: float) -> None:
-        result = {"broker": self.name, "services": self.services(), "statistics": self.statistics()}
+        rights = session.rights
+        is_told = rights is None or rights.allows(Operation.SERVER)
+        statistics = self.statistics() if is_told else {}
+        result = {"broker": self.name, "services": self.services(rights), "statistics": statistics}
         self.calls.answer(session, Message(Kind.REPLY, message.id, body=envelope.result_body(orjson.dumps(result))))

@@ -162,8 +162,8 @@ class Calls:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
         name = call.message.topic
         if not call.message.flags & _WAIT_FOR_READY:
-            running = [topic_name(other) for other, topic in self.topics.items() if topic.consumers]
-            self.refuse(call, refusals.no_instance(topic_name(name), self.name, running))
+            running = (topic_name(other) for other, topic in self.topics.items() if topic.consumers)
+            self.refuse(call, refusals.no_instance(topic_name(name), self.name, call.caller.visible(running)))
             return None
         topic = self.topics.open(name)
         if topic is None:
@@ -205,7 +205,7 @@ class Calls:
             return
         self.counters.replies += 1
         if call.stored_offset >= 0:
-            message.id = call.request_id
+            message.session, message.id = call.caller.number, call.request_id
         self._end(call, message)
         self.answer(call.caller, message)  # its session and id are those of the request
 

@@ -8,10 +8,11 @@
 
 `Timeout-Ms` limits a call (default 10 s); `Meta-<key>` is metadata; `traceparent` and `tracestate` go along.
 
-Pure: values in, values out. An `Exchange` is one HTTP request with the calls it makes.
+Pure: values in, values out. A `GatewayRequest` is one HTTP request with the calls it makes.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -69,10 +70,9 @@ class GatewayCall:
 
 
 @dataclass(slots=True, kw_only=True)
-class Exchange:
+class GatewayRequest:
     """One HTTP request: the calls it makes and, when they have ended, the response."""
 
-    keep_alive: bool
     topic: bytes = b""
     header_bytes: bytes = b""
     timeout_ms: int = round(TIMEOUT_S * 1000)
@@ -100,6 +100,26 @@ def listing_of(path: list[str], services: list[dict[str, Any]]) -> HttpResponse:
     return HttpResponse(status=HTTPStatus.OK, body=orjson.dumps({"result": wanted}))
 
 
+def is_for_it(target: bytes) -> bool:
+    """Whether a request with this target is for the gateway."""
+    if target[:1] != b"/":
+        target = b"/" + target.partition(b"://")[2].partition(b"/")[2]
+    return target[:4] == b"/rpc" and target[4:5] in b"/?"
+
+
+def take(request: HttpRequest, list_running: Callable[[], list[dict[str, Any]]]) -> GatewayRequest:
+    """Return what a request to a path below /rpc asks for, with calls to make or with its response."""
+    path = path_of(request)
+    is_get = request.method != "POST"
+    path = path[:-1] if len(path) > 1 and path[-1] == "" and len(path) <= 3 else path
+    if is_get and len(path) < 3:
+        return GatewayRequest(response=listing_of(path, list_running()))
+    if len(path) < 2 or (not is_get and len(path) > 3):
+        error = RpcError(Code.NOT_FOUND, "POST goes to /rpc/<service> or /rpc/<service>/<method>")
+        return GatewayRequest(response=error_response(error))
+    return _open(request, path)
+
+
 def path_of(request: HttpRequest) -> list[str]:
     """Return the parts of the path, percent-decoded: an encoded slash does not part them."""
     raw = request.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("latin-1")
@@ -108,27 +128,22 @@ def path_of(request: HttpRequest) -> list[str]:
     return [unquote(part) for part in raw.split("/")[1:]] or [""]
 
 
-def is_cross_site(request: HttpRequest) -> bool:
-    """Whether a browser sends this on behalf of some other site's page."""
-    return request.headers.get("sec-fetch-site") == "cross-site"
-
-
-def open_exchange(request: HttpRequest, path: list[str]) -> Exchange:
-    """Return the exchange for a request below /rpc/<service>: with calls to make, or with its response."""
-    exchange = Exchange(keep_alive=request.keep_alive)
+def _open(request: HttpRequest, path: list[str]) -> GatewayRequest:
+    """Return what a request below /rpc/<service> asks for: with calls to make, or with its response."""
+    asked = GatewayRequest()
     try:
-        passed = _read_headers(exchange, request.headers)
-        exchange.topic = path[1].encode()
-        if not 1 <= len(exchange.topic) <= TOPIC_BYTES_MAX:
+        passed = _read_headers(asked, request.headers)
+        asked.topic = path[1].encode()
+        if not 1 <= len(asked.topic) <= TOPIC_BYTES_MAX:
             raise RpcError(Code.INVALID_ARGUMENT, f"a service's name has 1 to {TOPIC_BYTES_MAX} bytes")
-        if request.method == "GET":
-            _read_get(exchange, request, path, passed)
+        if request.method != "POST":
+            _read_get(asked, request, path, passed)
         else:
-            _read_post(exchange, request.body, path)
+            _read_post(asked, request.body, path)
     except RpcError as error:
-        exchange.response = error_response(error)
-    exchange.pending = sum(1 for call in exchange.calls if not call.reply)
-    return exchange
+        asked.response = error_response(error)
+    asked.pending = sum(1 for call in asked.calls if not call.reply)
+    return asked
 
 
 def error_response(error: RpcError) -> HttpResponse:
@@ -142,64 +157,64 @@ def protocol_error_response(error: HttpError) -> HttpResponse:
     return HttpResponse(status=error.status, body=envelope.error_body(RpcError(code, str(error))))
 
 
-def _read_headers(exchange: Exchange, headers: dict[str, str]) -> dict[str, str]:
+def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, str]:
     """Take the time limit out of a request's headers, and return what goes along: metadata and trace context."""
     timeout = headers.get("timeout-ms")
     if timeout is not None:
         if not timeout.isdecimal() or len(timeout) > 12 or not 1 <= int(timeout) <= TIMEOUT_MS_MAX:
             raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
-        exchange.timeout_ms = int(timeout)
+        asked.timeout_ms = int(timeout)
     passed = {
         name: value
         for name, value in headers.items()
         if name.startswith(HEADER_METADATA_PREFIX) or name in {"traceparent", "tracestate"}
     }
-    exchange.header_bytes = encode_headers(passed)
-    if len(exchange.header_bytes) > METADATA_BYTES_MAX:
+    asked.header_bytes = encode_headers(passed)
+    if len(asked.header_bytes) > METADATA_BYTES_MAX:
         raise RpcError(Code.INVALID_ARGUMENT, f"metadata of over {METADATA_BYTES_MAX} bytes as JSON")
     return passed
 
 
-def _read_get(exchange: Exchange, request: HttpRequest, path: list[str], passed: dict[str, str]) -> None:
+def _read_get(asked: GatewayRequest, request: HttpRequest, path: list[str], passed: dict[str, str]) -> None:
     query = request.target.partition(b"?")[2].decode("latin-1")
     named = parse_qs(query, keep_blank_values=True)
     if named and len(path) > 3:
         raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
     params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
-    exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
-    exchange.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"})
+    asked.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
+    asked.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"})
 
 
-def _read_post(exchange: Exchange, body: bytes, path: list[str]) -> None:
+def _read_post(asked: GatewayRequest, body: bytes, path: list[str]) -> None:
     if len(path) == 3:
         params = envelope.load(body or b"[]")
-        exchange.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
+        asked.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
     elif b'"jsonrpc"' in body or body.lstrip()[:1] == b"[":
-        _read_jsonrpc(exchange, body)
+        _read_jsonrpc(asked, body)
     else:
-        exchange.calls.append(GatewayCall(body=body))
+        asked.calls.append(GatewayCall(body=body))
 
 
-def _read_jsonrpc(exchange: Exchange, body: bytes) -> None:
+def _read_jsonrpc(asked: GatewayRequest, body: bytes) -> None:
     """Split a JSON-RPC 2.0 body into calls; a wrong element of a batch is answered in its place."""
     try:
         value = envelope.load(body)
     except RpcError as error:
         answer = envelope.jsonrpc_error(None, envelope.error_body(error), number=envelope.JSONRPC_PARSE_ERROR)
-        exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
+        asked.response = HttpResponse(status=HTTPStatus.OK, body=answer)
         return
     if isinstance(value, dict) and value.get("jsonrpc") != "2.0":
-        exchange.calls.append(GatewayCall(body=body))
+        asked.calls.append(GatewayCall(body=body))
         return
-    exchange.is_batch = isinstance(value, list)
+    asked.is_batch = isinstance(value, list)
     elements = value if isinstance(value, list) else [value]
     if not 1 <= len(elements) <= BATCH_MAX:
         answer = _invalid_request(f"a batch of {len(elements)} requests: the limits are 1 and {BATCH_MAX}")
-        exchange.response = HttpResponse(status=HTTPStatus.OK, body=answer)
+        asked.response = HttpResponse(status=HTTPStatus.OK, body=answer)
         return
-    exchange.calls += [_read_element(element) for element in elements]
-    if all(call.reply for call in exchange.calls):
-        exchange.response = _respond(exchange)
+    asked.calls += [_read_element(element) for element in elements]
+    if all(call.reply for call in asked.calls):
+        asked.response = _respond(asked)
 
 
 def _read_element(element: Any) -> GatewayCall:
@@ -224,17 +239,17 @@ def _invalid_request(problem: str) -> bytes:
     return envelope.jsonrpc_error(None, refusal, number=envelope.JSONRPC_INVALID_REQUEST)
 
 
-def _respond(exchange: Exchange) -> HttpResponse:
-    """Return the response of an exchange whose calls have ended."""
-    first = exchange.calls[0]
+def _respond(asked: GatewayRequest) -> HttpResponse:
+    """Return the response of a request whose calls have ended."""
+    first = asked.calls[0]
     if not first.is_jsonrpc:
         if first.is_error:
             return _response_of_error(first.reply)
         return HttpResponse(status=HTTPStatus.OK, body=first.reply)
-    answers = [_jsonrpc_answer(call) for call in exchange.calls if not call.is_notification]
+    answers = [_jsonrpc_answer(call) for call in asked.calls if not call.is_notification]
     if not answers:
         return HttpResponse(status=HTTPStatus.NO_CONTENT)
-    body = b"[%b]" % b",".join(answers) if exchange.is_batch else answers[0]
+    body = b"[%b]" % b",".join(answers) if asked.is_batch else answers[0]
     return HttpResponse(status=HTTPStatus.OK, body=body)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final
 
-from zbusrpc.config import CONCURRENCY_MAX, QUEUE_CALLS_MAX, QUEUED_BYTES_MAX
+from zbusrpc.config import CONCURRENCY_MAX, CONNECTIONS_PER_ADDRESS_MAX, QUEUE_CALLS_MAX, QUEUED_BYTES_MAX
 
 WINDOW_MAX: Final = CONCURRENCY_MAX
 """Largest number of unanswered requests that one consumer may hold."""
@@ -11,6 +11,8 @@ ATTEMPTS_MAX: Final = 3
 """How many instances an idempotent call may see die: a call that kills them must not kill them all."""
 RETRY_AFTER_S: Final = 0.5
 """What a full queue asks its callers to wait: a human's blink, and long enough for a queue to move."""
+LINGER_S: Final = 30.0
+"""A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,3 +33,6 @@ class Limits:
     """Consume groups of all topics together: about 500 MiB."""
     subscriptions_per_session_max: int = 10_000
     """Consumers of one connection."""
+    connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX
+    """Connections of one address. One number for all, generous because a gateway, a proxy or the host itself may stand
+    for thousands of clients: it is to keep a client that opens one after the other from taking every descriptor."""

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from zbusrpc.broker.broker import UNKNOWN_TOKEN
 from zbusrpc.broker.session import Session
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
 from zbusrpc.message import Message
@@ -24,9 +25,18 @@ class NativePeer:
         self.connection = Connection(self, server.hello, is_client=False)
 
     def connection_opened(self, hello: Hello) -> Hello:
-        """Begin the session and tell the client its number."""
+        """Begin the session and tell the client its number.
+
+        Raises:
+            ProtocolError: its token is unknown.
+        """
+        access, rights = self._server.access, None
+        if access is not None:
+            rights = access.rights_of(hello.token.get_secret_value())
+            if rights is None:
+                raise ProtocolError(UNKNOWN_TOKEN)
         name = f"{hello.name or 'client'}@{self.connection.peername}"
-        self._session = self._server.connect(name, self, self.connection.message_bytes_max)
+        self._session = self._server.connect(name, self, self.connection.message_bytes_max, rights)
         return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
 
     def message_received(self, message: Message) -> None:
@@ -40,6 +50,7 @@ class NativePeer:
             self._server.set_congested(self._session, is_congested)
 
     def connection_closed(self, error: ZbusError | None) -> None:
+        self._server.door.leave(self)
         if self._session is not None:
             self._server.disconnect(self._session)
         if isinstance(error, ProtocolError):

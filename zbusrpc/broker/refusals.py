@@ -6,6 +6,7 @@ whether trying again could do the work twice.
 
 from collections.abc import Iterable
 
+from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
 from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
 from zbusrpc.broker.session import Call
 from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
@@ -76,6 +77,14 @@ def no_queues(broker: str) -> RpcError:
 def draining(broker: str) -> RpcError:
     """The broker is about to end."""
     return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})
+
+
+def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | None = None) -> RpcError:
+    """The peer has no right to do this."""
+    who = f"token {rights.name}" if rights.digest else f"a client without a token ({ANONYMOUS})"
+    of_what = f" on topic {topic}" if topic else ""
+    of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
+    return RpcError(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}", {"may_have_run": False})
 
 
 def too_many(what: str, limit: int) -> RpcError:

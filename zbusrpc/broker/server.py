@@ -8,23 +8,28 @@ Promises: a peer that sends rubbish loses its own connection and nothing else; `
 """
 
 import asyncio
-from typing import Protocol
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
 
+from zbusrpc.broker.access import Access, Rights
+from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.http_peer import HttpPeer
+from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.native_peer import NativePeer
 from zbusrpc.broker.node import Node
+from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
+from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
-from zbusrpc.transport.connection import HELLO_TIMEOUT_S
 from zbusrpc.transport.hello import Hello
-from zbusrpc.transport.sniff import Framing, sniff
 
 log = get_logger("broker")
 
@@ -36,8 +41,8 @@ DRAIN_POLL_S = 0.02
 class Peer(Protocol):
     """What carries one session's messages, whatever the framing."""
 
-    def send(self, messages: list[Message]) -> None:
-        """Write messages of the core to the peer."""
+    def send(self, messages: list[Any]) -> None:
+        """Write to the peer what stood in its session's outbox."""
 
     def close(self, reason: str) -> None:
         """Tell the peer why, and close."""
@@ -54,14 +59,31 @@ class Server:
         idle_s: float = IDLE_S,
         data_dir: str | None = None,
         durability: Durability = Durability.DISK,
+        access: Access | None = None,
+        tls: ssl.SSLContext | None = None,
+        allow_origins: tuple[str, ...] = (),
     ) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        limits = limits or Limits()
         self.broker = Broker(limits=limits)
+        self.access = access
+        """Who may do what; None lets everybody do everything."""
+        self.tls = tls
+        """With it, every connection is encrypted."""
+        self.origins = Origins(allow_origins, has_tokens=access is not None)
+        """Which web pages may use the broker."""
+        self.door = Door(limits.connections_per_address_max)
+        """Where connections take their places."""
+        self.hub = Hub(self.broker, now=loop.time, now_ms=_now_ms, later=self._later)
+        """What text sessions share."""
+        self.arrivals: set[Arrival] = set()
+        """Connections that have not said a byte yet."""
+        self._allow_origins = allow_origins
+        self._host = ""
         self.message_bytes_max = message_bytes_max
         self.hello = Hello(message_bytes_max=message_bytes_max, idle_s=idle_s)
-        self._loop = asyncio.get_running_loop()
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server | TlsListener | None = None
         self._peers: dict[int, Peer] = {}
-        self._unknown: set[asyncio.BaseTransport] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self.data_dir = data_dir
@@ -79,16 +101,26 @@ class Server:
             self._node = Node(self.broker, self.data_dir, self._durability)
             self._node.scheduler.after = self.flush
         try:
-            self._listener = await self._loop.create_server(
-                lambda: _Arrival(self), host, port, backlog=BACKLOG, reuse_address=True
-            )
+            self._listener = await self._listen(host, port)
         except OSError as error:
             await self._close_node()
             reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
         self.broker.name = str(Address(host, bound))
+        self._host = host
+        self.hub.address = self.broker.name
+        self.hub.attach()
+        self._note_access()
         return self.broker.name
+
+    async def _listen(self, host: str, port: int) -> asyncio.Server | TlsListener:
+        def arrive() -> Arrival:
+            return Arrival(self)
+
+        if self.tls is not None:
+            return TlsListener(await listening_sockets(host, port, BACKLOG), self.tls, arrive)
+        return await self._loop.create_server(arrive, host, port, backlog=BACKLOG, reuse_address=True)
 
     async def close(self, grace_s: float = 0.0) -> None:
         """Take no more connections and calls, give those in flight `grace_s` seconds, say goodbye and end."""
@@ -100,8 +132,8 @@ class Server:
             await asyncio.sleep(DRAIN_POLL_S)
         for peer in list(self._peers.values()):
             peer.close("the broker is shutting down")
-        for transport in list(self._unknown):
-            transport.close()
+        for arrival in list(self.arrivals):
+            arrival.close()
         until = self._loop.time() + 1.0
         while self._peers and self._loop.time() < until:  # noqa: ASYNC110 - each needs a turn of the loop
             await asyncio.sleep(0)
@@ -114,11 +146,33 @@ class Server:
             node, self._node = self._node, None
             await node.close()
 
+    def replace_access(self, access: Access) -> None:
+        """Let other rules hold from now on, also for sessions that there are.
+
+        A session whose token is gone is closed, and so is one that consumes or serves what it may not any more.
+        """
+        self.access = access
+        self._note_access()
+        for number, reason in self.broker.replace_access(access).items():
+            peer = self._peers.get(number)
+            if peer is not None:
+                peer.close(reason)
+
+    def _note_access(self) -> None:
+        self.origins = Origins(self._allow_origins, self._host, has_tokens=self.access is not None)
+
     # -- what peers call ---------------------------------------------------------------------------------
 
-    def connect(self, name: str, peer: Peer, message_bytes_max: int = BYTES_MAX) -> Session:
-        """Begin a session that `peer` carries, which takes messages up to a size."""
+    def connect(
+        self, name: str, peer: Peer, message_bytes_max: int = BYTES_MAX, rights: Rights | None = None
+    ) -> Session:
+        """Begin a session that `peer` carries, which takes messages up to a size.
+
+        Args:
+            rights: Those of the token that was shown; without one the session has the rights of everybody.
+        """
         session = self.broker.connect(name, message_bytes_max)
+        session.rights = rights or (self.access.anonymous if self.access is not None else None)
         self._peers[session.number] = peer
         return session
 
@@ -138,7 +192,9 @@ class Server:
 
     def disconnect(self, session: Session) -> None:
         """End a session whose connection is gone; again does nothing."""
-        if self._peers.pop(session.number, None) is not None:
+        peer = self._peers.pop(session.number, None)
+        if peer is not None:
+            self.door.leave(peer)
             self.broker.disconnect(session, self._loop.time())
             self.flush()
 
@@ -166,6 +222,14 @@ class Server:
             log.exception("broker.send_failed", peer=repr(peer))
             peer.close("internal error of the broker")
 
+    def _later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call `callback` after a while, and send what it leaves."""
+        return self._loop.call_later(delay_s, self._ring, callback)
+
+    def _ring(self, callback: Callable[[], None]) -> None:
+        callback()
+        self.flush()
+
     def _arm_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -179,39 +243,5 @@ class Server:
         self.flush()
 
 
-class _Arrival(asyncio.Protocol):
-    """A connection that has not said a byte yet."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._transport: asyncio.BaseTransport | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._server._unknown.add(transport)
-        self._timer = asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, transport.close)
-
-    def data_received(self, data: bytes) -> None:
-        assert self._transport is not None
-        self._forget()
-        framing = sniff(data[0])
-        if framing is Framing.NATIVE:
-            protocol: asyncio.Protocol = NativePeer(self._server).connection
-        elif framing is Framing.HTTP:
-            protocol = HttpPeer(self._server)
-        else:
-            self._transport.close()  # nothing that such a peer would understand could be said
-            return
-        self._transport.set_protocol(protocol)
-        protocol.connection_made(self._transport)
-        protocol.data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-
-    def _forget(self) -> None:
-        assert self._timer is not None
-        self._timer.cancel()
-        if self._transport is not None:
-            self._server._unknown.discard(self._transport)
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

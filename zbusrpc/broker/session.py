@@ -7,8 +7,10 @@ Pure data: the rules are in `calls.py` and `topic.py`.
 """
 
 import sys
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
 
+from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.message import Message
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
@@ -37,6 +39,7 @@ class Session:
         "name",
         "number",
         "outbox",
+        "rights",
         "subscriptions",
     )
 
@@ -49,8 +52,8 @@ class Session:
         """Largest payload it takes: a longer one would make it close its connection."""
         self.body_bytes_sure = message_bytes_max - _HEAD_BYTES_MAX
         """A body up to this size fits for sure."""
-        self.outbox: list[Message] = []
-        """What the core wants to be sent to this peer, in order."""
+        self.outbox: list[Any] = []
+        """What is to be sent to this peer, in order: messages, and of a text peer exchanges that have their answer."""
         self.calls: dict[int, Call] = {}
         """The peer's calls that have not ended, by id."""
         self.consumers: dict[bytes, Consumer] = {}
@@ -66,6 +69,13 @@ class Session:
         self.subscriptions: dict[int, Subscription] = {}
         """What the peer consumes of stored topics, by number."""
         self.last_subscription = 0
+        self.rights: Rights | None = None
+        """What the peer may do; None where no tokens are configured: everything."""
+
+    def visible(self, names: Iterable[str]) -> Iterable[str]:
+        """Return which of these topics or services the peer may know of."""
+        rights = self.rights
+        return names if rights is None else (name for name in names if rights.allows(Operation.QUERY, name))
 
 
 class Consumer:

@@ -4,9 +4,11 @@ from typing import Annotated
 
 import typer
 
+from zbusrpc.cli.client_options import client_options
 from zbusrpc.cli.messages import dlq, messages
 from zbusrpc.cli.options import BrokerOption, DurabilityOption, JsonOption, LogJsonOption, LogLevelOption, settings_of
 from zbusrpc.cli.shell import fail, flush_output, open_standard_streams
+from zbusrpc.cli.token import token
 from zbusrpc.errors import ZbusError
 from zbusrpc.version import __version__
 
@@ -58,6 +60,22 @@ def broker(
     idle: Annotated[float | None, typer.Option(help="Seconds of silence that end a connection [default: 30]")] = None,
     queue_calls_max: Annotated[int | None, typer.Option(help="Waiting calls of a service [default: 10000]")] = None,
     queued_bytes_max: Annotated[int | None, typer.Option(help="Waiting bytes in all [default: 256 MiB]")] = None,
+    connections_per_address_max: Annotated[
+        int | None, typer.Option(help="Connections of one address [default: 10000]")
+    ] = None,
+    tokens: Annotated[str | None, typer.Option(metavar="FILE", help="Who may do what: see zbusrpc token.")] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Let everybody do everything, also from other machines.")
+    ] = None,
+    tls_cert: Annotated[str | None, typer.Option(metavar="FILE", help="Certificate and chain: speak TLS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(metavar="FILE", help="Its key [default: in the same file]")] = None,
+    tls_client_ca: Annotated[str | None, typer.Option(metavar="FILE", help="Clients must show certificates.")] = None,
+    allow_origins: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-origins", "--allow-origin", metavar="ORIGIN", help="Web pages that may use it; repeatable."
+        ),
+    ] = None,
     json: JsonOption = False,
     log_level: LogLevelOption = None,
     log_json: LogJsonOption = None,
@@ -76,6 +94,13 @@ def broker(
             queue_calls_max=queue_calls_max,
             queued_bytes_max=queued_bytes_max,
             idle=idle,
+            connections_per_address_max=connections_per_address_max,
+            tokens=tokens,
+            insecure=insecure,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            allow_origins=allow_origins or None,
             log_level=log_level,
             log_json=log_json,
         ),
@@ -84,6 +109,7 @@ def broker(
 
 
 @app.command()
+@client_options
 def serve(
     targets: Annotated[list[str], typer.Argument(metavar="MOD:SERVICE...", help="Class, instance or factory.")],
     broker: BrokerOption = None,
@@ -111,6 +137,7 @@ def serve(
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a value
+@client_options
 def call(
     method: Annotated[str, typer.Argument(metavar="SERVICE.METHOD")],
     params: Annotated[list[str] | None, typer.Argument(metavar="[VALUE...] or [NAME=VALUE...]")] = None,
@@ -126,6 +153,7 @@ def call(
 
 app.add_typer(messages)
 app.add_typer(dlq, name="dlq")
+app.add_typer(token, name="token")
 
 storage = typer.Typer(help="Look at a data directory that no broker has open.", no_args_is_help=True)
 app.add_typer(storage, name="storage")
@@ -153,6 +181,7 @@ app.add_typer(bench, name="bench")
 
 
 @bench.command("rpc")
+@client_options
 def bench_rpc(
     broker: BrokerOption = None,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Calls in flight.")] = 32,
@@ -168,6 +197,7 @@ def bench_rpc(
 
 
 @bench.command("produce")
+@client_options
 def bench_produce(
     broker: BrokerOption = None,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Batches without a receipt.")] = 256,
@@ -187,6 +217,7 @@ def bench_produce(
 
 
 @bench.command("consume")
+@client_options
 def bench_consume(
     broker: BrokerOption = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Consumers of one group.")] = 1,

@@ -1,25 +1,81 @@
 """`zbusrpc broker`: a broker in a process of its own."""
 
+import asyncio
 import os
+import signal
+import sys
+from ipaddress import ip_address
 
+from zbusrpc.broker.access import Access
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.token_file import is_readable_by_others, read_tokens
 from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings
+from zbusrpc.errors import ConfigError
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.address import TLS_SCHEME
+from zbusrpc.transport.tls import renew_certificate, server_context
 from zbusrpc.version import __version__
+
+log = get_logger("broker")
 
 
 def make_server(settings: Settings) -> Server:
-    """Return a broker with the bounds that the settings name."""
-    limits = Limits(queue_calls_max=settings.queue_calls_max, queued_bytes_max=settings.queued_bytes_max)
+    """Return a broker with the bounds and rules that the settings name.
+
+    Raises:
+        ConfigError: a file that they name cannot be used, or they would open the broker to everybody.
+    """
+    check_exposure(settings)
+    limits = Limits(
+        queue_calls_max=settings.queue_calls_max,
+        queued_bytes_max=settings.queued_bytes_max,
+        connections_per_address_max=settings.connections_per_address_max,
+    )
+    tls = None
+    if settings.tls_cert is not None:
+        tls = server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
     return Server(
         limits=limits,
         message_bytes_max=settings.message_bytes_max,
         idle_s=settings.idle,
         data_dir=settings.data_dir or _default_data_dir(settings),
         durability=Durability(settings.durability),
+        access=_read_access(settings),
+        tls=tls,
+        allow_origins=settings.allow_origins,
     )
+
+
+def check_exposure(settings: Settings) -> None:
+    """See that a broker without tokens is for this machine only, unless somebody takes that upon himself.
+
+    Raises:
+        ConfigError: it would not be; or there is a key and no certificate.
+    """
+    if settings.tls_cert is None and (settings.tls_key or settings.tls_client_ca):
+        given = "tls_key" if settings.tls_key else "tls_client_ca"
+        raise ConfigError(f"{given} is given and tls_cert is not: name the certificate of the broker, too")
+    if settings.tokens is None and not settings.insecure and not is_loopback(settings.host):
+        raise ConfigError(
+            f"a broker on {settings.host} without tokens would let everybody do everything: "
+            "make a token (zbusrpc token add) and say --tokens FILE, or say --insecure"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether only this machine reaches what listens on `host`."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def address_of(server: Server) -> str:
+    """Return what clients call a broker that has started."""
+    return f"{TLS_SCHEME if server.tls else ''}{server.broker.name}"
 
 
 def run_broker(settings: Settings, *, as_json: bool) -> None:
@@ -29,19 +85,65 @@ def run_broker(settings: Settings, *, as_json: bool) -> None:
 
 async def _run(settings: Settings, *, as_json: bool) -> None:
     server = make_server(settings)
-    address = await server.start(settings.host, settings.port)
+    await server.start(settings.host, settings.port)
     calm_collector()
     stop = stop_event()
+    reload_on_signal(server, settings)
+    address = address_of(server)
     lines = [
         f"zbusrpc {__version__} broker at {address} (native and HTTP on one port)",
-        f"  call with    curl http://{address}/rpc/<service>/<method>/<value>",
+        f"  call with    curl http{'s' if server.tls else ''}://{server.broker.name}/rpc/<service>/<method>/<value>",
         _describe_storage(server.data_dir, settings.durability),
+        *_describe_access(settings),
         "  stop with    Ctrl-C",
     ]
     facts = {"broker": address, "durability": settings.durability, "data_dir": server.data_dir}
     announce(facts, lines, as_json=as_json)
     await stop.wait()
     await server.close(settings.grace)
+
+
+# -- who may do what -----------------------------------------------------------------------------------------
+
+
+def reload_on_signal(server: Server, settings: Settings) -> None:
+    """Read tokens and certificate again on SIGHUP. What cannot be used is logged, and the old ones stay in force."""
+    if sys.platform != "win32" and (settings.tokens or settings.tls_cert):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server, settings)
+
+
+def _reload(server: Server, settings: Settings) -> None:
+    try:
+        access = _read_access(settings)
+        if server.tls is not None and settings.tls_cert is not None:
+            renew_certificate(server.tls, settings.tls_cert, settings.tls_key)
+    except ConfigError as error:
+        log.error("broker.reload_failed", reason=str(error))
+        return
+    if access is not None:
+        server.replace_access(access)
+    log.info("broker.reloaded", tokens=settings.tokens, tls_cert=settings.tls_cert)
+
+
+def _read_access(settings: Settings) -> Access | None:
+    if settings.tokens is None:
+        return None
+    access = read_tokens(settings.tokens).access()
+    if is_readable_by_others(settings.tokens):
+        log.warning("broker.tokens_readable", file=settings.tokens, fix=f"chmod o-r {settings.tokens}")
+    if settings.tls_cert is None and not is_loopback(settings.host):
+        log.warning("broker.tokens_unencrypted", host=settings.host, fix="say --tls-cert FILE")
+    return access
+
+
+def _describe_access(settings: Settings) -> list[str]:
+    """Return the line that says who may do what, where that is not everybody on this machine."""
+    if settings.tokens is not None:
+        return [f"  access       by the tokens in {settings.tokens}; after a change: kill -HUP {os.getpid()}"]
+    return [] if is_loopback(settings.host) else ["  access       everybody may do everything (--insecure)"]
+
+
+# -- what is stored ------------------------------------------------------------------------------------------
 
 
 def _default_data_dir(settings: Settings) -> str | None:

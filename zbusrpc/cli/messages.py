@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from zbusrpc.cli.client_options import client_options
 from zbusrpc.cli.options import (
     START,
     BrokerOption,
@@ -32,6 +33,7 @@ def _settings(broker: str | None, log_level: str = "warning") -> Settings:
 
 
 @messages.command()
+@client_options
 def pub(
     topic: TopicArgument,
     bodies: Annotated[list[str] | None, typer.Argument(metavar="BODY", help="None or -: lines of stdin.")] = None,
@@ -63,6 +65,7 @@ def pub(
 
 
 @messages.command()
+@client_options
 def sub(
     topic: TopicArgument,
     group: Annotated[str | None, typer.Option(help="Share messages with the consumers of a group.")] = None,
@@ -87,6 +90,7 @@ def sub(
 
 
 @messages.command()
+@client_options
 def peek(
     topic: TopicArgument,
     start: StartOption = "oldest",
@@ -105,6 +109,7 @@ def peek(
 
 
 @messages.command()
+@client_options
 def topics(
     match: Annotated[str, typer.Argument(metavar="MATCH", help="Part of the name.")] = "",
     broker: BrokerOption = None,
@@ -117,6 +122,7 @@ def topics(
 
 
 @messages.command()
+@client_options
 def declare(
     topic: TopicArgument,
     durability: Annotated[
@@ -172,6 +178,7 @@ def declare(
 
 
 @messages.command()
+@client_options
 def groups(topic: TopicArgument, broker: BrokerOption = None, json: JsonOption = False) -> None:
     """List the consume groups of a topic: where they are and what they have to do."""
     from zbusrpc.cli.groups import run_groups
@@ -180,6 +187,7 @@ def groups(topic: TopicArgument, broker: BrokerOption = None, json: JsonOption =
 
 
 @messages.command()
+@client_options
 def seek(
     topic: TopicArgument,
     group: GroupArgument,
@@ -194,6 +202,7 @@ def seek(
 
 
 @messages.command()
+@client_options
 def pause(topic: TopicArgument, group: GroupArgument, broker: BrokerOption = None, json: JsonOption = False) -> None:
     """Let a group rest: nothing is delivered to it."""
     from zbusrpc.cli.groups import run_pause
@@ -202,6 +211,7 @@ def pause(topic: TopicArgument, group: GroupArgument, broker: BrokerOption = Non
 
 
 @messages.command()
+@client_options
 def resume(topic: TopicArgument, group: GroupArgument, broker: BrokerOption = None, json: JsonOption = False) -> None:
     """Let a group go on."""
     from zbusrpc.cli.groups import run_pause
@@ -210,6 +220,7 @@ def resume(topic: TopicArgument, group: GroupArgument, broker: BrokerOption = No
 
 
 @messages.command()
+@client_options
 def empty(
     topic: TopicArgument,
     group: MaybeGroupArgument = None,
@@ -224,6 +235,7 @@ def empty(
 
 
 @messages.command()
+@client_options
 def remove(
     topic: TopicArgument,
     group: MaybeGroupArgument = None,
@@ -241,6 +253,7 @@ def remove(
 
 
 @dlq.command("ls")
+@client_options
 def dlq_ls(
     topic: TopicArgument,
     start: StartOption = "oldest",
@@ -255,6 +268,7 @@ def dlq_ls(
 
 
 @dlq.command("show")
+@client_options
 def dlq_show(
     topic: TopicArgument,
     offset: Annotated[int, typer.Argument(metavar="OFFSET", min=0, help="As `ls` shows it.")],
@@ -268,6 +282,7 @@ def dlq_show(
 
 
 @dlq.command("retry")
+@client_options
 def dlq_retry(
     topic: TopicArgument,
     offsets: OffsetsArgument = None,
@@ -284,6 +299,7 @@ def dlq_retry(
 
 
 @dlq.command("purge")
+@client_options
 def dlq_purge(
     topic: TopicArgument,
     offsets: OffsetsArgument = None,

@@ -8,7 +8,7 @@ from zbusrpc.config import Settings, load_settings
 from zbusrpc.telemetry import configure_logging
 
 BrokerOption = Annotated[
-    str | None, typer.Option("--broker", help="Brokers as host:port;host2:port [default: localhost:15555]")
+    str | None, typer.Option("--broker", help="Brokers as host:port;tls://host2:port [default: localhost:15555]")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for machines.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for each message.")]

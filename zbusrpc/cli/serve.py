@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from zbusrpc.broker.server import Server
-from zbusrpc.cli.broker import make_server
+from zbusrpc.cli.broker import address_of, make_server
 from zbusrpc.cli.loading import load
-from zbusrpc.cli.shell import announce, run, stop_event
+from zbusrpc.cli.shell import announce, fail, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.service.definition import Definition
@@ -53,11 +53,13 @@ async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> Non
                     dev=settings.dev,
                 )
                 await worker.start()
+                worker.refused.add_done_callback(lambda _: stop.set())
                 workers.append(worker)
             _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
             await stop.wait()
             await asyncio.gather(*[worker.close(settings.grace) for worker in workers])
             stuck = [worker.definition.name for worker in workers if worker.has_stuck_threads]
+            refusals = [worker.refused.result() for worker in workers if worker.refused.done()]
             workers.clear()
     finally:
         for worker in workers:
@@ -66,7 +68,9 @@ async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> Non
             await embedded.close(settings.grace)
     if stuck:
         log.warning("serve.threads_left", services=stuck)
-        os._exit(0)  # Python would wait for their threads for ever
+        os._exit(1 if refusals else 0)  # Python would wait for their threads for ever
+    if refusals:
+        fail(str(refusals[0]))
 
 
 async def _embed_broker(settings: Settings) -> Server | None:
@@ -86,7 +90,7 @@ async def _embed_broker(settings: Settings) -> Server | None:
 def _address(embedded: Server | None, settings: Settings) -> str:
     """Return where to serve: at the broker that was named, else at the one on this machine, in this process or not."""
     if embedded is not None:
-        return embedded.broker.name
+        return address_of(embedded)
     return f"localhost:{settings.port}" if settings.broker == DEFAULT_BROKER else settings.broker
 
 

@@ -86,6 +86,11 @@ class Caller:
         return self._link.error
 
     @property
+    def _is_over(self) -> bool:
+        """Whether this caller will not be connected any more; who calls again makes another one."""
+        return self.is_closed or self._link.is_refused
+
+    @property
     def is_ready(self) -> bool:
         """Whether there is a connection that takes more, and nobody waits for that."""
         connection = self._link.connection
@@ -181,13 +186,14 @@ class Caller:
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 await self._link.wait_attempt()
-                while wait_for_ready and self._link.connection is None and not self.is_closed:
+                while wait_for_ready and self._link.connection is None and not self._is_over:
                     await self._link.wait_next_attempt()
         except TimeoutError:
             reason = self._link.error or f"no answer from broker {self._link.name}"
             raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
         if self._link.connection is None:
-            raise RpcError(Code.UNAVAILABLE, str(self._link.error), {"may_have_run": False})
+            code = Code.UNAUTHENTICATED if self._link.is_refused else Code.UNAVAILABLE
+            raise RpcError(code, str(self._link.error), {"may_have_run": False})
 
     async def _wait_writable(self, deadline: float | None) -> None:
         """Wait until it is this call's turn to be sent to a broker that reads too slowly.

@@ -99,6 +99,8 @@ class Worker:
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
         self._posts = [_Post(self, broker, own) for broker in brokers]
         self._tasks: list[asyncio.Task[None]] = []
+        self.refused: asyncio.Future[ZbusError | None] = asyncio.get_running_loop().create_future()
+        """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
         self.has_stuck_threads = False
         """Whether `def` methods were still running when `close` gave up on them: they keep the process alive."""
 
@@ -110,6 +112,8 @@ class Worker:
             RpcError: the broker refused the subscription.
         """
         self._tasks = [asyncio.create_task(post.link.run()) for post in self._posts]
+        for task in self._tasks:
+            task.add_done_callback(self._note_end)
         attempts = [asyncio.create_task(post.wait_subscribed()) for post in self._posts]
         await asyncio.wait(attempts)
         errors = [attempt.result() for attempt in attempts]
@@ -133,6 +137,13 @@ class Worker:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.has_stuck_threads = bool(self._in_threads)
+
+    def _note_end(self, task: asyncio.Task[None]) -> None:
+        """Tell when no broker is left: each of them has refused the token."""
+        errors = [post.link.error for post in self._posts if post.link.is_refused]
+        if len(errors) == len(self._posts) and not self.refused.done():
+            log.error("worker.token_refused", service=self.definition.name, reason=str(errors[0]))
+            self.refused.set_result(errors[0])
 
     def _unfinished(self) -> list[asyncio.Task[None]]:
         return [running.task for post in self._posts for running in post.running.values() if running.task]

@@ -1,4 +1,4 @@
-"""Broker addresses: `host:port;host2:port`, as people write them."""
+"""Broker addresses: `host:port;tls://host2:port`, as people write them."""
 
 from typing import Final, NamedTuple
 
@@ -6,6 +6,7 @@ from zbusrpc.config import DEFAULT_PORT
 from zbusrpc.errors import ConfigError
 
 SEPARATORS: Final = ";,"
+TLS_SCHEME: Final = "tls://"
 
 
 class Address(NamedTuple):
@@ -13,9 +14,12 @@ class Address(NamedTuple):
 
     host: str
     port: int
+    tls: bool = False
+    """Whether the connection is encrypted."""
 
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{TLS_SCHEME if self.tls else ''}{host}:{self.port}"
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
@@ -32,7 +36,8 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
     return tuple(_parse(part) for part in parts)
 
 
-def _parse(text: str) -> Address:
+def _parse(given: str) -> Address:
+    text = given.removeprefix(TLS_SCHEME)
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):
         host, port = text, str(DEFAULT_PORT)
@@ -40,5 +45,5 @@ def _parse(text: str) -> Address:
     host = host[1:-1] if is_bracketed else host
     is_host = bool(host) and not set(host) & set("/[] ") and (is_bracketed or ":" not in host)
     if not is_host or not port.isdecimal() or len(port) > 5 or not 1 <= int(port) <= 65535:
-        raise ConfigError(f"{text!r} is no broker address; write host:port with a port from 1 to 65535")
-    return Address(host, int(port))
+        raise ConfigError(f"{given!r} is no broker address; write host:port with a port from 1 to 65535")
+    return Address(host, int(port), tls=text != given)

@@ -125,7 +125,7 @@ class Connection(asyncio.Protocol):
                         self._receiver.turn_ended()
                         return
                 self._backlog.popleft()
-        except ProtocolError as error:
+        except (ProtocolError, LinkError) as error:
             self._backlog.clear()
             self.fail(error)
         except BaseException:  # a fault of ours must not leave a connection that hears nothing any more
@@ -170,6 +170,7 @@ class Connection(asyncio.Protocol):
         error = self._error
         if error is None and not was_closing:
             error = LinkError(f"{self.peername} closed the connection" + (f": {exc}" if exc else ""))
+            error.__cause__ = exc
         self._receiver.connection_closed(error)
 
     # -- sending -----------------------------------------------------------------------------------------

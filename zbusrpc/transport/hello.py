@@ -6,10 +6,11 @@ or says GOODBYE with the reason. Limits are told, not negotiated: each side keep
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
-from zbusrpc.errors import ProtocolError
+from zbusrpc.errors import Code, ProtocolError, TokenRefusedError
 from zbusrpc.message import Kind, Message
 from zbusrpc.version import __version__
 
@@ -33,21 +34,30 @@ class Hello(BaseModel):
     """From the broker: the number of the client's session; with a request's id it names the call."""
     idle_s: Annotated[float, Field(gt=0)] = IDLE_S
     """This side closes a connection on which it has heard nothing for so long."""
+    token: Annotated[SecretStr, Field(max_length=256)] = SecretStr("")
+    """From the client: the secret that shows what it may do. It is neither logged nor shown."""
 
 
 def hello_message(hello: Hello) -> Message:
     """Return the message that carries `hello`."""
-    return Message(Kind.HELLO, body=hello.model_dump_json().encode())
+    said = hello.model_dump(exclude={"token"})
+    if hello.token:
+        said["token"] = hello.token.get_secret_value()
+    return Message(Kind.HELLO, body=orjson.dumps(said))
 
 
 def parse_hello(message: Message) -> Hello:
     """Return what the peer said.
 
     Raises:
+        TokenRefusedError: it does not know the token.
         ProtocolError: it is no HELLO, or of another protocol version.
     """
     if message.kind == Kind.GOODBYE:
-        raise ProtocolError(bytes(message.body).decode(errors="replace"))
+        reason = bytes(message.body).decode(errors="replace")
+        if reason.startswith(Code.UNAUTHENTICATED):
+            raise TokenRefusedError(reason.removeprefix(f"{Code.UNAUTHENTICATED}: "))
+        raise ProtocolError(reason)
     if message.kind != Kind.HELLO:
         raise ProtocolError(f"the first message must be HELLO, not {Kind(message.kind).name}")
     try:

@@ -1,6 +1,8 @@
 """HTTP/1.1 without I/O: requests out of bytes (by httptools), bytes out of responses.
 
-Promises: every bound is tested before anything beyond it is stored; whatever is wrong with a request is an
+A zbus message on the wire is an HTTP request, so this is the codec of both; `text.py` writes zbus's responses.
+
+Promises: every bound is tested before more than one block beyond it is stored; whatever is wrong with a request is an
 `HttpError` with its status, raised after the requests before it were yielded.
 """
 
@@ -29,7 +31,7 @@ class HttpError(ProtocolError):
         self.status = status
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class HttpRequest:
     """A whole request."""
 
@@ -37,9 +39,12 @@ class HttpRequest:
     target: bytes
     """Path and query as they came."""
     headers: dict[str, str]
-    """By lower-case name; of a repeated header, the last."""
+    """By lower-case name, without those that are empty; of a repeated header, the last. UTF-8, else latin-1."""
     body: bytes
     keep_alive: bool
+    """Whether the connection goes on after the response."""
+    is_upgrade: bool = False
+    """Whether the client wants to go on with another protocol."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,23 +57,43 @@ class HttpResponse:
     """Besides Content-Type, Content-Length and Connection."""
 
 
-_STATUS_LINES: Final[dict[int, bytes]] = {
+STATUS_LINES: Final[dict[int, bytes]] = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 } | {CLIENT_CLOSED_REQUEST: b"HTTP/1.1 499 Client Closed Request\r\n"}
-_OK_HEAD: Final = _STATUS_LINES[HTTPStatus.OK] + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+_OK_HEAD: Final = (
+    STATUS_LINES[HTTPStatus.OK]
+    + b"Connection: keep-alive\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+)
 
 
 def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
     """Return a response as bytes."""
     if keep_alive and response.status == HTTPStatus.OK and not response.headers:
         return _OK_HEAD % (len(response.body), response.body)
-    headers = dict(response.headers)
+    headers = {"Connection": "keep-alive" if keep_alive else "close"} | response.headers
     if response.status != HTTPStatus.NO_CONTENT:
-        headers |= {"Content-Type": JSON_TYPE, "Content-Length": str(len(response.body))}
-    if not keep_alive:
-        headers["Connection"] = "close"
+        headers = {"Content-Type": JSON_TYPE} | headers | {"Content-Length": str(len(response.body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return b"%b%b\r\n%b" % (_STATUS_LINES[response.status], lines.encode("latin-1"), response.body)
+    return b"%b%b\r\n%b" % (STATUS_LINES[response.status], lines.encode("latin-1"), response.body)
+
+
+_NAMES: Final[dict[bytes, str]] = {}
+"""Names of headers as they came, and in lower case: there are few, and each comes often."""
+_NAMES_MAX: Final = 1024
+
+
+def _lower(name: bytes) -> str:
+    text = name.decode("latin-1").lower()
+    if len(_NAMES) < _NAMES_MAX:
+        _NAMES[name] = text
+    return text
+
+
+def _decode(value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
 
 
 class HttpDecoder:
@@ -83,6 +108,9 @@ class HttpDecoder:
         """Whether part of a request is waiting for the rest."""
         self.wants_continue = False
         """Whether the peer waits for "100 Continue" before it sends its body; whoever answers clears it."""
+        self.after_upgrade = b""
+        """What came after a request with `is_upgrade`, which is the last that is decoded."""
+        self._is_in_head = self._has_begun = False
         self._reset()
 
     def feed(self, data: bytes) -> Iterator[HttpRequest]:
@@ -93,10 +121,15 @@ class HttpDecoder:
         """
         error: HttpError | None = None
         try:
+            self._has_begun = False
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # RFC 9110, 7.8: an upgrade may be ignored. The parser has stopped, so this is the last request here.
-            self._done[-1].keep_alive = False
+            if self._is_in_head and not self._has_begun:
+                self._check_head(len(data))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._done[-1].is_upgrade = True
+            self.after_upgrade = data[upgrade.args[0] :]
+        except HttpError as too_long:
+            error = too_long
         except httptools.HttpParserError as parser_error:
             error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
         requests, self._done = self._done, []
@@ -104,10 +137,16 @@ class HttpDecoder:
         if error is not None:
             raise error
 
+    def _check_head(self, size: int) -> None:
+        """Bound what the parser itself keeps of a line that does not end."""
+        self._head_bytes += size
+        if self._head_bytes > HEADERS_BYTES_MAX + TARGET_BYTES_MAX:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head of over {self._head_bytes - 1} bytes")
+
     def _reset(self) -> None:
         self._target = b""
         self._headers: dict[str, str] = {}
-        self._header_count = self._header_bytes = 0
+        self._header_count = self._header_bytes = self._head_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -119,7 +158,7 @@ class HttpDecoder:
 
     def on_message_begin(self) -> None:
         self._reset()
-        self.is_partial = True
+        self.is_partial = self._is_in_head = self._has_begun = True
 
     def on_url(self, url: bytes) -> None:
         self._target += url
@@ -132,9 +171,12 @@ class HttpDecoder:
         if self._header_count > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
             limits = f"{HEADERS_MAX} headers or {HEADERS_BYTES_MAX} bytes of them"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {limits}")
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if value:
+            text = value.decode() if value.isascii() else _decode(value)
+            self._headers[_NAMES.get(name) or _lower(name)] = text
 
     def on_headers_complete(self) -> None:
+        self._is_in_head = False
         length = self._headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > self._body_bytes_max:
             self._refuse_body(int(length[:20]))
@@ -149,14 +191,9 @@ class HttpDecoder:
 
     def on_message_complete(self) -> None:
         self.is_partial = self.wants_continue = False
-        request = HttpRequest(
-            method=self._parser.get_method().decode("latin-1"),
-            target=self._target,
-            headers=self._headers,
-            body=b"".join(self._body),
-            keep_alive=self._parser.should_keep_alive(),
-        )
-        self._done.append(request)
+        method = self._parser.get_method().decode("latin-1")
+        body, keep_alive = b"".join(self._body), self._parser.should_keep_alive()
+        self._done.append(HttpRequest(method, self._target, self._headers, body, keep_alive))
 
     def _refuse_body(self, size: int) -> None:
         reason = f"a body of {size} bytes exceeds the limit of {self._body_bytes_max} bytes"

@@ -10,21 +10,26 @@ Promises: at most one connection at a time; cancelling `run` closes it; while it
 import asyncio
 import contextlib
 import socket
+import ssl
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
-from zbusrpc.errors import LinkError, ZbusError, did_you_mean
+from zbusrpc.config import client_security
+from zbusrpc.errors import FrameTooLargeError, LinkError, TokenRefusedError, ZbusError, did_you_mean
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.backoff import Backoff
-from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.connection import CLOSE_TIMEOUT_S, Connection
 from zbusrpc.transport.hello import Hello
+from zbusrpc.transport.tls import client_context, explain_tls
 
 DIAL_GAP_S = 0.02
 """Between two dials at least, however many calls are in a hurry: a broker that is down must not be hammered."""
 DIAL_TIMEOUT_S = 5.0
 """For the TCP connection and the exchange of HELLOs together."""
+TLS_ALERT: Final = 0x15
+"""What a broker that speaks TLS answers to anything else begins with (RFC 8446, 5.1): here the length of a frame."""
 
 log = get_logger("link")
 
@@ -49,9 +54,17 @@ class Link:
     """A connection to the first of some brokers that answers, kept open."""
 
     def __init__(self, addresses: tuple[Address, ...], user: LinkUser, hello: Hello) -> None:
-        self._addresses = addresses
+        """Prepare a link; the token and TLS are those of the environment and `zbusrpc.toml`.
+
+        Raises:
+            ConfigError: they, or a file that they name, cannot be used.
+        """
+        security = client_security()
+        self._addresses = tuple(address._replace(tls=address.tls or security.tls) for address in addresses)
+        has_tls = any(address.tls for address in self._addresses)
+        self._tls = client_context(security) if has_tls else None
         self._user = user
-        self._hello = hello
+        self._hello = hello if hello.token else hello.model_copy(update={"token": security.token})
         self._loop = asyncio.get_running_loop()
         self._connection: Connection | None = None
         self._dialled: _Dialled | None = None
@@ -61,7 +74,7 @@ class Link:
         self._hurry = asyncio.Event()
         self.error: ZbusError | None = None
         """Why the link is down, where it is known."""
-        self.name = ";".join(str(address) for address in addresses)
+        self.name = ";".join(str(address) for address in self._addresses)
         """The brokers it may be connected to, for people."""
 
     @property
@@ -69,12 +82,19 @@ class Link:
         """The open connection, or None while the link is down."""
         return self._connection
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a broker does not know the token, so that `run` has given up."""
+        return isinstance(self.error, TokenRefusedError)
+
     async def run(self) -> None:
-        """Keep the link open until cancelled."""
+        """Keep the link open until cancelled, or until a broker does not know the token."""
         backoff = Backoff()
         try:
             while True:
                 await self._dial()
+                if self.is_refused:
+                    return
                 self._end_attempt()
                 if self._connection is not None:
                     backoff.reset()
@@ -124,7 +144,7 @@ class Link:
             connection = dialled.connection = Connection(dialled, self._hello, is_client=True)
             try:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
-                    await self._loop.create_connection(partial(_itself, connection), address.host, address.port)
+                    await self._connect(connection, address)
                     error: Exception | None = await self._outcome
             except (OSError, TimeoutError) as dial_error:
                 error = dial_error
@@ -132,8 +152,16 @@ class Link:
                 return
             self._dialled = None  # what it still says is of no interest
             connection.close()
-            self.error = LinkError(explain(address, error))
+            kind = TokenRefusedError if isinstance(error, TokenRefusedError) else LinkError
+            self.error = kind(explain(address, error))
             log.debug("link.unreachable", broker=str(address), error=str(self.error))
+
+    async def _connect(self, connection: Connection, address: Address) -> None:
+        """Open a connection to one broker, encrypted where that is wanted."""
+        host, port, tls = address
+        factory, context = partial(_itself, connection), self._tls if tls else None
+        timeout_s = CLOSE_TIMEOUT_S if tls else None
+        await self._loop.create_connection(factory, host, port, ssl=context, ssl_shutdown_timeout=timeout_s)
 
     # -- what the dialled connection calls ---------------------------------------------------------------
 
@@ -191,13 +219,34 @@ def _itself(connection: Connection) -> Connection:
 
 def explain(address: Address, error: Exception) -> str:
     """Return one line that says why a broker cannot be reached, and what to do."""
+    if isinstance(error, TokenRefusedError):
+        return f"broker {address}: {error}; see --token and ZBUSRPC_TOKEN"
+    cause = error.__cause__ or error
+    if isinstance(cause, ssl.SSLError):
+        reason = explain_tls(cause)
+    elif isinstance(error, OSError):
+        reason = _explain_system(address, error)
+    elif isinstance(error, FrameTooLargeError) and error.size >> 24 == TLS_ALERT:
+        reason = f"it speaks TLS: write tls://{address}"
+    elif isinstance(error, LinkError):
+        reason = _explain_closed(address)
+    else:
+        return f"broker {address}: {error}"
+    return f"cannot reach broker {address}: {reason}"
+
+
+def _explain_system(address: Address, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
-        hint = did_you_mean(address.host, ["localhost"])
-        return f"cannot reach broker {address}: the host name {address.host} is unknown{hint}"
+        return f"the host name {address.host} is unknown{did_you_mean(address.host, ['localhost'])}"
     if isinstance(error, ConnectionRefusedError):
-        return f"cannot reach broker {address}: nothing listens there; start one with: zbusrpc broker"
+        return "nothing listens there; start one with: zbusrpc broker"
     if isinstance(error, TimeoutError):
-        return f"cannot reach broker {address}: no answer within {DIAL_TIMEOUT_S:g} s"
-    if isinstance(error, OSError):
-        return f"cannot reach broker {address}: {(error.strerror or str(error)).lower()}"
-    return f"broker {address}: {error}"
+        return f"no answer within {DIAL_TIMEOUT_S:g} s"
+    if isinstance(error, ConnectionError):
+        return _explain_closed(address)
+    return (error.strerror or str(error)).lower()
+
+
+def _explain_closed(address: Address) -> str:
+    hint = "it may speak no TLS" if address.tls else f"if it speaks TLS, write tls://{address}"
+    return f"it closed the connection before it said anything; {hint}"

@@ -7,6 +7,7 @@ docs/protocol.md what it answers.
 from collections.abc import Callable
 from typing import Any, Final
 
+from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import Answer, Letters
@@ -25,14 +26,22 @@ class Commands:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def carry_out(self, body: bytes | bytearray, answer: Answer) -> None:
+    def carry_out(self, body: bytes | bytearray, answer: Answer, rights: Rights | None = None) -> None:
         """Do what a command says, and tell its result.
+
+        Args:
+            rights: Of who asks: what is listed goes no further. Whether the command is allowed was seen to before.
 
         Raises:
             RpcError: it cannot be done; nothing is told.
         """
         command = requests.parse_command(body)
-        _COMMANDS[type(command)](self, command, answer)
+        if type(command) in _LISTINGS:
+            answer(_LISTINGS[type(command)](self, command, rights), None)
+        elif isinstance(command, requests.RetryDead):
+            self._retry_dead(command, answer, rights)
+        else:
+            _COMMANDS[type(command)](self, command, answer)
 
     # -- topics ------------------------------------------------------------------------------------------
 
@@ -45,15 +54,6 @@ class Commands:
             answer(None if topic is None else describe_topic(topic) | {"created": is_new}, error)
 
         self._store.declare(command.topic, command.topic_options(), update=command.update, done=done)
-
-    def _list(self, command: requests.ListTopics, answer: Answer) -> None:
-        topics = sorted(self._store.topics.items())
-        answer([describe_topic(topic) for name, topic in topics if command.match in name], None)
-
-    def _describe(self, command: requests.DescribeTopic, answer: Answer) -> None:
-        topic = self._topic(command.topic)
-        groups = [describe_group(topic, group) for _, group in sorted(topic.groups.items())]
-        answer(describe_topic(topic) | {"groups": groups}, None)
 
     def _remove(self, command: requests.Remove, answer: Answer) -> None:
         topic = self._topic(command.topic)
@@ -71,6 +71,28 @@ class Commands:
         group = self._store.group(topic, command.group)
         count = lag_of(topic, group)
         self._store.seek(topic, group, "newest", lambda error: answer({"removed": count}, error))
+
+    # -- listings ----------------------------------------------------------------------------------------
+
+    def _list(self, command: requests.ListTopics, rights: Rights | None) -> Any:
+        return [describe_topic(topic) for topic in self._visible(rights) if command.match in topic.name]
+
+    def _describe(self, command: requests.DescribeTopic, rights: Rights | None) -> Any:
+        topic = self._topic(command.topic)
+        groups = [
+            describe_group(topic, group)
+            for name, group in sorted(topic.groups.items())
+            if rights is None or rights.allows(Operation.QUERY, topic.name, name)
+        ]
+        return describe_topic(topic) | {"groups": groups}
+
+    def _stats(self, command: requests.Stats, rights: Rights | None) -> Any:
+        return statistics_of(self._visible(rights))
+
+    def _visible(self, rights: Rights | None) -> list[Topic]:
+        """Return the topics that somebody may know of, by name."""
+        topics = [topic for _, topic in sorted(self._store.topics.items())]
+        return [topic for topic in topics if rights is None or rights.allows(Operation.QUERY, topic.name)]
 
     # -- groups ------------------------------------------------------------------------------------------
 
@@ -122,12 +144,12 @@ class Commands:
         shown = show(letters.topic, offset, command.count, "", PEEK_BYTES_MAX, is_wanted=letters.is_there)
         answer({"topic": letters.topic.name, **shown}, None)
 
-    def _retry_dead(self, command: requests.RetryDead, answer: Answer) -> None:
+    def _retry_dead(self, command: requests.RetryDead, answer: Answer, rights: Rights | None) -> None:
         letters = self._letters(command.topic)
         if letters is None:
             answer({"retried": 0, "left": []}, None)
         else:
-            letters.retry(command.offsets, answer, as_new=command.as_new)
+            letters.retry(command.offsets, answer, as_new=command.as_new, rights=rights)
 
     def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
@@ -136,9 +158,6 @@ class Commands:
             answer({"purged": 0}, None)
         else:
             letters.forget(offsets, lambda error: answer({"purged": len(offsets)}, error))
-
-    def _stats(self, command: requests.Stats, answer: Answer) -> None:
-        answer(statistics_of(self._store.topics.values()), None)
 
     # -- steps that several commands share ---------------------------------------------------------------
 
@@ -156,15 +175,16 @@ class Commands:
 _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
     requests.Declare: Commands._declare,
     requests.DeclareGroup: Commands._declare_group,
-    requests.ListTopics: Commands._list,
-    requests.DescribeTopic: Commands._describe,
     requests.Remove: Commands._remove,
     requests.Empty: Commands._empty,
     requests.Pause: Commands._pause,
     requests.Seek: Commands._seek,
     requests.Peek: Commands._peek,
     requests.DeadLetters: Commands._dead_letters,
-    requests.RetryDead: Commands._retry_dead,
     requests.PurgeDead: Commands._purge_dead,
+}
+_LISTINGS: Final[dict[type, Callable[[Commands, Any, Rights | None], Any]]] = {
+    requests.ListTopics: Commands._list,
+    requests.DescribeTopic: Commands._describe,
     requests.Stats: Commands._stats,
 }

@@ -37,6 +37,8 @@ class Groups:
         self.topics: dict[str, Topic] = {}
         self.journal: Journal
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
+        self.on_change: Callable[[], None] = lambda: None
+        """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
@@ -118,6 +120,7 @@ class Groups:
             load=topic.load,
             jitter=self._rng.random,
         )
+        self.on_change()
         return group
 
     def change_group(self, group: Group, changed: dict[str, Any], done: Done) -> None:
@@ -129,6 +132,7 @@ class Groups:
         before, after = group.options, group.options.model_copy(update=changed)
         group.set_options(after)
         self.on_group_moved(group)
+        self.on_change()
 
         def written(error: StorageError | None) -> None:
             if error is not None and group.options is after:
@@ -168,6 +172,7 @@ class Groups:
     def _end_group(self, topic: Topic, group: Group, reason: str, done: Done) -> None:
         topic.groups.pop(group.name, None)
         group.is_gone = True
+        self.on_change()
         self.on_group_ended(group, RpcError(Code.NOT_FOUND, reason))
         self.journal.remove(group.key, lambda error: done(as_rpc_error(topic.name, error) if error else None))
 

@@ -21,8 +21,10 @@ class Intake:
     def __init__(self) -> None:
         self._storing_bytes = 0
 
-    def produce(self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told) -> None:
-        """Store messages of `size` bytes as one batch, and tell the receipt or why there is none.
+    def produce(
+        self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told, *, may_repeat: bool = False
+    ) -> None:
+        """Store messages of `size` bytes as one batch, and tell the receipt or why there is none; see `Topic.produce`.
 
         Raises:
             RpcError: they are refused at once; nothing is told.
@@ -42,5 +44,5 @@ class Intake:
             self._storing_bytes -= size
             tell(receipt, error)
 
-        topic.produce(entries, told)
+        topic.produce(entries, told, may_repeat=may_repeat)
         self._storing_bytes += size  # level MEMORY told before: the sum is right in the end

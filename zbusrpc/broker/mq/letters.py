@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
+from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -16,6 +17,7 @@ from zbusrpc.broker.mq.groups import Done
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.refusals import not_allowed
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError
@@ -72,11 +74,14 @@ class Letters:
 
     # -- dealing with letters ----------------------------------------------------------------------------
 
-    def retry(self, offsets: Sequence[int] | None, answer: Answer, *, as_new: bool) -> None:
+    def retry(
+        self, offsets: Sequence[int] | None, answer: Answer, *, as_new: bool, rights: Rights | None = None
+    ) -> None:
         """Give letters back to the groups in which they failed, and tell how many, and which not, once that is safe.
 
         Args:
             as_new: Whether those whose original is gone are produced again, for all groups.
+            rights: Of who asks: letters of topics into which they may not produce are left.
 
         Raises:
             ReadFailedError: the disk did not give the letters.
@@ -87,7 +92,7 @@ class Letters:
         left: list[dict[str, Any]] = []
         for letter in list(self.chosen(offsets)):
             try:
-                target = self._revive(letter, as_new=as_new)
+                target = self._revive(letter, as_new=as_new, rights=rights)
             except (RpcError, StorageError) as error:
                 left.append(
                     {"offset": letter.offset, "reason": error.message if isinstance(error, RpcError) else str(error)}
@@ -114,7 +119,7 @@ class Letters:
 
         _produce_again(again, produced, ended)
 
-    def _revive(self, letter: Record, *, as_new: bool) -> Group | Topic:
+    def _revive(self, letter: Record, *, as_new: bool, rights: Rights | None) -> Group | Topic:
         """Give one letter back to its group, which is returned; or return the topic into which it is to be produced.
 
         Raises:
@@ -124,6 +129,8 @@ class Letters:
         origin = origin_of(letter)
         if origin is None:
             raise RpcError(Code.NOT_FOUND, "it does not say where it comes from")
+        if rights is not None and not rights.allows(Operation.PRODUCE, origin.topic):  # a letter can be forged
+            raise not_allowed(rights, Operation.PRODUCE, origin.topic)
         topic = self._store.topics.get(origin.topic)
         if topic is None:
             raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")

@@ -23,6 +23,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.broker.limits import LINGER_S
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -49,13 +50,10 @@ READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
 SEEN_BYTES: Final = 8
 """A LEAVE may say how many messages have come; see docs/protocol.md."""
-LINGER_S: Final = 30.0
-"""A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 IN_FLIGHT_MAX: Final = 65_536
 """Messages that one consumer may have pulled and not answered."""
 
 _REPLY: Final = int(Kind.REPLY)
-_ERROR: Final = int(Flag.ERROR)
 log = get_logger("mq")
 
 
@@ -161,7 +159,7 @@ class Queues:
     def refuse(self, session: Session, request_id: int, error: RpcError) -> None:
         """Answer a request with an error, unless no answer is wanted."""
         if request_id:
-            self._send(session, Message(_REPLY, request_id, b"", envelope.error_body(error), flags=_ERROR))
+            self._send(session, Message(_REPLY, request_id, b"", envelope.error_body(error), flags=Flag.ERROR))
 
     # -- producers ---------------------------------------------------------------------------------------
 
@@ -314,11 +312,9 @@ class Queues:
         self.wake(subscription.group)
 
     def _leave_command(self, session: Session, message: Message) -> None:
-        subscription = session.subscriptions.pop(message.session, None)
+        subscription = session.subscriptions.get(message.session)
         if subscription is not None:
-            self._leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == SEEN_BYTES else None)
-            if subscription.group.options.delete_on_exit:
-                self.store.remove_if_unused(subscription.group)
+            self.leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == SEEN_BYTES else None)
         self.reply(session, message.id, None)
 
     def _subscription(self, session: Session, message: Message) -> Subscription | None:
@@ -327,6 +323,13 @@ class Queues:
         if subscription is None and message.id:
             raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
         return subscription
+
+    def leave(self, subscription: Subscription, seen: int | None = None) -> None:
+        """End a subscription of which so many messages have come, or all that were sent."""
+        subscription.session.subscriptions.pop(subscription.number, None)
+        self._leave(subscription, seen)
+        if subscription.group.options.delete_on_exit:
+            self.store.remove_if_unused(subscription.group)
 
     def _leave(self, subscription: Subscription, seen: int | None = None) -> None:
         group = subscription.group
@@ -348,7 +351,7 @@ class Queues:
             self._courier.end_pulls(subscription, lambda pull: True)
             group.pool.leave(subscription)
             body = envelope.error_body(error)
-            self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=_ERROR, session=subscription.number))
+            self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=Flag.ERROR, session=subscription.number))
 
     # -- people and tools --------------------------------------------------------------------------------
 
@@ -359,7 +362,7 @@ class Queues:
             else:
                 self.reply(session, message.id, result)
 
-        self._commands.carry_out(message.body, answer)
+        self._commands.carry_out(message.body, answer, session.rights)
 
     # -- handing out -------------------------------------------------------------------------------------
 

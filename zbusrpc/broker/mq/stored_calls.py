@@ -137,7 +137,7 @@ class StoredCalls:
         self._calls.replace_caller(pending, again)
 
     def _answer_again(self, call: Call, kept: Message) -> None:
-        reply = Message(Kind.REPLY, call.request_id, b"", kept.body, b"", kept.flags)
+        reply = Message(Kind.REPLY, call.request_id, b"", kept.body, b"", kept.flags, session=call.caller.number)
         self._calls.finish_with(call, reply)
 
     # -- the end of calls --------------------------------------------------------------------------------

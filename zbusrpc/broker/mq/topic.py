@@ -12,6 +12,7 @@ is never shown what a power cut could take back (level DISK); what is kept in me
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow
@@ -83,8 +84,11 @@ class Topic:
 
     # -- producing ---------------------------------------------------------------------------------------
 
-    def produce(self, entries: Sequence[Entry], tell: Told) -> None:
+    def produce(self, entries: Sequence[Entry], tell: Told, *, may_repeat: bool = False) -> None:
         """Store the messages of one frame, and tell the receipt or why there is none.
+
+        Args:
+            may_repeat: Whether a message with the id of another is stored as well.
 
         Raises:
             RpcError: they are refused at once; nothing is told.
@@ -100,7 +104,7 @@ class Topic:
         ids: list[bytes] = []
         seen: list[tuple[int, bytes]] = []
         for place, (own_ttl_ms, delay_ms, _, id_, tag, key, headers, body) in enumerate(entries):
-            if id_:
+            if id_ and not may_repeat:
                 if window.find(id_) is not None:
                     seen.append((place, id_))
                     continue
@@ -113,7 +117,7 @@ class Topic:
         if ids:
             window.reserve(ids, now_ms)
         try:
-            self.append(records, lambda offset, error: self._tell(tell, records, ids, seen, offset, error))
+            self.append(records, partial(self._tell, tell, records, ids, seen))
         except StorageError as error:
             window.free(ids)
             raise as_rpc_error(self.name, error) from error

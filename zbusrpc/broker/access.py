@@ -1,0 +1,140 @@
+"""Access: which token may do what, and with which topics and groups.
+
+A token is a secret that a client shows. Of the secret only its SHA-256 is known here, which is enough: it is made of 32
+random bytes, so that nobody finds it by trying (a slow hash is for what people think up). A `Rule` says which things
+are allowed on which topics and groups; the `Rights` of a token are its rules together. A client without a token has the
+rights of `anonymous`, which are none unless the file says otherwise (see `token_file.py`).
+
+Names are compared as they are stored, so case counts. In a rule a name may end with `*`, which stands for any rest:
+`orders.*` is what begins with `orders.`, and `*` alone is everything.
+
+Pure: no file, no clock. Deciding takes as long for every secret, right or wrong.
+"""
+
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final
+
+ALL: Final = "*"
+"""Every topic or group. As a question: whether the answer is yes for all of them."""
+ANONYMOUS: Final = "anonymous"
+"""Name of the rights of a client that shows no token."""
+DECISIONS_MAX: Final = 4096
+"""Remembered answers of one token: names of topics come from clients, so there must be a bound."""
+
+
+class Operation(StrEnum):
+    """What a token may be allowed to do."""
+
+    PRODUCE = "produce"
+    """Store messages in a topic, call a service, give dead letters back."""
+    CONSUME = "consume"
+    """Take messages of a topic by a group, serve calls."""
+    ROUTE = "route"
+    """Send a message to a session that asked something (the zbus dialect)."""
+    QUERY = "query"
+    """See what is there: topics, groups, messages, services."""
+    DECLARE = "declare"
+    """Make topics and groups, and change what they are: options, pause, position."""
+    EMPTY = "empty"
+    """Remove the messages of a topic, or let a group pass them."""
+    REMOVE = "remove"
+    """Remove topics and groups."""
+    TRACK_PUB = "track_pub"
+    """Tell a tracker of brokers."""
+    TRACK_SUB = "track_sub"
+    """Be told by a tracker of every change."""
+    TRACKER = "tracker"
+    """Ask a tracker once."""
+    SERVER = "server"
+    """See what the broker tells of itself."""
+    SSL = "ssl"
+    """Be given the broker's certificate."""
+    ADMIN = "admin"
+    """Everything, whatever topics and groups the rule names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Some operations on some topics and groups."""
+
+    operations: frozenset[Operation]
+    topics: tuple[str, ...] = (ALL,)
+    groups: tuple[str, ...] = (ALL,)
+
+    def allows(self, operation: Operation, topic: str, group: str | None) -> bool:
+        """Say whether this rule allows it."""
+        if Operation.ADMIN in self.operations:
+            return True
+        if operation not in self.operations:
+            return False
+        return (not topic or _matches(self.topics, topic)) and (group is None or _matches(self.groups, group))
+
+
+class Rights:
+    """What one token, or a client without a token, may do."""
+
+    __slots__ = ("_decisions", "_rules", "digest", "name")
+
+    def __init__(self, name: str, rules: Iterable[Rule] = (), digest: bytes = b"") -> None:
+        self.name = name
+        """Name of the token, for logs and error texts; the secret is in neither."""
+        self.digest = digest
+        """SHA-256 of the secret, by which a token is known again; nothing for anonymous."""
+        self._rules = tuple(rules)
+        self._decisions: dict[tuple[Operation, str, str | None], bool] = {}
+
+    def allows(self, operation: Operation, topic: str = "", group: str | None = None) -> bool:
+        """Say whether the token may do something.
+
+        Args:
+            topic: Name of the topic or service; "" where the operation concerns none, or asks for a list that is
+                filtered afterwards. `ALL` asks for every topic.
+            group: Name of the group; None where the operation concerns none. `ALL` asks for every group.
+        """
+        question = (operation, topic, group)
+        known = self._decisions.get(question)
+        if known is None:
+            if len(self._decisions) >= DECISIONS_MAX:
+                self._decisions.clear()
+            known = self._decisions[question] = any(rule.allows(operation, topic, group) for rule in self._rules)
+        return known
+
+    def __repr__(self) -> str:
+        return f"<rights of {self.name}>"
+
+
+class Access:
+    """The rights of all tokens."""
+
+    def __init__(self, tokens: Iterable[Rights] = (), anonymous: Iterable[Rule] = ()) -> None:
+        """Take the rights of tokens, each with the digest of its secret, and what is allowed without one."""
+        self._tokens = tuple(tokens)
+        self.anonymous = Rights(ANONYMOUS, anonymous)
+
+    def rights_of(self, secret: str) -> Rights | None:
+        """Return the rights of whoever shows `secret`: "" is anonymous, and None means that it is unknown."""
+        return self._known(digest_of(secret)) if secret else self.anonymous
+
+    def renewed(self, rights: Rights | None) -> Rights | None:
+        """Return what the holder of `rights`, which are of an earlier file, has now; None where its token is gone."""
+        return self._known(rights.digest) if rights is not None and rights.digest else self.anonymous
+
+    def _known(self, digest: bytes) -> Rights | None:
+        found = None
+        for token in self._tokens:  # all of them: the time taken must not tell which one was close
+            if hmac.compare_digest(token.digest, digest):
+                found = token
+        return found
+
+
+def digest_of(secret: str) -> bytes:
+    """Return what is kept of a secret."""
+    return sha256(secret.encode(errors="surrogatepass")).digest()
+
+
+def _matches(patterns: tuple[str, ...], name: str) -> bool:
+    return any(name.startswith(one[:-1]) if one.endswith(ALL) else one == name for one in patterns)

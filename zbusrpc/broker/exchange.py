@@ -1,0 +1,84 @@
+"""An exchange: one request of a text connection, and the answer it gets at some time.
+
+    HTTP          answers leave in the order of the requests, whatever ends first
+    zbus          a request that names its command by a header: answers leave when they are known, and carry its `id`
+    WebSocket     as zbus
+
+Pure: whoever carries the connection hears of the answer by `on_answer`, and writes `data`.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+
+from zbusrpc.transport.http import HttpResponse, encode_response
+from zbusrpc.transport.text import encode_text, header_line
+
+
+class Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("data", "head", "id", "is_head", "is_ordered", "is_stream", "keep_alive", "on_answer", "on_lost")
+
+    def __init__(
+        self,
+        on_answer: Callable[["Exchange"], None],
+        *,
+        id_: str = "",
+        is_ordered: bool = False,
+        keep_alive: bool = True,
+    ) -> None:
+        self.on_answer = on_answer
+        self.id = id_
+        """What the client calls its request: the answer repeats it."""
+        self.is_ordered = is_ordered
+        """Whether the answer waits for those of earlier requests."""
+        self.keep_alive = keep_alive
+        self.head = ""
+        """Headers that go along with any answer, as lines."""
+        self.is_head = False
+        """Whether the answer goes without its body (a HEAD request)."""
+        self.is_stream = False
+        """Whether the answer goes on for as long as the connection does."""
+        self.data: bytes | None = None
+        """The answer, once it is known; of a stream what is to be written next."""
+        self.on_lost: Callable[[], None] | None = None
+        """Told where the answer could not be handed to a live connection."""
+
+    def answer(self, status: int, body: bytes = b"", head: str = "") -> None:
+        """Answer with a text message whose further headers are the lines in `head`."""
+        own = f"id: {self.id}\r\n{self.head}" if self.id else self.head
+        self._finish(encode_text(status, own + head, body, keep_alive=self.keep_alive))
+
+    def answer_text(self, status: int, text: str) -> None:
+        """Answer with a line for people. It has no content type: some clients of zbus decode it themselves."""
+        self.answer(status, text.encode())
+
+    def answer_http(self, response: HttpResponse) -> None:
+        """Answer with a response of the HTTP gateway."""
+        for line in self.head.splitlines():
+            name, _, value = line.partition(": ")
+            response.headers[name] = value
+        if self.id:
+            response.headers["id"] = self.id
+        self._finish(encode_response(response, keep_alive=self.keep_alive))
+
+    def stream(self, data: bytes) -> None:
+        """Write more of an answer that goes on."""
+        self.data = (self.data or b"") + data
+        self.on_answer(self)
+
+    def _finish(self, data: bytes) -> None:
+        if self.data is not None:  # it was answered already, for example because its connection closes
+            return
+        self.data = data[: data.index(b"\r\n\r\n") + 4] if self.is_head else data
+        self.on_answer(self)
+
+
+def clean_id(text: str) -> str:
+    """Return an id as it may stand in a header."""
+    return header_line("id", text)[4:-2] if text else ""
+
+
+def is_error(status: int) -> bool:
+    """Whether a status says that something went wrong."""
+    return status >= HTTPStatus.BAD_REQUEST

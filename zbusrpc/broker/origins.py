@@ -1,0 +1,113 @@
+"""Origins: which web pages may use the broker.
+
+A browser sends requests on behalf of whatever page it shows, also to a broker on the same machine that nobody else can
+reach. It says so in the `Origin` header, which a page cannot forge. Programs send none.
+
+    no Origin, not cross-site          a program, or a page of the broker's own: let in
+    Origin among the allowed ones      let in, and the page may read the answer (CORS)
+    Origin is the broker itself        let in, if its name can be trusted (see `_is_own_name`)
+    anything else                      refused
+
+Names are compared in lower case. Pure: headers in, decisions and headers out.
+"""
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+ANY: Final = "*"
+"""As an allowed origin: every page. Such pages never get to use the cookies of whoever looks at them."""
+METHODS: Final = "GET, POST"
+PREFLIGHT_S: Final = 600
+"""So long a browser remembers the answer to a preflight."""
+_LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
+
+
+class Origins:
+    """What pages may do with one broker."""
+
+    def __init__(self, allowed: tuple[str, ...] = (), bound_host: str = "", *, has_tokens: bool = False) -> None:
+        """Take the rules of a broker.
+
+        Args:
+            allowed: Origins as browsers write them, such as `https://app.example.org`, or `*`.
+            bound_host: What the broker listens on.
+            has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
+        """
+        self._allowed = frozenset(origin.lower() for origin in allowed)
+        self._bound_host = bound_host.lower()
+        self._has_tokens = has_tokens
+
+    def may_write(self, headers: Mapping[str, str]) -> bool:
+        """Say whether a request may change something, or open a WebSocket.
+
+        Args:
+            headers: By their names in lower case.
+        """
+        origin = headers.get("origin", "").lower()
+        if not origin:
+            return headers.get("sec-fetch-site", "").lower() != "cross-site"
+        if origin in self._allowed:
+            return True
+        if ANY in self._allowed:
+            return not (self._has_tokens and "cookie" in headers)
+        return self._is_same(origin, headers.get("host", "").lower())
+
+    def is_rebound(self, headers: Mapping[str, str]) -> bool:
+        """Say whether a request came to the broker under a name that somebody else may have pointed here.
+
+        A page of `evil.example` that has its own name resolve to 127.0.0.1 reaches a local broker as a page of the
+        same origin, and then its GET has no Origin. A broker with tokens need not care.
+        """
+        host = headers.get("host", "").lower()
+        return bool(host) and not self._is_own_name(_host_of(f"//{host}"))
+
+    def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """Return what lets the page read the answer to its request; nothing where it may not."""
+        origin = headers.get("origin", "")
+        if origin and origin.lower() in self._allowed:
+            return {
+                "access-control-allow-origin": origin,
+                "access-control-allow-credentials": "true",
+                "vary": "origin",
+            }
+        return {"access-control-allow-origin": ANY} if origin and ANY in self._allowed else {}
+
+    def preflight(self, headers: Mapping[str, str]) -> dict[str, str] | None:
+        """Return the headers that answer a browser's question before a request, or None: then it is none, or no."""
+        answer = self.cors_headers(headers)
+        if not answer or "access-control-request-method" not in headers:
+            return None
+        answer |= {"access-control-allow-methods": METHODS, "access-control-max-age": str(PREFLIGHT_S)}
+        wanted = headers.get("access-control-request-headers", "")
+        answer |= {"access-control-allow-headers": wanted} if wanted else {}
+        if headers.get("access-control-request-private-network") == "true":
+            answer["access-control-allow-private-network"] = "true"
+        return answer
+
+    def _is_same(self, origin: str, host: str) -> bool:
+        """Say whether the page is the broker's own."""
+        scheme, _, netloc = origin.partition("://")
+        return scheme in {"http", "https"} and bool(host) and netloc == host and self._is_own_name(_host_of(origin))
+
+    def _is_own_name(self, name: str) -> bool:
+        """Say whether a name is surely the broker's, and not one that somebody had resolve to its address."""
+        if self._has_tokens or name in _LOOPBACK_NAMES or name.endswith(".localhost"):
+            return True
+        return (bool(name) and name == self._bound_host) or _is_ip(name)
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_ip(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

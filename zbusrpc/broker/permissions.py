@@ -1,0 +1,144 @@
+"""Permissions: what a message asks for, compared with the rights of the session that sent it.
+
+    REQUEST                                 produce on the service
+    SUBSCRIBE                               consume on the service
+    PRODUCE                                 produce on the topic
+    CONSUME                                 consume on the topic and the group, `auto-` where the broker names it
+    QUERY, topics, topic, peek, dlq, stats  query; what they show is filtered
+    declare, declare_group, seek, ...       declare
+    remove, empty, purge_dead               remove or empty; without a group, on all groups
+    retry_dead                              produce
+
+What follows from these needs no rights of its own: replies, acknowledgements, pulls, cancellation. Declaring a topic
+that exists, with no options, changes nothing: whoever may produce or consume there may do it, as clients do first.
+
+Pure. Only sessions that have rights come here; where no tokens are configured, nothing is asked.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from zbusrpc.broker import refusals
+from zbusrpc.broker.access import ALL, Operation, Rights
+from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.mq import requests
+from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.session import Session
+from zbusrpc.message import Kind, Message
+
+AUTO_GROUP: Final = "auto-"
+"""What the name of a group begins with that the broker names: `auto-*` in a rule allows such groups."""
+_OPERATIONS: Final = {
+    Kind.REQUEST: Operation.PRODUCE,
+    Kind.SUBSCRIBE: Operation.CONSUME,
+    Kind.PRODUCE: Operation.PRODUCE,
+}
+
+
+def check(rights: Rights, message: Message, store: Store | None) -> None:
+    """See that a session may send a message.
+
+    Raises:
+        RpcError: PERMISSION_DENIED; or INVALID_ARGUMENT where it cannot be read, as it would be said without rights.
+    """
+    kind, topic = message.kind, topic_name(message.topic)
+    if kind in _OPERATIONS:
+        require(rights, _OPERATIONS[Kind(kind)], topic)
+    elif kind == Kind.CONSUME:
+        group = requests.parse(requests.Consume, message.body).group
+        require(rights, Operation.CONSUME, topic, AUTO_GROUP if group is None else group)
+    elif kind == Kind.QUERY:
+        require(rights, Operation.QUERY)
+    elif kind == Kind.COMMAND:
+        command = requests.parse_command(message.body)
+        _CHECKS[type(command)](rights, command, store)
+
+
+def require(rights: Rights, operation: Operation, topic: str = "", group: str | None = None) -> None:
+    """See that something is allowed; the arguments are those of `Rights.allows`.
+
+    Raises:
+        RpcError: PERMISSION_DENIED.
+    """
+    if not rights.allows(operation, topic, group):
+        raise refusals.not_allowed(rights, operation, topic, group)
+
+
+def has_lost(session: Session) -> bool:
+    """Say whether a session takes part in what its rights, which were changed, do not allow any more."""
+    rights = session.rights
+    if rights is None:
+        return False
+    serves = (rights.allows(Operation.CONSUME, topic_name(name)) for name in session.consumers)
+    groups = (subscription.group for subscription in session.subscriptions.values())
+    return not all(serves) or not all(rights.allows(Operation.CONSUME, one.topic_name, one.name) for one in groups)
+
+
+# -- commands ------------------------------------------------------------------------------------------------
+
+
+def _declare(rights: Rights, command: requests.Declare, store: Store | None) -> None:
+    is_there = store is not None and command.topic in store.topics
+    if is_there and not command.topic_options():
+        used = (Operation.PRODUCE, Operation.CONSUME)
+        if any(rights.allows(operation, command.topic) for operation in used):
+            return
+    require(rights, Operation.DECLARE, command.topic)
+    letters = command.dead_letter_topic
+    if letters and letters != command.topic + DEAD_LETTER_SUFFIX:
+        require(rights, Operation.PRODUCE, letters)
+
+
+def _list(rights: Rights, command: requests.ListTopics | requests.Stats, store: Store | None) -> None:
+    require(rights, Operation.QUERY)
+
+
+def _look(rights: Rights, command: requests.DescribeTopic | requests.Peek, store: Store | None) -> None:
+    require(rights, Operation.QUERY, command.topic)
+
+
+def _change_group(
+    rights: Rights, command: requests.DeclareGroup | requests.Pause | requests.Seek, store: Store | None
+) -> None:
+    require(rights, Operation.DECLARE, command.topic, command.group)
+
+
+def _remove(rights: Rights, command: requests.Remove, store: Store | None) -> None:
+    require(rights, Operation.REMOVE, command.topic, ALL if command.group is None else command.group)
+
+
+def _empty(rights: Rights, command: requests.Empty, store: Store | None) -> None:
+    require(rights, Operation.EMPTY, command.topic, ALL if command.group is None else command.group)
+
+
+def _letters(operation: Operation) -> Callable[[Rights, Any, Store | None], None]:
+    """Return the check of a command about dead letters: those of several topics may lie in one."""
+
+    def check_letters(
+        rights: Rights, command: requests.DeadLetters | requests.RetryDead | requests.PurgeDead, store: Store | None
+    ) -> None:
+        require(rights, operation, command.topic)
+        topic = store.topics.get(command.topic) if store is not None else None
+        letters = topic.options.dead_letter_topic if topic is not None else None
+        if letters:
+            require(rights, operation, letters)
+
+    return check_letters
+
+
+_CHECKS: Final[dict[type, Callable[[Rights, Any, Store | None], None]]] = {
+    requests.Declare: _declare,
+    requests.DeclareGroup: _change_group,
+    requests.ListTopics: _list,
+    requests.DescribeTopic: _look,
+    requests.Remove: _remove,
+    requests.Empty: _empty,
+    requests.Pause: _change_group,
+    requests.Seek: _change_group,
+    requests.Peek: _look,
+    requests.DeadLetters: _letters(Operation.QUERY),
+    requests.RetryDead: _letters(Operation.PRODUCE),
+    requests.PurgeDead: _letters(Operation.EMPTY),
+    requests.Stats: _list,
+}

@@ -1,0 +1,393 @@
+"""A text peer: carries one session over a connection that speaks HTTP/1.1, zbus or, after an upgrade, WebSocket.
+
+    bytes ──> request ──> /rpc/...        gateway: calls of services, as JSON
+                     ├──> cmd, /produce.. dialect: commands of zbus
+                     └──> upgrade         from then on each WebSocket message is a request
+
+Requests are carried out in the order they come. Answers of HTTP leave in that order, too; those of zbus leave when
+they are known (see `exchange.py`).
+
+Promises: one write for all that a turn of the loop has answered; a message that could not be handed to a live
+connection goes back to its group; a peer that is slow, silent or dribbling loses its own connection and nothing else.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from zbusrpc.broker import door_rules, gateway
+from zbusrpc.broker.exchange import Exchange, clean_id
+from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.session import Session
+from zbusrpc.broker.zbus import sse
+from zbusrpc.broker.zbus.dialect import Dialect
+from zbusrpc.broker.zbus.urls import Command
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Kind, Message
+from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, OUTBOX_HIGH_BYTES, format_peername
+from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
+from zbusrpc.transport.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.server import Server
+
+PIPELINE_MAX: Final = 256
+"""Requests of one connection that may wait for their answers in order; more are not read."""
+TICK_S: Final = 10.0
+IDLE_TICKS_MAX: Final = 6
+"""An HTTP connection without requests is closed after a minute."""
+ZBUS_IDLE_TICKS_MAX: Final = 18
+"""One of zbus after three: its clients send a heartbeat each minute at least."""
+PARTIAL_TICKS_MAX: Final = 3
+"""A request that is incomplete for half a minute is answered 408."""
+PING_TICKS: Final = 3
+"""A WebSocket that was silent so long is sent a ping; an event stream gets a comment."""
+LAST_ANSWERS_S: Final = 0.5
+"""A connection of zbus that is closed for what the client has sent gets the answers to what came before."""
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class TextPeer(asyncio.Protocol):
+    """One text connection."""
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._decoder = HttpDecoder(server.message_bytes_max)
+        self._socket: WebSocket | None = None
+        self._exchanges: deque[Exchange] = deque()
+        self._out: list[bytes] = []
+        self._lost: list[Exchange] = []
+        self._ticks = self._idle_ticks = self._partial_ticks = 0
+        self._is_zbus = False
+        self._is_ending = False
+        self._is_congested = False
+        self._is_reading_paused = False
+        self._token = ""
+
+    # -- the life of the transport -----------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=OUTBOX_HIGH_BYTES)
+        _keep_alive(transport)
+        name = format_peername(transport.get_extra_info("peername"))
+        self._session: Session = self._server.connect(f"http@{name}", self)
+        self._dialect = Dialect(self._server.hub, self._session, self._push)
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_ending:
+            return
+        self._idle_ticks = 0
+        if self._socket is not None:
+            self._receive_frames(data)
+        else:
+            self._receive_requests(data)
+        self._server.flush()
+        self._flush()
+
+    def _receive_requests(self, data: bytes) -> None:
+        try:
+            for request in self._decoder.feed(data):
+                self._partial_ticks = 0
+                if request.is_upgrade and "websocket" not in request.headers.get("upgrade", "").lower():
+                    # RFC 9110, 7.8: it may be ignored. The decoder has stopped, so this is the last request here.
+                    request.is_upgrade = request.keep_alive = False
+                self._take(request)
+                if request.is_upgrade:
+                    self._upgrade(request)
+        except HttpError as error:
+            exchange = self._open(is_ordered=True, keep_alive=False)
+            if self._is_zbus:
+                exchange.answer_text(error.status, str(error))
+            else:
+                exchange.answer_http(gateway.protocol_error_response(error))
+            self._is_ending = True
+
+    def pause_writing(self) -> None:
+        self._is_congested = True
+        self._adjust_reading()
+        self._server.set_congested(self._session, True)
+
+    def resume_writing(self) -> None:
+        self._is_congested = False
+        self._adjust_reading()
+        self._server.set_congested(self._session, False)
+
+    def eof_received(self) -> None:
+        """Let the transport close itself: a caller that hangs up gives its calls up."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._timer.cancel()
+        self._is_ending = True
+        self._dialect.close()
+        for exchange in self._exchanges:
+            if exchange.data is not None and exchange.on_lost is not None:
+                exchange.on_lost()
+        self._exchanges.clear()
+        self._server.disconnect(self._session)
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def _open(self, *, is_ordered: bool, keep_alive: bool = True) -> Exchange:
+        exchange = Exchange(self._answered, is_ordered=is_ordered, keep_alive=keep_alive)
+        if is_ordered:
+            self._exchanges.append(exchange)
+        return exchange
+
+    def _take(self, request: HttpRequest) -> None:
+        """Carry out one request."""
+        headers = request.headers
+        is_zbus = "cmd" in headers
+        if is_zbus:
+            self._is_zbus = True
+        exchange = self._open(is_ordered=self._socket is None and not is_zbus, keep_alive=request.keep_alive)
+        command = None if not is_zbus and gateway.is_for_it(request.target) else Command(request)
+        id_ = headers.get("id")
+        if id_ is not None:
+            exchange.id = id_ if id_.isprintable() else clean_id(id_)
+        server = self._server
+        if "origin" in headers or "sec-fetch-site" in headers:
+            exchange.head = door_rules.cors_lines(server.origins, headers)
+        refusal = door_rules.refusal_of(server.origins, request, command)
+        if refusal is not None:
+            _refuse(exchange, refusal, is_gateway=command is None)
+            return
+        if request.is_upgrade:  # answered when all requests before it are
+            return
+        if server.access is not None and not self._let_in(headers, exchange):
+            return
+        if command is None:
+            self._ask_gateway(request, exchange)
+        else:
+            exchange.is_head = request.method == "HEAD"
+            self._dialect.take(command, exchange)
+
+    def _let_in(self, headers: dict[str, str], exchange: Exchange) -> bool:
+        """Give the session the rights of the token that a request shows; False where it is unknown."""
+        assert self._server.access is not None
+        rights = self._server.access.rights_of(door_rules.token_of(headers) or self._token)
+        if rights is None:
+            exchange.answer_text(HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
+            return False
+        self._session.rights = rights
+        return True
+
+    def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
+        """Have services called by a request of the gateway."""
+        services = self._server.broker.services
+        asked = gateway.take(request, lambda: services(self._session.rights))
+        exchange.is_head = request.method == "HEAD"
+        for call in asked.calls if asked.response is None else []:
+            if not call.reply:  # else it is a wrong element of a batch: answered already
+                message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)
+                message.timeout_ms = asked.timeout_ms
+                self._dialect.ask(message, partial(self._finish_call, asked, call, exchange))
+        if asked.response is not None:
+            exchange.answer_http(asked.response)
+
+    def _finish_call(self, asked: GatewayRequest, call: GatewayCall, exchange: Exchange, reply: Message) -> None:
+        asked.finish_call(call, reply)
+        if asked.response is not None:
+            exchange.answer_http(asked.response)
+
+    # -- WebSocket ---------------------------------------------------------------------------------------
+
+    def _upgrade(self, request: HttpRequest) -> None:
+        """Go on with WebSocket, which is the last request of HTTP here; refuse to where something else is wanted."""
+        exchange = self._exchanges[-1]
+        self._is_ending = True
+        if exchange.data is not None:
+            return
+        exchange.keep_alive = False
+        if len(self._exchanges) > 1:
+            exchange.answer_text(HTTPStatus.BAD_REQUEST, "a WebSocket cannot be opened while requests wait for answers")
+            return
+        web_socket = WebSocket(self._server.message_bytes_max)
+        try:
+            web_socket.open(request.target, request.method, request.headers)
+        except HttpError as error:
+            exchange.answer_http(gateway.protocol_error_response(error))
+            return
+        if self._server.access is not None:
+            self._token = door_rules.token_of(Command(request).headers)
+            if self._server.access.rights_of(self._token) is None:
+                exchange.answer_text(HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
+                return
+        self._exchanges.clear()
+        self._is_ending = False
+        self._socket = web_socket
+        self._receive_frames(self._decoder.after_upgrade)
+
+    def _receive_frames(self, data: bytes) -> None:
+        assert self._socket is not None
+        for message in self._socket.feed(data):
+            self._partial_ticks = 0
+            self._take_message(message)
+
+    def _take_message(self, data: bytes) -> None:
+        """Carry out the request that a WebSocket message is."""
+        decoder = HttpDecoder(self._server.message_bytes_max)
+        try:
+            requests = list(decoder.feed(data))
+        except HttpError as error:
+            self._open(is_ordered=False).answer_http(gateway.protocol_error_response(error))
+            return
+        if len(requests) != 1 or decoder.is_partial:
+            text = f"a WebSocket message holds one whole zbus message, not {len(requests)} and a part"
+            self._open(is_ordered=False).answer_text(HTTPStatus.BAD_REQUEST, text)
+            return
+        self._take(requests[0])
+
+    # -- answers -----------------------------------------------------------------------------------------
+
+    def _answered(self, exchange: Exchange) -> None:
+        """Have an answer written at the end of this turn."""
+        self._server.broker.send(self._session, exchange)
+
+    def _push(self, data: bytes) -> None:
+        """Have a message written that answers nothing."""
+        exchange = Exchange(self._answered)
+        exchange.data = data
+        self._answered(exchange)
+
+    def send(self, messages: list[Any]) -> None:
+        """Take messages of the core and answered exchanges, and write what they make."""
+        for item in messages:
+            if type(item) is Exchange:
+                if not item.is_ordered:
+                    self._put_out(item)
+            else:
+                self._dialect.receive(item)
+        self._flush()
+
+    def _put_out(self, exchange: Exchange) -> None:
+        data, exchange.data = exchange.data, exchange.data if not exchange.is_stream else None
+        if data is None:
+            return
+        if exchange.on_lost is not None:
+            self._lost.append(exchange)
+        if self._socket is None:
+            self._out.append(data)
+        else:
+            self._socket.send(data)
+
+    def _flush(self) -> None:
+        """Write what is known and has its turn, in one go."""
+        keep_alive = True
+        exchanges = self._exchanges
+        while keep_alive and exchanges and exchanges[0].data is not None:
+            exchange = exchanges[0]
+            self._put_out(exchange)
+            if exchange.is_stream:
+                break
+            exchanges.popleft()
+            keep_alive = exchange.keep_alive
+        if keep_alive and not exchanges and self._decoder.wants_continue:
+            self._decoder.wants_continue = False
+            self._out.append(CONTINUE)
+        if self._socket is not None:
+            self._out.append(self._socket.data_to_send())
+            keep_alive = not self._socket.is_closing
+        self._write()
+        if not keep_alive:
+            self._is_ending = True
+            self._exchanges.clear()
+            self._loop.call_later(LAST_ANSWERS_S if self._is_zbus else 0, self._transport.close)
+        else:
+            self._adjust_reading()
+
+    def _write(self) -> None:
+        out, self._out = self._out, []
+        lost, self._lost = self._lost, []
+        is_alive = not self._transport.is_closing()
+        if out and is_alive:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            is_alive = not self._transport.is_closing()
+        if lost and not is_alive:
+            for exchange in lost:
+                assert exchange.on_lost is not None
+                exchange.on_lost()
+            self._loop.call_soon(self._server.flush)
+        if self._is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
+            self._transport.abort()
+
+    def close(self, reason: str) -> None:
+        """Answer what has not been answered with UNAVAILABLE, and close."""
+        for exchange in list(self._exchanges):
+            if exchange.data is None and not exchange.is_stream:
+                exchange.answer_http(gateway.error_response(RpcError(Code.UNAVAILABLE, reason)))
+        if self._socket is not None:
+            self._socket.close(1001, reason)
+        self._is_ending = True
+        self._flush()
+        self._transport.close()
+
+    # -- bounds ------------------------------------------------------------------------------------------
+
+    def _adjust_reading(self) -> None:
+        """Read only from a peer that reads, and that does not have too much unanswered."""
+        is_full = self._is_congested or len(self._exchanges) >= PIPELINE_MAX
+        if is_full == self._is_reading_paused or self._transport.is_closing():
+            return
+        self._is_reading_paused = is_full
+        if is_full:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
+
+    def _tick(self) -> None:
+        """Close a connection that is idle or dribbling, and show one that waits that it is alive."""
+        self._ticks += 1
+        is_partial = self._decoder.is_partial if self._socket is None else self._socket.is_partial
+        is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested
+        self._idle_ticks = 0 if is_waiting and self._socket is None else self._idle_ticks + 1
+        self._partial_ticks = self._partial_ticks + 1 if is_partial else 0
+        if self._partial_ticks >= PARTIAL_TICKS_MAX:
+            self._end_partial()
+        elif self._idle_ticks >= (ZBUS_IDLE_TICKS_MAX if self._is_zbus else IDLE_TICKS_MAX):
+            self._transport.abort() if self._is_congested else self._transport.close()
+        else:
+            if self._ticks % PING_TICKS == 0:
+                self._show_life()
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+
+    def _end_partial(self) -> None:
+        if self._socket is not None:
+            self._socket.close(1002, "a message is incomplete for too long")
+        else:
+            error = HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request is incomplete for too long")
+            self._open(is_ordered=True, keep_alive=False).answer_http(gateway.protocol_error_response(error))
+        self._flush()
+
+    def _show_life(self) -> None:
+        if self._socket is not None:
+            self._socket.ping()
+            self._flush()
+        elif self._exchanges and self._exchanges[0].is_stream:
+            self._transport.write(sse.KEEP_ALIVE)
+
+
+def _refuse(exchange: Exchange, refusal: door_rules.Refusal, *, is_gateway: bool) -> None:
+    """Answer a request that is not carried out, in the form of whoever would have."""
+    status, text, head = refusal
+    exchange.head += head
+    if is_gateway and text:
+        response = gateway.error_response(RpcError(Code.PERMISSION_DENIED, text))
+        if status != HTTPStatus.FORBIDDEN:
+            response = gateway.error_response(RpcError(Code.UNIMPLEMENTED, text))
+            response.status = status
+        exchange.answer_http(response)
+    else:
+        exchange.answer(status, text.encode())
+
+
+def _keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the system find out about peers that vanish while they wait for a message."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,0 +1,356 @@
+"""Declaring: what zbus clients say of topics and groups themselves, and what they are told of them.
+
+A topic that is declared without a group always has the group of its own name afterwards: clients of every language
+consume from it next. Each answer is sent when what it says is on the disk.
+
+Pure but for the disk, which is behind the seam of storage.
+"""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from itertools import chain, count
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from zbusrpc.broker.access import Operation
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.mq.delivery import Delivery, State
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.groups import GroupDone
+from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.zbus import infos, masks, sse, values
+from zbusrpc.broker.zbus.hub import Hub, check_topic
+from zbusrpc.broker.zbus.masks import Mask
+from zbusrpc.broker.zbus.place import Place
+from zbusrpc.broker.zbus.stored import head_of
+from zbusrpc.broker.zbus.urls import Command
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.text import JSON_HEADER
+from zbusrpc.version import __version__
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.zbus.dialect import Dialect
+
+MASK_MAX: Final = 0xFFFF
+ACK_TIMEOUT_MS: Final = 10_000
+ACK_WINDOW: Final = 100
+ACK_WINDOW_MAX: Final = 999
+"""Of groups that ask for acknowledgement: the defaults of zbus 0.11."""
+
+
+# -- finding -------------------------------------------------------------------------------------------------
+
+
+def topic_of(dialect: "Dialect", command: Command, exchange: Exchange) -> Topic | None:
+    """Return the stored topic that a command names; where there is none, answer 400 or 404."""
+    name = command.topic
+    if not name:
+        exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
+        return None
+    topic = dialect.hub.topic(name)
+    if topic is None:
+        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
+    return topic
+
+
+def topic_and_group(dialect: "Dialect", command: Command, exchange: Exchange) -> tuple[Topic | None, Group | None]:
+    """Return topic and group that a command names, by default the topic's own; where one is missing, answer."""
+    topic = topic_of(dialect, command, exchange)
+    if topic is None:
+        return None, None
+    name = command.group or topic.name
+    group = group_of(topic, name)
+    if group is None:
+        exchange.answer_text(HTTPStatus.NOT_FOUND, f"ConsumeGroup({name}) not found")
+    return topic, group
+
+
+def group_of(topic: Topic, name: str) -> Group | None:
+    """Return a group of a topic by its name in any case, or None."""
+    group = topic.groups.get(name)
+    if group is None:
+        wanted = name.lower()
+        group = next((one for known, one in topic.groups.items() if known.lower() == wanted), None)
+    return group
+
+
+# -- declaring -----------------------------------------------------------------------------------------------
+
+
+def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+    """Carry out `declare`."""
+    if not command.topic:
+        exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
+        return
+    store = dialect.hub.queues.store
+    known = dialect.hub.topic(command.topic)
+    name = known.name if known is not None else check_topic(command.topic)
+    dialect.require(command, Operation.DECLARE, name, command.group or name)
+    mask = values.number_of(command.headers, "topic_mask", MASK_MAX)
+    group_options, start = _group_options(command), _start(command)
+    options = masks.topic_options(mask, is_new=known is None) if mask is not None else {}
+
+    def declared(topic: Topic | None, error: RpcError | None) -> None:
+        if topic is None or error is not None:
+            dialect.refuse(exchange, error or RpcError(Code.INTERNAL, f"topic {name} was not made"))
+            return
+        try:
+            _declare_group(dialect, topic, command, (group_options, start), exchange)
+        except RpcError as refusal:
+            dialect.refuse(exchange, refusal)
+
+    store.declare(name, options, update=True, done=declared)
+
+
+def _declare_group(
+    dialect: "Dialect",
+    topic: Topic,
+    command: Command,
+    wanted: tuple[dict[str, Any], StartAt | None],
+    exchange: Exchange,
+) -> None:
+    """Make the group of a `declare`, or change it, and answer."""
+    (options, start), hub = wanted, dialect.hub
+    is_auto = values.is_true(command.headers.get("group_name_auto", ""))
+    names_group = bool(command.group) or is_auto
+    name = command.group or topic.name
+    if is_auto:
+        name = _free_name(topic, name)
+    group = group_of(topic, name)
+    if "mask" in options or group is None:
+        options = _masked(options, topic)
+
+    def answer(made: Group | None, error: RpcError | None) -> None:
+        if made is None or error is not None:
+            dialect.refuse(exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
+            return
+        info = infos.group_info(topic, made) if names_group else hub.topic_info(topic)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
+
+    if group is None:
+        where = start or _beside_the_first(topic)
+        hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer)
+        return
+    _change_group(dialect, topic, group, wanted=(options, start), done=answer)
+
+
+def _change_group(
+    dialect: "Dialect", topic: Topic, group: Group, wanted: tuple[dict[str, Any], StartAt | None], done: GroupDone
+) -> None:
+    """Let a group have other options and another place, one after the other, and tell."""
+    (options, start), store = wanted, dialect.hub.queues.store
+    steps: list[Callable[[Callable[[RpcError | None], None]], object]] = []
+    if any(getattr(group.options, key) != value for key, value in options.items()):
+        steps.append(lambda next_step: store.change_group(group, options, next_step))
+    if start is not None:
+        steps.append(lambda next_step: store.seek(topic, group, start, next_step))
+
+    def step(error: RpcError | None) -> None:
+        if error is not None or not steps:
+            done(group if error is None else None, error)
+            return
+        try:
+            steps.pop(0)(step)
+        except RpcError as refusal:
+            done(None, refusal)
+
+    store.when_started(group, lambda made, error: step(error))
+
+
+def _masked(options: dict[str, Any], topic: Topic) -> dict[str, Any]:
+    """Return the options of a group with those that its mask, or else the topic's, asks for."""
+    mask = options.get("mask", 0)
+    masked = options | masks.group_options(mask, topic.options.mask)
+    if (mask or topic.options.mask) & Mask.ACK_REQUIRED:
+        return {"lease_ms": ACK_TIMEOUT_MS, "in_flight_max": ACK_WINDOW} | masked
+    return masked
+
+
+def _group_options(command: Command) -> dict[str, Any]:
+    """Return the options of a group that a command names.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    headers = command.headers
+    options: dict[str, Any] = {}
+    mask = values.number_of(headers, "group_mask", MASK_MAX)
+    if mask is not None:
+        options["mask"] = mask
+    if "group_filter" in headers:
+        options["filter"] = headers["group_filter"]
+    window = values.number_of(headers, "group_ack_window", ACK_WINDOW_MAX)
+    if window:
+        options["in_flight_max"] = window
+    timeout_ms = values.number_of(headers, "group_ack_timeout", 86_400_000)
+    if timeout_ms:
+        options["lease_ms"] = max(100, timeout_ms)
+    return options
+
+
+def _start(command: Command) -> StartAt | None:
+    """Return where a command says that a group begins, or None."""
+    headers = command.headers
+    offset = values.number_of(headers, "group_start_offset")
+    if offset is not None:
+        return Start(offset=offset, id=headers.get("group_start_msgid"))
+    time_ms = values.number_of(headers, "group_start_time")
+    if time_ms is not None:
+        return Start(time_ms=time_ms)
+    return Start(group=headers["group_start_copy"]) if "group_start_copy" in headers else None
+
+
+def _beside_the_first(topic: Topic) -> StartAt:
+    """Return where a group begins that names no place: where the most advanced group is, or at the oldest message."""
+    most = max(topic.groups.values(), key=lambda group: group.position, default=None)
+    return "oldest" if most is None else Start(offset=max(most.position, topic.log.start_offset))
+
+
+def _free_name(topic: Topic, name: str) -> str:
+    """Return the name of a new group: the one that is asked for, or that with a number."""
+    taken = {known.lower() for known in topic.groups}
+    names = chain([name], (f"{name}{number}" for number in count(1)))
+    return next(one for one in names if one.lower() not in taken)
+
+
+# -- asking and removing -------------------------------------------------------------------------------------
+
+
+def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+    """Carry out `query`."""
+    name, hub = command.topic, dialect.hub
+    dialect.require(command, Operation.QUERY, hub.name_of(name) if name else "")
+    if not name:
+        info: Any = hub.server_info(dialect.session.rights)
+    elif command.group:
+        topic, group = topic_and_group(dialect, command, exchange)
+        if topic is None or group is None:
+            return
+        info = infos.group_info(topic, group)
+    else:
+        info = hub.info_of(name)
+        if info is None:
+            exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
+            return
+    exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
+
+
+def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+    """Carry out `remove`."""
+    store = dialect.hub.queues.store
+    if command.group:
+        topic, group = topic_and_group(dialect, command, exchange)
+        if topic is not None and group is not None:
+            dialect.require(command, Operation.REMOVE, topic.name, group.name)
+            store.remove_group(topic, group, _telling(dialect, exchange))
+        return
+    topic = topic_of(dialect, command, exchange)
+    if topic is not None:
+        dialect.require(command, Operation.REMOVE, topic.name, "*")
+        store.remove_topic(topic, _telling(dialect, exchange))
+
+
+def empty(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+    """Carry out `empty`."""
+    store = dialect.hub.queues.store
+    tell = _telling(dialect, exchange)
+    if command.group:
+        topic, group = topic_and_group(dialect, command, exchange)
+        if topic is not None and group is not None:
+            dialect.require(command, Operation.EMPTY, topic.name, group.name)
+            store.seek(topic, group, "newest", tell)
+        return
+    topic = topic_of(dialect, command, exchange)
+    if topic is not None:
+        dialect.require(command, Operation.EMPTY, topic.name, "*")
+        store.empty_topic(topic, lambda count, error: tell(error))
+
+
+def _telling(dialect: "Dialect", exchange: Exchange) -> Callable[[RpcError | None], None]:
+    """Return what answers when something was done: with the time, as zbus does."""
+
+    def tell(error: RpcError | None) -> None:
+        if error is not None:
+            dialect.refuse(exchange, error)
+        else:
+            exchange.answer(HTTPStatus.OK, b"%d" % dialect.hub.now_ms())
+
+    return tell
+
+
+# -- reading -------------------------------------------------------------------------------------------------
+
+
+def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:
+    """Answer with the message at an offset, whatever groups have read."""
+    record = topic.load(offset) if offset < topic.readable_offset else None
+    if record is None:
+        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({topic.name}) holds no message at offset {offset}")
+        return
+    head, _, _ = head_of(topic, "", Delivery(offset, b"", State.WAITING), record)
+    exchange.answer(HTTPStatus.OK, record.body, head)
+
+
+def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: Exchange) -> None:
+    """Send messages as events from now on; an EventSource that comes back is sent what it has not seen."""
+    exchange.is_stream = True
+    exchange.stream(sse.HEAD % exchange.head.encode())
+    seen = command.headers.get("last-event-id", "")
+    topic, group = place.topic, place.group
+    is_alone = len(group.pool.members) == 1
+    if is_alone and seen.isascii() and seen.isdecimal() and topic.log.start_offset <= int(seen[:18]) < group.position:
+        dialect.hub.queues.store.seek(topic, group, Start(offset=int(seen[:18]) + 1), lambda error: None)
+    place.stream(exchange)
+
+
+# -- the broker itself ---------------------------------------------------------------------------------------
+
+
+class _ServerAddress(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    address: str
+
+
+class _ServerInfo(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    serverAddress: _ServerAddress  # noqa: N815 - the wire's own name
+
+
+class _ServerEvent(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    serverInfo: _ServerInfo  # noqa: N815 - the wire's own name
+    live: bool
+
+
+def check_event(body: bytes) -> None:
+    """See that the body of a `track_pub` is a ServerEvent.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    try:
+        _ServerEvent.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise RpcError(Code.INVALID_ARGUMENT, f"track_pub: {where}: {first['msg'].lower():.200}") from None
+
+
+def home_text(hub: Hub) -> str:
+    """Return what `GET /` shows."""
+    return (
+        f"zbusrpc {__version__} at {hub.address}\n\n"
+        "  /rpc                     services that run here\n"
+        "  /rpc/Calc/add/1/2        call a service\n"
+        "  /declare/T               make a topic\n"
+        "  /produce/T?body=hello    store a message\n"
+        "  /consume/T?timeout=20    take the next message\n"
+        "  /query/T                 look at a topic\n"
+        "  /server                  look at everything\n"
+    )

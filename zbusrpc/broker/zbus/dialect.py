@@ -1,0 +1,411 @@
+"""The dialect: one text session's commands, carried out by the topics and calls of the broker.
+
+    take       a command, with the exchange that gets its answer
+    receive    a message of the core for this session: a reply, a call to serve, the end of a subscription
+    close      the session has ended
+
+What is said of topics and groups is in `declaring.py`; consuming is in `place.py`; the words of calls in `calling.py`.
+
+Promises: commands of a session are carried out in their order; a caller always gets an answer; a message is routed
+only to a session that asked something of the router.
+
+Pure: answers leave through exchanges.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+
+from zbusrpc.broker.access import Operation
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.gateway import STATUS
+from zbusrpc.broker.mq.subscription import Subscription
+from zbusrpc.broker.session import Session
+from zbusrpc.broker.zbus import calling, declaring, stored, values
+from zbusrpc.broker.zbus.hub import Hub
+from zbusrpc.broker.zbus.place import Place
+from zbusrpc.broker.zbus.urls import PAGES, Command
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Kind, Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.native import TIMEOUT_MS_MAX
+from zbusrpc.transport.text import JSON_HEADER, encode_text, header_line
+
+CALL_TIMEOUT_MS: Final = 60_000
+"""Time limit of a call whose caller names none: clients of zbus give up by themselves, and mostly after 10 s."""
+HEARD_MAX: Final = 10_000
+"""So many messages that were given to a session may be answered by `route`, the latest."""
+POLL_TIMEOUT_S_MAX: Final = 3600.0
+LINGER_S: Final = 3.0
+"""A group that goes with its last consumer may be come back to within the time in which clients of zbus reconnect."""
+
+log = get_logger("broker")
+
+
+class Dialect:
+    """One text session."""
+
+    def __init__(self, hub: Hub, session: Session, push: Callable[[bytes], None]) -> None:
+        self.hub, self.session = hub, session
+        self.name = hub.session_name(session.number)
+        """Its name on the wire."""
+        self.push = push
+        """Sends a message that answers nothing."""
+        self.places: dict[tuple[str, str], Place] = {}
+        """Where it consumes, by uid of the topic and group."""
+        self._asked: dict[int, Callable[[Message], None]] = {}
+        self._served: dict[tuple[str, str], tuple[Message, tuple[bool, Any]]] = {}
+        self._serving: dict[tuple[int, int], tuple[str, str]] = {}
+        self._heard: OrderedDict[tuple[str, str], None] = OrderedDict()
+        hub.enter(self)
+
+    def close(self) -> None:
+        """Let go of everything; the session itself has ended."""
+        self.hub.leave(self)
+        groups = [place.group for place in self.places.values() if place.group.options.delete_on_exit]
+        for group in groups:
+            self.hub.later(LINGER_S, partial(self.hub.queues.store.remove_if_unused, group))
+        self.places.clear()
+
+    # -- commands ----------------------------------------------------------------------------------------
+
+    def take(self, command: Command, exchange: Exchange) -> None:
+        """Carry out a command."""
+        carry_out = _COMMANDS.get(command.name)
+        if carry_out is None:
+            self._refuse_unknown(command, exchange)
+            return
+        try:
+            carry_out(self, command, exchange)
+        except RpcError as error:
+            self.refuse(exchange, error)
+
+    def refuse(self, exchange: Exchange, error: RpcError) -> None:
+        """Answer with an error as text."""
+        status = HTTPStatus.SERVICE_UNAVAILABLE if error.code is Code.FAILED_PRECONDITION else STATUS[error.code]
+        exchange.answer_text(status, error.message)
+
+    def require(self, command: Command, operation: Operation, topic: str = "", group: str | None = None) -> None:
+        """See that the session may do something.
+
+        Raises:
+            RpcError: PERMISSION_DENIED.
+        """
+        rights = self.session.rights
+        if rights is not None and not rights.allows(operation, topic, group):
+            text = f"Command({command.name}) Topic({topic}) Forbidden for token {rights.name}"
+            raise RpcError(Code.PERMISSION_DENIED, text)
+
+    def _refuse_unknown(self, command: Command, exchange: Exchange) -> None:
+        if command.name in PAGES:
+            file = "/".join(command.path) or command.name
+            exchange.answer_text(HTTPStatus.NOT_FOUND, f"File({file}) error: there is no such file")
+        else:
+            exchange.answer_text(HTTPStatus.BAD_REQUEST, f"Bad format: command({command.name:.80}) not support")
+
+    # -- producing and calling ---------------------------------------------------------------------------
+
+    def _produce(self, command: Command, exchange: Exchange) -> None:
+        name = command.headers.get("topic")
+        if not name:
+            exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
+            return
+        hub = self.hub
+        topic = hub.topic(name)
+        if topic is None or command.name == "rpc" or hub.is_service(topic):
+            self._call(command, exchange, name)
+            return
+        if self.session.rights is not None:
+            self.require(command, Operation.PRODUCE, topic.name)
+        entry = stored.entry_of(command, self.name)
+
+        def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
+            if error is not None or receipt is None:
+                self.refuse(exchange, error or RpcError(Code.INTERNAL, "no receipt"))
+            elif "ack" not in command.headers or values.wants_ack(command.headers):
+                exchange.answer(HTTPStatus.OK, b"%d" % receipt["timestamp_ms"])
+            elif exchange.is_ordered:
+                exchange.answer(HTTPStatus.ACCEPTED)
+
+        size = len(entry.body) + len(entry.headers)
+        # a zbus client that sends the same message again means another one
+        hub.queues.intake.produce(topic, (entry,), size, told, may_repeat=True)
+
+    def _call(self, command: Command, exchange: Exchange, name: str) -> None:
+        """Have a service called; its answer comes whatever `ack` says."""
+        known = self.hub.service(name)
+        if known is None:
+            topic = self.hub.topic(name)
+            if topic is None:
+                exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
+                return
+            known = topic.name.encode()
+        headers = command.headers
+        stored.check_limits(headers)
+        limit_ms = values.number_of(headers, "timeout-ms", TIMEOUT_MS_MAX) or CALL_TIMEOUT_MS
+        kept = stored.kept_headers(command)
+        if "id" in headers:
+            kept["id"] = headers["id"]
+        body = command.body or _body_of_path(command)
+        message = Message(Kind.REQUEST, 0, known, body, stored.encode_kept(kept), timeout_ms=limit_ms)
+        is_bare = calling.wants_bare_result(headers.get("version", ""))
+        self.ask(message, partial(self._answer_call, exchange, name, is_bare))
+
+    def _answer_call(self, exchange: Exchange, name: str, is_bare: bool, reply: Message) -> None:
+        status, body, head = calling.answer_of(reply, name, is_bare=is_bare)
+        exchange.answer(status, body, head)
+
+    def ask(self, message: Message, on_reply: Callable[[Message], None]) -> None:
+        """Have the core carry out a REQUEST of this session, and hear of its reply."""
+        message.id = self.session.last_id + 1
+        self._asked[message.id] = on_reply
+        self.hub.broker.receive(self.session, message, self.hub.now())
+
+    # -- consuming ---------------------------------------------------------------------------------------
+
+    def _consume(self, command: Command, exchange: Exchange) -> None:
+        topic, group = declaring.topic_and_group(self, command, exchange)
+        if topic is None or group is None:
+            return
+        self.require(command, Operation.CONSUME, topic.name, group.name)
+        offset = values.number_of(command.headers, "offset")
+        if offset is not None:
+            declaring.read_at(topic, offset, exchange)
+            return
+        timeout_s = values.seconds_of(command.headers, "timeout", POLL_TIMEOUT_S_MAX)
+        is_stream = exchange.is_ordered and "text/event-stream" in command.headers.get("accept", "")
+        place = self.places.get((topic.uid, group.name))
+        if place is not None and is_stream:
+            raise RpcError(Code.ALREADY_EXISTS, f"this connection consumes group {group.name} already")
+        if place is None:
+            if group.options.exclusive and group.pool.members:
+                text = f"group {group.name} of topic {topic.name} is exclusive, and another session consumes it"
+                exchange.answer_text(HTTPStatus.UNAUTHORIZED, text)
+                return
+            place = self.places[topic.uid, group.name] = Place(self, topic, group, is_stream=is_stream)
+            if self.hub.is_service(topic) and topic.name.encode() not in self.session.consumers:
+                place.serve()
+        if is_stream:
+            declaring.begin_stream(self, place, command, exchange)
+            return
+        place.wait(exchange)
+        if timeout_s is not None:
+            place.end_after(exchange, self.hub.later(timeout_s, partial(self._end_poll, place, exchange)))
+
+    def _end_poll(self, place: Place, exchange: Exchange) -> None:
+        if place.drop(exchange):
+            exchange.answer(HTTPStatus.NO_CONTENT)
+
+    def _unconsume(self, command: Command, exchange: Exchange) -> None:
+        topic, group = declaring.topic_and_group(self, command, exchange)
+        if topic is None or group is None:
+            return
+        place = self.places.pop((topic.uid, group.name), None)
+        if place is not None:
+            self._leave(place)
+        if exchange.is_ordered:
+            exchange.answer(HTTPStatus.OK)
+
+    def _leave(self, place: Place) -> None:
+        """Give up a place; requests that wait there get no answer, as their client has asked."""
+        self.hub.queues.leave(place.subscription)
+        if place.consumer is not None:
+            self.hub.calls.leave(self.session, place.consumer.topic, self.hub.now())
+        place.abandon()
+
+    def _ack(self, command: Command, exchange: Exchange) -> None:
+        topic, group = declaring.topic_and_group(self, command, exchange)
+        if topic is None or group is None:
+            return
+        offset = values.number_of(command.headers, "offset")
+        if offset is None:
+            exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing offset")
+            return
+        place = self.places.get((topic.uid, group.name))
+        if place is not None:
+            group.ack(place.subscription, offset, offset)
+            self.hub.queues.wake(group)
+        wants_answer = values.wants_ack(command.headers) or exchange.is_ordered
+        failure = self.hub.queues.store.journal.write_now(group.key) if wants_answer else None
+        if failure is not None:
+            exchange.answer_text(HTTPStatus.INTERNAL_SERVER_ERROR, str(failure))
+        elif wants_answer:
+            exchange.answer(HTTPStatus.OK, b"%d" % self.hub.now_ms())
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any of its requests waits for a message or a reply."""
+        return bool(self._asked) or any(place.is_waiting for place in self.places.values())
+
+    def place_of(self, subscription: Subscription) -> Place | None:
+        """Return where this session consumes by a subscription."""
+        return next((place for place in self.places.values() if place.subscription is subscription), None)
+
+    # -- serving -----------------------------------------------------------------------------------------
+
+    def hear(self, sender: str, id_: str) -> None:
+        """Take note that a session asked something of this one, by a message with this id."""
+        self._heard[sender, id_] = None
+        if len(self._heard) > HEARD_MAX:
+            self._heard.popitem(last=False)
+
+    def _serve(self, message: Message) -> None:
+        """Answer a `consume` with a call."""
+        place = next((one for one in self.places.values() if _serves(one, message.topic)), None)
+        exchange = place.take_call() if place is not None else None
+        if place is None or exchange is None:
+            back = Message(Kind.RETURN, message.id, session=message.session)
+            self.hub.broker.receive(self.session, back, self.hub.now())
+            return
+        headers = message.headers()
+        id_, sender = headers.pop("id", "") or str(message.id), self.hub.session_name(message.session)
+        body = bytes(message.body)
+        self._served[sender, id_] = message, calling.jsonrpc_id_of(body)
+        self._serving[message.session, message.id] = sender, id_
+        head = header_line("origin_id", id_) + "origin_url: /\r\n" + header_line("topic", place.topic.name)
+        head += header_line("consume_group", place.group.name) + header_line("sender", sender)
+        exchange.answer(HTTPStatus.OK, body, head + stored.other_lines(headers))
+
+    def _cancel(self, message: Message) -> None:
+        """Tell the core that a call which was given up has ended: zbus has no word to stop a service."""
+        key = self._serving.pop((message.session, message.id), None)
+        if key is not None:
+            self._served.pop(key, None)
+        self.hub.broker.receive(self.session, Message(Kind.DONE, message.id, session=message.session), self.hub.now())
+
+    def _route(self, command: Command, exchange: Exchange) -> None:
+        headers = command.headers
+        recver, id_ = headers.get("recver", ""), headers.get("id", "")
+        self.require(command, Operation.ROUTE)
+        status = values.number_of(headers, "origin_status", 999) or HTTPStatus.OK
+        kept = {name: value for name, value in stored.kept_headers(command).items() if name != "origin_status"}
+        served = self._served.pop((recver, id_), None)
+        if served is not None:
+            request, jsonrpc = served
+            self._serving.pop((request.session, request.id), None)
+            head = f"sender: {self.name}\r\nhost: {self.hub.address}\r\n{stored.other_lines(kept)}"
+            reply = calling.reply_of(request, command, status, head, jsonrpc)
+            self.hub.broker.receive(self.session, reply, self.hub.now())
+        elif (recver, id_) in self._heard:
+            receiver = self.hub.session(recver)
+            if receiver is not None:
+                head = header_line("id", id_) + header_line("sender", self.name) + header_line("host", self.hub.address)
+                head += header_line("topic", command.topic) + stored.other_lines(kept)
+                receiver.push(encode_text(status, head, command.body))
+        if exchange.is_ordered:
+            exchange.answer(HTTPStatus.ACCEPTED)
+
+    # -- messages of the core ----------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """Take a message that the core has for this session."""
+        if message.kind == Kind.REPLY:
+            on_reply = self._asked.pop(message.id, None)
+            if on_reply is not None:
+                on_reply(message)
+        elif message.kind == Kind.REQUEST:
+            self._serve(message)
+        elif message.kind == Kind.CANCEL:
+            self._cancel(message)
+        elif message.kind == Kind.LEAVE:
+            self._end_place(message.session)
+
+    def _end_place(self, number: int) -> None:
+        """Tell those that wait in a group that it is gone; clients of zbus declare it again."""
+        for key, place in list(self.places.items()):
+            if place.subscription.number == number:
+                del self.places[key]
+                if place.consumer is not None:
+                    self.hub.calls.leave(self.session, place.consumer.topic, self.hub.now())
+                what = "Topic" if place.topic.is_removed else "ConsumeGroup"
+                name = place.topic.name if place.topic.is_removed else place.group.name
+                place.end(HTTPStatus.NOT_FOUND, f"{what}({name}) not found")
+
+    # -- the broker itself -------------------------------------------------------------------------------
+
+    def _server(self, command: Command, exchange: Exchange) -> None:
+        self.require(command, Operation.SERVER)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.server_info(self.session.rights)), JSON_HEADER)
+
+    def _tracker(self, command: Command, exchange: Exchange) -> None:
+        self.require(command, Operation.TRACKER)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.tracker_info(self.session.rights)), JSON_HEADER)
+
+    def _track_sub(self, command: Command, exchange: Exchange) -> None:
+        self.require(command, Operation.TRACK_SUB)
+        info = orjson.dumps(self.hub.tracker_info(self.session.rights))
+        exchange.answer(HTTPStatus.OK, info, _PUSH_HEAD)
+        if not exchange.is_ordered:
+            self.hub.subscribe(self)
+
+    def push_topology(self, info: bytes) -> None:
+        """Send a TrackerInfo to this subscriber."""
+        self.push(encode_text(HTTPStatus.OK, _PUSH_HEAD, info))
+
+    def _track_pub(self, command: Command, exchange: Exchange) -> None:
+        self.require(command, Operation.TRACK_PUB)
+        declaring.check_event(command.body)
+        if exchange.is_ordered or ("ack" in command.headers and values.wants_ack(command.headers)):
+            exchange.answer_text(HTTPStatus.NOT_IMPLEMENTED, "this broker is the tracker of itself only")
+
+    def _ssl(self, command: Command, exchange: Exchange) -> None:
+        self.require(command, Operation.SSL)
+        server = command.headers.get("server", self.hub.address)
+        if self.hub.certificate and server == self.hub.address:
+            exchange.answer(HTTPStatus.OK, self.hub.certificate.encode())
+        else:
+            exchange.answer_text(HTTPStatus.NOT_FOUND, f"no certificate of {server:.80} is known here")
+
+    def _ping(self, command: Command, exchange: Exchange) -> None:
+        exchange.answer(HTTPStatus.OK, b"OK")
+
+    def _heartbeat(self, command: Command, exchange: Exchange) -> None:
+        if exchange.is_ordered:
+            exchange.answer(HTTPStatus.OK)
+
+    def _home(self, command: Command, exchange: Exchange) -> None:
+        exchange.answer(HTTPStatus.OK, declaring.home_text(self.hub).encode(), "content-type: text/plain\r\n")
+
+
+def _serves(place: Place, topic: bytes) -> bool:
+    return place.consumer is not None and place.consumer.topic == topic
+
+
+def _body_of_path(command: Command) -> bytes:
+    """Return the request that a 0.11 URL makes: module, method and parameters follow the topic."""
+    path, module = command.path, command.headers.get("module", "")
+    if not module and len(path) > 1:
+        module, path = path[0], path[1:]
+    if not path or not path[0]:
+        return b""
+    request: dict[str, Any] = {"method": path[0], "params": path[1:]}
+    return orjson.dumps(request | ({"module": module} if module else {}))
+
+
+_PUSH_HEAD: Final = f"cmd: track_pub\r\n{JSON_HEADER}"
+
+Carry = Callable[[Dialect, Command, Exchange], None]
+_COMMANDS: Final[dict[str, Carry]] = {
+    "produce": Dialect._produce,
+    "rpc": Dialect._produce,
+    "consume": Dialect._consume,
+    "unconsume": Dialect._unconsume,
+    "ack": Dialect._ack,
+    "route": Dialect._route,
+    "declare": declaring.declare,
+    "query": declaring.query,
+    "remove": declaring.remove,
+    "empty": declaring.empty,
+    "server": Dialect._server,
+    "tracker": Dialect._tracker,
+    "track_sub": Dialect._track_sub,
+    "track_pub": Dialect._track_pub,
+    "heartbeat": Dialect._heartbeat,
+    "ping": Dialect._ping,
+    "ssl": Dialect._ssl,
+    "home": Dialect._home,
+}

@@ -1,0 +1,240 @@
+"""The hub: what all text sessions of a broker share.
+
+It finds topics by their names in any case, knows where a reply can be routed to, and tells subscribers of the
+topology when that has changed (some changes at once: see PUSH_DELAY_S). A single broker is its own tracker.
+
+Pure: time and timers come from outside.
+"""
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.calls import Calls
+from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.queues import Queues
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.zbus import infos
+from zbusrpc.broker.zbus.infos import Info
+from zbusrpc.broker.zbus.masks import Mask
+from zbusrpc.broker.zbus.place import Timer
+from zbusrpc.errors import Code, RpcError
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.zbus.dialect import Dialect
+
+PUSH_DELAY_S: Final = 0.02
+"""Changes that come together are told together; a client that waits for one does not notice."""
+
+Later = Callable[[float, Callable[[], None]], Timer]
+
+
+class Hub:
+    """What text sessions share."""
+
+    def __init__(self, broker: Broker, *, now: Callable[[], float], now_ms: Callable[[], int], later: Later) -> None:
+        self.broker = broker
+        self.now, self.now_ms, self.later = now, now_ms, later
+        self.address = ""
+        """Where clients reach this broker, as `host:port`: they connect to what they are told, not to what is typed."""
+        self.is_tls = False
+        self.certificate = ""
+        """Of the broker, in PEM."""
+        self._boot = f"{random.getrandbits(48):012x}"
+        self._sessions: dict[str, Dialect] = {}
+        self._subscribers: dict[Dialect, Rights | None] = {}
+        self._version = 0
+        self._names: dict[str, str] | None = None
+        self._is_push_due = False
+        self._started_ms = now_ms()
+        broker.calls.on_change = self.changed
+        broker.calls.on_unserved = self._find_servant
+
+    def attach(self) -> None:
+        """Hear of changes of stored topics, where the broker has any."""
+        if self.broker.queues is not None:
+            self.broker.queues.on_change = self.broker.queues.store.on_change = self.changed
+        self.changed()
+
+    # -- sessions ----------------------------------------------------------------------------------------
+
+    def session_name(self, number: int) -> str:
+        """Return how a session is called on the wire: in `sender` and `recver`. Each name is used once, ever."""
+        return f"{self._boot}-{number}"
+
+    def enter(self, dialect: "Dialect") -> None:
+        """Let a session be found."""
+        self._sessions[dialect.name] = dialect
+
+    def leave(self, dialect: "Dialect") -> None:
+        """Let go of a session."""
+        self._sessions.pop(dialect.name, None)
+        self._subscribers.pop(dialect, None)
+
+    def session(self, name: str) -> "Dialect | None":
+        """Return a session that is there, by its name on the wire."""
+        return self._sessions.get(name)
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    @property
+    def calls(self) -> Calls:
+        """The calls of this broker."""
+        return self.broker.calls
+
+    @property
+    def queues(self) -> Queues:
+        """The stored topics of this broker.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION: it has no data directory.
+        """
+        if self.broker.queues is None:
+            text = f"broker {self.broker.name} stores no topics: start it with --data-dir DIR"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+        return self.broker.queues
+
+    def topic(self, name: str) -> Topic | None:
+        """Return a stored topic by its name in any case, or None."""
+        queues = self.broker.queues
+        if queues is None:
+            return None
+        return queues.store.topics.get(name) or queues.store.topics.get(self.name_of(name))
+
+    def name_of(self, name: str) -> str:
+        """Return how a topic or service is called that a client may have spelled in another case."""
+        if self._names is None:
+            stored = self.broker.queues.store.topics if self.broker.queues is not None else {}
+            running = [topic_name(known) for known in self.calls.topics]
+            self._names = {known.lower(): known for known in [*running, *stored]}
+        return self._names.get(name.lower(), name)
+
+    def service(self, name: str) -> bytes | None:
+        """Return the name by which calls reach a service, or None where no such service runs or was declared."""
+        known = name.encode()
+        if known not in self.calls.topics:
+            known = self.name_of(name).encode()
+        calls = self.calls.topics.get(known)
+        if calls is not None and calls.consumers:
+            return known
+        topic = self.topic(name)
+        if topic is not None and (topic.options.rpc or topic.options.mask & Mask.RPC):
+            return topic.name.encode()
+        return None
+
+    def is_service(self, topic: Topic) -> bool:
+        """Whether what is produced to a stored topic are calls."""
+        if topic.options.rpc or topic.options.mask & Mask.RPC:
+            return True
+        calls = self.calls.topics.get(topic.name.encode())
+        return calls is not None and any(not consumer.is_pulling for consumer in calls.consumers.values())
+
+    def _find_servant(self, name: bytes) -> None:
+        """Have zbus consumers that wait for messages of a topic serve a call, though none said that it is a service.
+
+        Services of zbus before 0.9 declare their topic without a mask.
+        """
+        topic = self.topic(topic_name(name))
+        group = topic.groups.get(topic.name) if topic is not None and topic.name.encode() == name else None
+        for subscription in list(group.pool.members) if group is not None else []:
+            dialect = self._sessions.get(self.session_name(subscription.session.number))
+            place = dialect.place_of(subscription) if dialect is not None else None
+            if place is not None and place.is_waiting:
+                place.serve()
+
+    # -- topology ----------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        """Take note that topics, groups or consumers came or went."""
+        self._names = None
+        if self._subscribers and not self._is_push_due:
+            self._is_push_due = True
+            self.later(PUSH_DELAY_S, self._push)
+
+    def subscribe(self, dialect: "Dialect") -> None:
+        """Tell a session of every change from now on."""
+        self._subscribers[dialect] = dialect.session.rights
+
+    def _push(self) -> None:
+        self._is_push_due = False
+        version, bodies = self._next_version(), {}
+        for dialect, rights in list(self._subscribers.items()):
+            if rights not in bodies:
+                bodies[rights] = orjson.dumps(self._tracker_info(rights, version))
+            dialect.push_topology(bodies[rights])
+
+    def tracker_info(self, rights: Rights | None) -> Info:
+        """Return the TrackerInfo of this broker, with what `rights` may see."""
+        return self._tracker_info(rights, self._next_version())
+
+    def _tracker_info(self, rights: Rights | None, version: int) -> Info:
+        key = infos.server_key(self.address, is_tls=self.is_tls)
+        table = {key: self._server_info(rights, version)}
+        return {"error": None, **self.server_facts(), "infoVersion": version, "serverTable": table}
+
+    def server_info(self, rights: Rights | None) -> Info:
+        """Return the ServerInfo of this broker, with what `rights` may see."""
+        return self._server_info(rights, self._next_version())
+
+    def _server_info(self, rights: Rights | None, version: int) -> Info:
+        server = self.server_facts()
+        found = {topic.name: topic for topic in self._stored()}
+        running = {topic_name(name): calls for name, calls in self.calls.topics.items() if calls.consumers}
+        table = {
+            name: self.topic_info(found[name])
+            if name in found
+            else infos.service_info(server, name, running[name], self._started_ms)
+            for name in sorted(found | running)
+            if _may_see(rights, name)
+        }
+        return {"error": None, **server, "infoVersion": version, "trackerList": [], "topicTable": table}
+
+    def server_facts(self) -> Info:
+        """Return what every info says of the broker."""
+        return {
+            "serverAddress": infos.address_info(self.address, is_tls=self.is_tls),
+            "serverVersion": infos.SERVER_VERSION,
+        }
+
+    def topic_info(self, topic: Topic) -> Info:
+        """Return the TopicInfo of a stored topic."""
+        calls = self.calls.topics.get(topic.name.encode())
+        groups = [topic.groups[name] for name in sorted(topic.groups)]
+        return infos.topic_info(self.server_facts(), topic, calls, groups)
+
+    def info_of(self, name: str) -> Info | None:
+        """Return the TopicInfo of a topic or service, or None."""
+        topic = self.topic(name)
+        if topic is not None:
+            return self.topic_info(topic)
+        known = self.service(name)
+        calls = self.calls.topics.get(known) if known is not None else None
+        if known is None or calls is None:
+            return None
+        return infos.service_info(self.server_facts(), topic_name(known), calls, self._started_ms)
+
+    def _stored(self) -> list[Topic]:
+        return list(self.broker.queues.store.topics.values()) if self.broker.queues is not None else []
+
+    def _next_version(self) -> int:
+        """Return a number that grows with every snapshot, and over restarts."""
+        self._version = max(self._version + 1, self.now_ms())
+        return self._version
+
+
+def _may_see(rights: Rights | None, name: str) -> bool:
+    return rights is None or rights.allows(Operation.QUERY, name)
+
+
+def check_topic(name: str) -> str:
+    """Return the name of a topic that is to be declared.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    return check_name("topic", name)

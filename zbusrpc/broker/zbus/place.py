@@ -1,0 +1,179 @@
+"""A place: one text session in one consume group, with its requests that wait for a message each.
+
+    wait        a `consume` waits; one of the zbus kind replaces the one that waits already (its client has given up)
+    take        a stored message was handed out: it answers the first that waits
+    take_call   the same for a call, where the topic is a service's
+    drop        a request waits no more
+
+A message is handed over when it is written to a live connection; where the group's mask asks for acknowledgement, when
+its consumer says so. Until then it is the group's, and comes again.
+
+Pure: answers leave through their exchange.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Protocol
+
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.mq.delivery import Delivery
+from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.session import Consumer
+from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.zbus import sse
+from zbusrpc.broker.zbus.masks import Mask
+from zbusrpc.broker.zbus.stored import head_of
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.zbus.dialect import Dialect
+
+STREAM_WINDOW = 256
+"""Credit of a consumer that is sent messages as they come; what its connection cannot take stops it."""
+
+
+class Timer(Protocol):
+    """What rings later."""
+
+    def cancel(self) -> None:
+        """Let it not ring."""
+
+
+class Place:
+    """One session in one consume group."""
+
+    def __init__(self, dialect: "Dialect", topic: Topic, group: Group, *, is_stream: bool = False) -> None:
+        """Take part.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, or FAILED_PRECONDITION where the group is another's alone.
+        """
+        self.topic, self.group = topic, group
+        self.consumer: Consumer | None = None
+        """Takes the calls of a service, where the topic is one."""
+        self._dialect = dialect
+        self._waiting: deque[Exchange] = deque()
+        self._timers: dict[Exchange, Timer] = {}
+        self._stream: Exchange | None = None
+        window = STREAM_WINDOW if is_stream else 0
+        self.subscription = dialect.hub.queues.join(dialect.session, group, window, sink=self._take)
+        mask = group.options.mask or topic.options.mask
+        self.subscription.is_answering = bool(mask & Mask.ACK_REQUIRED) and not is_stream
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a request waits."""
+        return bool(self._waiting)
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def wait(self, exchange: Exchange) -> None:
+        """Let a request wait for a message."""
+        if not exchange.is_ordered:
+            for number, earlier in enumerate(self._waiting):
+                if not earlier.is_ordered:
+                    self._stop_timer(earlier)
+                    self._waiting[number] = exchange
+                    return
+        self._waiting.append(exchange)
+        self.group.pool.give(self.subscription, 1)
+        self._dialect.hub.queues.wake(self.group)
+        if self.consumer is not None:
+            self._dialect.hub.calls.ask(self.consumer, self._dialect.hub.now())
+
+    def end_after(self, exchange: Exchange, timer: Timer) -> None:
+        """Stop `timer` when a waiting request has its answer."""
+        if exchange in self._waiting:
+            self._timers[exchange] = timer
+        else:
+            timer.cancel()
+
+    def drop(self, exchange: Exchange) -> bool:
+        """Let a request wait no more; say whether it did."""
+        if exchange not in self._waiting:
+            return False
+        self._waiting.remove(exchange)
+        self._stop_timer(exchange)
+        self._withdraw_stored()
+        self._withdraw_call()
+        return True
+
+    def abandon(self) -> None:
+        """Forget the requests that wait; of those in an ordered line each gets an answer, else none could follow."""
+        for exchange in self._waiting:
+            self._stop_timer(exchange)
+            if exchange.is_ordered:
+                exchange.answer(204)
+        self._waiting.clear()
+
+    def stream(self, exchange: Exchange) -> None:
+        """Have an exchange be sent messages as they come."""
+        self._stream = exchange
+
+    def end(self, status: int, text: str) -> None:
+        """Answer all that wait: there will be no message."""
+        while self._waiting:
+            exchange = self._waiting.popleft()
+            self._stop_timer(exchange)
+            exchange.answer_text(status, text)
+        if self._stream is not None:
+            self._stream.stream(sse.farewell(text))
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    def _take(self, delivery: Delivery, record: Record) -> None:
+        if self._stream is not None:
+            self._stream.stream(sse.event(record))
+            return
+        if not self._waiting:  # a call has taken the last request in this turn
+            self._give_back(delivery.offset)
+            return
+        exchange = self._waiting.popleft()
+        self._stop_timer(exchange)
+        self._withdraw_call()
+        head, sender, id_ = head_of(self.topic, self.group.name, delivery, record)
+        if sender:
+            self._dialect.hear(sender, id_)
+        if not self.subscription.is_answering:
+            exchange.on_lost = lambda: self._give_back(delivery.offset)
+        exchange.answer(200, record.body, head)
+
+    def _give_back(self, offset: int) -> None:
+        """Let a message that nobody got be handed out again."""
+        hub = self._dialect.hub
+        if self.subscription.is_answering:
+            self.group.release(self.subscription, offset, offset)
+            hub.queues.wake(self.group)
+        elif not self.group.is_gone:
+            hub.queues.store.revive(self.group, offset)
+
+    def take_call(self) -> Exchange | None:
+        """Return a waiting request to be answered with a call, or None."""
+        if not self._waiting:
+            return None
+        exchange = self._waiting.popleft()
+        self._stop_timer(exchange)
+        self._withdraw_stored()
+        return exchange
+
+    # -- credit ------------------------------------------------------------------------------------------
+
+    def _withdraw_stored(self) -> None:
+        if self.subscription.credit > 0:
+            self.group.pool.withdraw(self.subscription, 1)
+
+    def _withdraw_call(self) -> None:
+        if self.consumer is not None:
+            self._dialect.hub.calls.withdraw(self.consumer)
+
+    def serve(self) -> None:
+        """Take the calls of the service that the topic is, from now on."""
+        hub, session, name = self._dialect.hub, self._dialect.session, self.topic.name.encode()
+        self.consumer = hub.calls.join(session, name, 0, {"dialect": "zbus"}, is_pulling=True)
+        if self.consumer is not None:
+            for _ in self._waiting:
+                hub.calls.ask(self.consumer, hub.now())
+
+    def _stop_timer(self, exchange: Exchange) -> None:
+        timer = self._timers.pop(exchange, None)
+        if timer is not None:
+            timer.cancel()

@@ -1,0 +1,87 @@
+"""URLs of the zbus dialect: which command a request is that names none by its `cmd` header.
+
+    /produce/T?body=x   /consume/T/g   /query/T   /?cmd=query&topic=T      as in zbus 0.8
+    /T?body=x   /T/g?cmd=consume   /T/module/method/1/2                    as in zbus 0.11, where T is no command's name
+
+What stands in headers wins over what stands in the URL. Pure.
+"""
+
+from typing import Final
+from urllib.parse import parse_qsl, unquote
+
+from zbusrpc.transport.http import HttpRequest
+
+GROUP_COMMANDS: Final = frozenset({"consume", "unconsume", "ack", "declare", "query", "remove", "empty"})
+"""Commands whose URL may name a consume group after the topic."""
+PAGES: Final = frozenset({"js", "css", "img", "page", "favicon.ico", "login", "logout"})
+COMMANDS: Final = GROUP_COMMANDS | {
+    "produce", "rpc", "route", "server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home",
+}  # fmt: skip
+RESERVED: Final = COMMANDS | PAGES
+"""First parts of a path that name no topic."""
+
+
+class Command:
+    """A request as a command."""
+
+    __slots__ = ("body", "headers", "method", "name", "path", "url")
+
+    def __init__(self, request: HttpRequest) -> None:
+        self.headers = request.headers
+        """By lower-case name, those that the URL names included."""
+        self.body = request.body
+        self.method = request.method
+        self.url = request.target
+        self.path: list[str] = []
+        """Of a 0.11 URL, what follows the topic."""
+        self.name = self.headers.get("cmd") or self._read_url(request.target)
+        """What is to be done."""
+
+    @property
+    def topic(self) -> str:
+        """The topic that it names, or nothing."""
+        return self.headers.get("topic", "")
+
+    @property
+    def group(self) -> str:
+        """The consume group that it names, or nothing."""
+        return self.headers.get("consume_group", "")
+
+    def _read_url(self, target: bytes) -> str:
+        """Take over what the URL says, and return the command."""
+        path, _, query = target.decode("latin-1").partition("?")
+        if "://" in path[:8]:
+            path = "/" + path.split("://", 1)[1].partition("/")[2]  # the absolute form (RFC 9112, 3.2.2)
+        headers = self.headers
+        if query:
+            self._read_query(query)
+        parts = path.split("/")[1:]
+        if "%" in path:
+            parts = [unquote(part) for part in parts]
+        if not parts or not parts[0]:
+            return headers.get("cmd", "home")
+        name = parts[0].lower()
+        if name not in RESERVED:
+            name = headers.get("cmd", "produce")
+            self.path = parts[1:]
+            parts.insert(0, name)
+        if len(parts) > 1 and parts[1] and name not in PAGES:
+            headers.setdefault("topic", parts[1])
+            if len(parts) > 2 and parts[2] and name in GROUP_COMMANDS:
+                headers.setdefault("consume_group", parts[2])
+        elif name in PAGES:
+            self.path = parts
+        return name
+
+    def _read_query(self, query: str) -> None:
+        if "%" in query or "+" in query or "&" in query:
+            pairs = parse_qsl(query, keep_blank_values=True, encoding="utf-8", errors="replace")
+        else:
+            name, _, value = query.partition("=")
+            pairs = [(name, value)]
+        for written, value in pairs:
+            name = written.lower()
+            if name == "body":
+                self.body = self.body or value.encode()
+            else:
+                self.headers.setdefault(name, value)

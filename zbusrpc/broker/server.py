@@ -84,6 +84,7 @@ class Server:
         self.hello = Hello(message_bytes_max=message_bytes_max, idle_s=idle_s)
         self._listener: asyncio.Server | TlsListener | None = None
         self._peers: dict[int, Peer] = {}
+        self._is_flush_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self.data_dir = data_dir
@@ -200,8 +201,15 @@ class Server:
 
     # -- effects -----------------------------------------------------------------------------------------
 
+    def flush_soon(self) -> None:
+        """Flush when this turn of the loop has received what it can: one for many peers."""
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self.flush)
+
     def flush(self) -> None:
         """Send what the core left in the outboxes, one write for each peer."""
+        self._is_flush_due = False
         if self.broker.queues is not None:
             self.broker.queues.settle()
         self.broker.settle()

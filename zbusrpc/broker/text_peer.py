@@ -87,8 +87,11 @@ class TextPeer(asyncio.Protocol):
             self._receive_frames(data)
         else:
             self._receive_requests(data)
-        self._server.flush()
-        self._flush()
+            if self._decoder.wants_continue:
+                self._flush()
+        if len(self._exchanges) >= PIPELINE_MAX:
+            self._adjust_reading()
+        self._server.flush_soon()
 
     def _receive_requests(self, data: bytes) -> None:
         try:
@@ -228,6 +231,7 @@ class TextPeer(asyncio.Protocol):
         for message in self._socket.feed(data):
             self._partial_ticks = 0
             self._take_message(message)
+        self._flush()  # pongs and the like
 
     def _take_message(self, data: bytes) -> None:
         """Carry out the request that a WebSocket message is."""
@@ -235,12 +239,13 @@ class TextPeer(asyncio.Protocol):
         try:
             requests = list(decoder.feed(data))
         except HttpError as error:
-            self._open(is_ordered=False).answer_http(gateway.protocol_error_response(error))
+            self._open(is_ordered=False).answer_text(error.status, str(error))
             return
         if len(requests) != 1 or decoder.is_partial:
             text = f"a WebSocket message holds one whole zbus message, not {len(requests)} and a part"
             self._open(is_ordered=False).answer_text(HTTPStatus.BAD_REQUEST, text)
             return
+        requests[0].is_upgrade = False
         self._take(requests[0])
 
     # -- answers -----------------------------------------------------------------------------------------
@@ -312,7 +317,7 @@ class TextPeer(asyncio.Protocol):
             for exchange in lost:
                 assert exchange.on_lost is not None
                 exchange.on_lost()
-            self._loop.call_soon(self._server.flush)
+            self._server.flush_soon()
         if self._is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
             self._transport.abort()
 

@@ -21,7 +21,7 @@ from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.zbus import infos
 from zbusrpc.broker.zbus.infos import Info
-from zbusrpc.broker.zbus.masks import Mask
+from zbusrpc.broker.zbus.masks import RPC
 from zbusrpc.broker.zbus.place import Timer
 from zbusrpc.errors import Code, RpcError
 
@@ -123,13 +123,13 @@ class Hub:
         if calls is not None and calls.consumers:
             return known
         topic = self.topic(name)
-        if topic is not None and (topic.options.rpc or topic.options.mask & Mask.RPC):
+        if topic is not None and (topic.options.rpc or topic.options.mask & RPC):
             return topic.name.encode()
         return None
 
     def is_service(self, topic: Topic) -> bool:
         """Whether what is produced to a stored topic are calls."""
-        if topic.options.rpc or topic.options.mask & Mask.RPC:
+        if topic.options.rpc or topic.options.mask & RPC:
             return True
         calls = self.calls.topics.get(topic.name.encode())
         return calls is not None and any(not consumer.is_pulling for consumer in calls.consumers.values())

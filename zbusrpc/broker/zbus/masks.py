@@ -5,7 +5,7 @@ its bits ask for becomes options of topics and groups. A group whose mask is 0 f
 """
 
 from enum import IntFlag
-from typing import Any
+from typing import Any, Final
 
 from zbusrpc.broker.storage.commit import Durability
 
@@ -26,6 +26,10 @@ class Mask(IntFlag):
     """The group goes when its last consumer has left."""
     ACK_REQUIRED = 64
     """A message is done when the consumer says so."""
+
+
+RPC: Final = int(Mask.RPC)
+"""To be tested for each message: as a number it takes a tenth of the time."""
 
 
 def topic_options(mask: int, *, is_new: bool) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 
 import orjson
+from pydantic import SecretStr
 
 from tests.support.waiting import WAIT_S
 from zbusrpc.config import MESSAGE_BYTES_MAX
@@ -40,10 +41,10 @@ def read_to_end(connection: socket.socket) -> bytes:
 class NativePeer:
     """A client or service that does only what a test says."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, token: str = "") -> None:
         self.socket = dial(address)
         self._incoming = self._read()
-        self.send(hello_message(Hello(name="test peer")))
+        self.send(hello_message(Hello(name="test peer", token=SecretStr(token))))
         assert self.receive().kind == Kind.HELLO
 
     def __enter__(self) -> "NativePeer":

@@ -22,8 +22,8 @@ def entry(
 class QueuePeer(NativePeer):
     """A producer, consumer and tool in one."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
+    def __init__(self, address: str, token: str = "") -> None:
+        super().__init__(address, token)
         self._last_id = 0
         self._replies: dict[int, Message] = {}
         self.entries: dict[int, list[Entry]] = {}

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from zbusrpc.config import DEFAULT_BROKER, ENV_PREFIX, Settings, default_broker, load_settings
+from zbusrpc.config import (
+    DEFAULT_BROKER,
+    ENV_PREFIX,
+    Settings,
+    client_security,
+    default_broker,
+    load_settings,
+    set_client_security,
+)
 from zbusrpc.errors import ConfigError
 
 
@@ -109,3 +117,65 @@ def test_broker_of_the_file_must_be_a_text() -> None:
 
     with pytest.raises(ConfigError, match=r"broker in zbusrpc.toml = 15555: write it as a text"):
         default_broker()
+
+
+# -- security ------------------------------------------------------------------------------------------------
+
+
+def test_token_is_shown_in_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret is neither in what settings look like nor in the line about a mistake in it."""
+    Path("zbusrpc.toml").write_text('token = ["s3cret"]\n')
+    with pytest.raises(ConfigError, match=r"token in zbusrpc\.toml: input should be a valid string") as caught:
+        load_settings()
+
+    monkeypatch.setenv("ZBUSRPC_TOKEN", "s3cret")
+
+    assert "s3cret" not in str(caught.value)
+    assert "s3cret" not in repr(load_settings())
+    assert "s3cret" not in repr(client_security())
+    assert client_security().token.get_secret_value() == "s3cret"
+
+
+def test_clients_are_secured_by_environment_and_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What concerns connections comes from where settings come from; other settings do not matter to it."""
+    Path("zbusrpc.toml").write_text('tls = true\ntls_ca = "ca.pem"\ntoken = "old"\nport = "no port"\n')
+    monkeypatch.setenv("ZBUSRPC_TOKEN", "new")
+    monkeypatch.setenv("ZBUSRPC_TLS_CLIENT_CERT", "me.pem")
+
+    found = client_security()
+
+    assert (found.tls, found.tls_ca, found.tls_client_cert, found.tls_client_key) == (True, "ca.pem", "me.pem", None)
+    assert found.token.get_secret_value() == "new"
+
+
+def test_mistake_in_what_secures_clients_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that cannot be used is named with its variable."""
+    monkeypatch.setenv("ZBUSRPC_TLS", "perhaps")
+
+    with pytest.raises(ConfigError, match=r"ZBUSRPC_TLS = 'perhaps'"):
+        client_security()
+
+
+def test_command_line_secures_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a command is told holds for every connection from then on; what it is not told stays."""
+    monkeypatch.setenv("ZBUSRPC_TOKEN", "")
+    monkeypatch.setenv("ZBUSRPC_TLS", "0")
+    monkeypatch.setenv("ZBUSRPC_TLS_CA", "ca.pem")
+
+    set_client_security(token="s3cret", tls=True, tls_ca=None, port=7)
+
+    found = client_security()
+    assert (found.token.get_secret_value(), found.tls, found.tls_ca) == ("s3cret", True, "ca.pem")
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [("", ()), ("https://a", ("https://a",)), ("https://a, https://b", ("https://a", "https://b"))],
+)
+def test_list_of_the_environment_has_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, origins: tuple[str, ...]
+) -> None:
+    """One variable may name several origins."""
+    monkeypatch.setenv("ZBUSRPC_ALLOW_ORIGINS", value)
+
+    assert load_settings().allow_origins == origins

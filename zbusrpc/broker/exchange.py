@@ -9,9 +9,12 @@ Pure: whoever carries the connection hears of the answer by `on_answer`, and wri
 
 from collections.abc import Callable
 from http import HTTPStatus
+from typing import Final
 
 from zbusrpc.transport.http import HttpResponse, encode_response
 from zbusrpc.transport.text import encode_text, header_line
+
+_PLAIN: Final = b"HTTP/1.1 200 OK\r\nconnection: Keep-Alive\r\n%bcontent-length: %d\r\n\r\n%b"
 
 
 class Exchange:
@@ -44,8 +47,15 @@ class Exchange:
         self.on_lost: Callable[[], None] | None = None
         """Told where the answer could not be handed to a live connection."""
 
+    @property
+    def _is_plain(self) -> bool:
+        return self.keep_alive and not self.id and not self.head
+
     def answer(self, status: int, body: bytes = b"", head: str = "") -> None:
         """Answer with a text message whose further headers are the lines in `head`."""
+        if status == HTTPStatus.OK and self._is_plain:
+            self._finish(_PLAIN % (head.encode(), len(body), body))
+            return
         own = f"id: {self.id}\r\n{self.head}" if self.id else self.head
         self._finish(encode_text(status, own + head, body, keep_alive=self.keep_alive))
 
@@ -59,7 +69,7 @@ class Exchange:
             name, _, value = line.partition(": ")
             response.headers[name] = value
         if self.id:
-            response.headers["id"] = self.id
+            response.headers["id"] = self.id.encode().decode("latin-1")  # as which all headers are encoded
         self._finish(encode_response(response, keep_alive=self.keep_alive))
 
     def stream(self, data: bytes) -> None:

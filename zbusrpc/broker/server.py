@@ -140,6 +140,8 @@ class Server:
             await asyncio.sleep(0)
         if self._timer is not None:
             self._timer.cancel()
+        if isinstance(self._listener, TlsListener):
+            await self._listener.wait_closed()
         await self._close_node()
 
     async def _close_node(self) -> None:
@@ -210,15 +212,14 @@ class Server:
     def flush(self) -> None:
         """Send what the core left in the outboxes, one write for each peer."""
         self._is_flush_due = False
-        if self.broker.queues is not None:
-            self.broker.queues.settle()
         self.broker.settle()
-        dirty, self.broker.dirty = self.broker.dirty, []
-        for session in dirty:
-            messages, session.outbox = session.outbox, []
-            peer = self._peers.get(session.number)
-            if peer is not None:
-                self._send(peer, messages)
+        while self.broker.dirty:  # what a text peer is sent may make it send
+            dirty, self.broker.dirty = self.broker.dirty, []
+            for session in dirty:
+                messages, session.outbox = session.outbox, []
+                peer = self._peers.get(session.number)
+                if peer is not None:
+                    self._send(peer, messages)
         if self.broker.next_expiry() != self._timer_at:
             self._arm_timer()
 

@@ -86,7 +86,11 @@ class TextPeer(asyncio.Protocol):
         if self._socket is not None:
             self._receive_frames(data)
         else:
-            self._receive_requests(data)
+            request = self._decoder.repeat(data)
+            if request is not None:
+                self._take(request)
+            else:
+                self._receive_requests(data)
             if self._decoder.wants_continue:
                 self._flush()
         if len(self._exchanges) >= PIPELINE_MAX:
@@ -145,10 +149,12 @@ class TextPeer(asyncio.Protocol):
     def _take(self, request: HttpRequest) -> None:
         """Carry out one request."""
         headers = request.headers
-        is_zbus = "cmd" in headers
+        is_zbus = "cmd" in headers and not request.is_upgrade
         if is_zbus:
             self._is_zbus = True
-        exchange = self._open(is_ordered=self._socket is None and not is_zbus, keep_alive=request.keep_alive)
+        # whoever says that this is the last request is no zbus client, and waits for the answer and the end
+        is_ordered = self._socket is None and not (is_zbus and request.keep_alive)
+        exchange = self._open(is_ordered=is_ordered, keep_alive=request.keep_alive and not request.is_upgrade)
         command = None if not is_zbus and gateway.is_for_it(request.target) else Command(request)
         id_ = headers.get("id")
         if id_ is not None:
@@ -206,7 +212,6 @@ class TextPeer(asyncio.Protocol):
         self._is_ending = True
         if exchange.data is not None:
             return
-        exchange.keep_alive = False
         if len(self._exchanges) > 1:
             exchange.answer_text(HTTPStatus.BAD_REQUEST, "a WebSocket cannot be opened while requests wait for answers")
             return
@@ -275,6 +280,10 @@ class TextPeer(asyncio.Protocol):
         if data is None:
             return
         if exchange.on_lost is not None:
+            if self._socket is not None and self._socket.is_closing:  # which sends nothing any more
+                exchange.on_lost()
+                self._server.flush_soon()
+                return
             self._lost.append(exchange)
         if self._socket is None:
             self._out.append(data)

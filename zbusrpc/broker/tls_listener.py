@@ -39,6 +39,10 @@ class TlsListener:
         for one in self.sockets:
             one.close()
 
+    async def wait_closed(self) -> None:
+        """Return when nothing of it runs any more."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -75,7 +79,7 @@ class TlsListener:
         except asyncio.CancelledError:
             arrival.leave()
             with suppress(OSError):
-                connection.close()
+                connection.shutdown(socket.SHUT_RDWR)  # TLS itself would be polite, and wait for the peer
             raise
 
 

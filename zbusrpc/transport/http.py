@@ -6,6 +6,7 @@ Promises: every bound is tested before more than one block beyond it is stored; 
 `HttpError` with its status, raised after the requests before it were yielded.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -80,6 +81,7 @@ def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
 _NAMES: Final[dict[bytes, str]] = {}
 """Names of headers as they came, and in lower case: there are few, and each comes often."""
 _NAMES_MAX: Final = 1024
+_GET_LINE: Final = re.compile(rb"GET (/[!-~]*) (HTTP/1\.[01])").fullmatch
 
 
 def _lower(name: bytes) -> str:
@@ -111,7 +113,35 @@ class HttpDecoder:
         self.after_upgrade = b""
         """What came after a request with `is_upgrade`, which is the last that is decoded."""
         self._is_in_head = self._has_begun = False
+        self._last_head = self._last_version = b""
+        self._last_headers: dict[str, str] = {}
+        self._last_keep_alive = False
         self._reset()
+
+    def repeat(self, data: bytes) -> HttpRequest | None:
+        """Return the request that `data` is, if it has the headers of the last one and no body; else None: feed it.
+
+        Mostly a client sends the same headers with each request, and those were parsed and checked when they first came.
+        """
+        if self.is_partial:
+            return None
+        line, _, head = data.partition(b"\r\n")
+        if head != self._last_head or len(line) > TARGET_BYTES_MAX:
+            return None
+        match = _GET_LINE(line)
+        if match is None or match[2] != self._last_version:
+            return None
+        return HttpRequest("GET", match[1], self._last_headers.copy(), b"", self._last_keep_alive)
+
+    def _remember(self, data: bytes, request: HttpRequest) -> None:
+        """Remember the head of a request that was the whole of `data`, and has no body."""
+        line, _, head = data.partition(b"\r\n")
+        match = _GET_LINE(line)
+        if match is None or not head.endswith(b"\r\n\r\n") or data.count(b"\r\n\r\n") > 1:
+            return
+        if "content-length" not in request.headers and "transfer-encoding" not in request.headers:
+            self._last_head, self._last_headers = head, request.headers.copy()
+            self._last_version, self._last_keep_alive = match[2], request.keep_alive
 
     def feed(self, data: bytes) -> Iterator[HttpRequest]:
         """Yield the requests that `data` completes.
@@ -119,6 +149,7 @@ class HttpDecoder:
         Raises:
             HttpError: a request breaks the rules or a bound.
         """
+        was_partial = self.is_partial
         error: HttpError | None = None
         try:
             self._has_begun = False
@@ -133,6 +164,8 @@ class HttpDecoder:
         except httptools.HttpParserError as parser_error:
             error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
         requests, self._done = self._done, []
+        if len(requests) == 1 and not was_partial and not self.is_partial and not requests[0].is_upgrade:
+            self._remember(data, requests[0])
         yield from requests
         if error is not None:
             raise error

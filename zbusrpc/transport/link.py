@@ -229,7 +229,7 @@ def explain(address: Address, error: Exception) -> str:
     elif isinstance(error, FrameTooLargeError) and error.size >> 24 == TLS_ALERT:
         reason = f"it speaks TLS: write tls://{address}"
     elif isinstance(error, LinkError):
-        reason = _explain_closed(address)
+        reason = _explain_closed(address, "it may want a certificate that it trusts: ZBUSRPC_TLS_CLIENT_CERT")
     else:
         return f"broker {address}: {error}"
     return f"cannot reach broker {address}: {reason}"
@@ -243,10 +243,11 @@ def _explain_system(address: Address, error: OSError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {DIAL_TIMEOUT_S:g} s"
     if isinstance(error, ConnectionError):
-        return _explain_closed(address)
+        return _explain_closed(address, "it may speak no TLS")
     return (error.strerror or str(error)).lower()
 
 
-def _explain_closed(address: Address) -> str:
-    hint = "it may speak no TLS" if address.tls else f"if it speaks TLS, write tls://{address}"
+def _explain_closed(address: Address, guess: str) -> str:
+    """Say that the broker hung up, and why it may have; with TLS, `guess` is that."""
+    hint = guess if address.tls else f"if it speaks TLS, write tls://{address}"
     return f"it closed the connection before it said anything; {hint}"

@@ -97,8 +97,12 @@ def _load_certificate(context: ssl.SSLContext, cert_setting: str, cert: str, key
     _check_readable(cert_setting, cert)
     if key is not None:
         _check_readable(key_setting, key)
+
+    def refuse() -> str:  # in place of a question at the terminal, which nobody would answer
+        raise ConfigError(f"{key_setting} = {key or cert!r}: the key needs a password; keep it without one, mode 600")
+
     try:
-        context.load_cert_chain(cert, key, password=_no_password)
+        context.load_cert_chain(cert, key, password=refuse)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"{key_setting} = {key or cert!r}: the key is not that of {cert}") from None
@@ -121,8 +125,3 @@ def _check_readable(setting: str, path: str) -> None:
             pass
     except OSError as error:
         raise ConfigError(f"{setting} = {path!r}: {(error.strerror or str(error)).lower()}") from None
-
-
-def _no_password() -> str:
-    """Stand in for the question at the terminal, which nobody would answer to a broker."""
-    raise ssl.SSLError("the key is encrypted")

@@ -80,15 +80,15 @@ class Topic:
     @property
     def has_consumers(self) -> bool:
         """Whether anybody takes part in any of its groups."""
-        return any(group.pool.members for group in self.groups.values())
+        for group in self.groups.values():  # noqa: SIM110 - a generator costs as much as the loop for each message
+            if group.pool.members:
+                return True
+        return False
 
     # -- producing ---------------------------------------------------------------------------------------
 
-    def produce(self, entries: Sequence[Entry], tell: Told, *, may_repeat: bool = False) -> None:
+    def produce(self, entries: Sequence[Entry], tell: Told) -> None:
         """Store the messages of one frame, and tell the receipt or why there is none.
-
-        Args:
-            may_repeat: Whether a message with the id of another is stored as well.
 
         Raises:
             RpcError: they are refused at once; nothing is told.
@@ -104,7 +104,7 @@ class Topic:
         ids: list[bytes] = []
         seen: list[tuple[int, bytes]] = []
         for place, (own_ttl_ms, delay_ms, _, id_, tag, key, headers, body) in enumerate(entries):
-            if id_ and not may_repeat:
+            if id_:
                 if window.find(id_) is not None:
                     seen.append((place, id_))
                     continue
@@ -121,6 +121,16 @@ class Topic:
         except StorageError as error:
             window.free(ids)
             raise as_rpc_error(self.name, error) from error
+
+    def record_of(self, entry: Entry) -> Record:
+        """Return what is stored of a message."""
+        ttl_ms, delay_ms, _, id_, tag, key, headers, body = entry
+        ttl_ms = ttl_ms or self.options.ttl_ms or 0
+        if not ttl_ms and not delay_ms:
+            return Record(body, id_, tag, key, headers, 0, 0)
+        now_ms = self._scheduler.now_ms()
+        due_ms = now_ms + delay_ms if delay_ms else 0
+        return Record(body, id_, tag, key, headers, now_ms + ttl_ms if ttl_ms else 0, due_ms)
 
     def append(self, records: list[Record], done: Callable[[int, StorageError | None], None]) -> None:
         """Store records as one batch, whatever their ids.

@@ -125,7 +125,10 @@ def _declare_group(
 
     def answer(made: Group | None, error: RpcError | None) -> None:
         if made is None or error is not None:
-            dialect.refuse(exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
+            refusal = error or RpcError(Code.INTERNAL, f"group {name} was not made")
+            if refusal.code is Code.NOT_FOUND:  # where it should begin: a client would take 404 for "declare it first"
+                refusal = RpcError(Code.INVALID_ARGUMENT, refusal.message)
+            dialect.refuse(exchange, refusal)
             return
         info = infos.group_info(topic, made) if names_group else hub.topic_info(topic)
         exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)

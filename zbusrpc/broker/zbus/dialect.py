@@ -123,17 +123,15 @@ class Dialect:
             self.require(command, Operation.PRODUCE, topic.name)
         entry = stored.entry_of(command, self.name)
 
-        def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
-            if error is not None or receipt is None:
-                self.refuse(exchange, error or RpcError(Code.INTERNAL, "no receipt"))
+        def told(stored_ms: int, error: RpcError | None) -> None:
+            if error is not None:
+                self.refuse(exchange, error)
             elif "ack" not in command.headers or values.wants_ack(command.headers):
-                exchange.answer(HTTPStatus.OK, b"%d" % receipt["timestamp_ms"])
+                exchange.answer(HTTPStatus.OK, b"%d" % (stored_ms or hub.now_ms()))
             elif exchange.is_ordered:
                 exchange.answer(HTTPStatus.ACCEPTED)
 
-        size = len(entry.body) + len(entry.headers)
-        # a zbus client that sends the same message again means another one
-        hub.queues.intake.produce(topic, (entry,), size, told, may_repeat=True)
+        hub.queues.intake.store(topic, entry, told)  # a zbus client that sends a message again means another one
 
     def _call(self, command: Command, exchange: Exchange, name: str) -> None:
         """Have a service called; its answer comes whatever `ack` says."""

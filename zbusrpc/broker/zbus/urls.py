@@ -6,7 +6,8 @@
 What stands in headers wins over what stands in the URL. Pure.
 """
 
-from typing import Final
+from functools import lru_cache
+from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
 from zbusrpc.transport.http import HttpRequest
@@ -21,6 +22,35 @@ RESERVED: Final = COMMANDS | PAGES
 """First parts of a path that name no topic."""
 
 
+class _Path(NamedTuple):
+    """What the path of a URL says."""
+
+    command: str = ""
+    """Nothing: it is what the query says by `cmd`, or else `otherwise`."""
+    otherwise: str = ""
+    topic: str = ""
+    group: str = ""
+    rest: tuple[str, ...] = ()
+    """What follows the topic of a 0.11 URL, or the name of a page's file."""
+
+
+@lru_cache(maxsize=4096)
+def _read_path(path: str) -> _Path:
+    """Return what a path says; there are few that come often."""
+    if "://" in path[:8]:
+        path = "/" + path.split("://", 1)[1].partition("/")[2]  # the absolute form (RFC 9112, 3.2.2)
+    parts = [unquote(part) for part in path.split("/")[1:]]
+    if not parts or not parts[0]:
+        return _Path(otherwise="home")
+    name = parts[0].lower()
+    if name in PAGES:
+        return _Path(name, rest=tuple(parts))
+    if name not in RESERVED:
+        return _Path("", "produce", parts[0], parts[1] if len(parts) > 1 else "", tuple(parts[1:]))
+    topic = parts[1] if len(parts) > 1 else ""
+    return _Path(name, "", topic, parts[2] if len(parts) > 2 and name in GROUP_COMMANDS else "")
+
+
 class Command:
     """A request as a command."""
 
@@ -32,7 +62,7 @@ class Command:
         self.body = request.body
         self.method = request.method
         self.url = request.target
-        self.path: list[str] = []
+        self.path: tuple[str, ...] = ()
         """Of a 0.11 URL, what follows the topic."""
         self.name = self.headers.get("cmd") or self._read_url(request.target)
         """What is to be done."""
@@ -50,28 +80,16 @@ class Command:
     def _read_url(self, target: bytes) -> str:
         """Take over what the URL says, and return the command."""
         path, _, query = target.decode("latin-1").partition("?")
-        if "://" in path[:8]:
-            path = "/" + path.split("://", 1)[1].partition("/")[2]  # the absolute form (RFC 9112, 3.2.2)
         headers = self.headers
         if query:
             self._read_query(query)
-        parts = path.split("/")[1:]
-        if "%" in path:
-            parts = [unquote(part) for part in parts]
-        if not parts or not parts[0]:
-            return headers.get("cmd", "home")
-        name = parts[0].lower()
-        if name not in RESERVED:
-            name = headers.get("cmd", "produce")
-            self.path = parts[1:]
-            parts.insert(0, name)
-        if len(parts) > 1 and parts[1] and name not in PAGES:
-            headers.setdefault("topic", parts[1])
-            if len(parts) > 2 and parts[2] and name in GROUP_COMMANDS:
-                headers.setdefault("consume_group", parts[2])
-        elif name in PAGES:
-            self.path = parts
-        return name
+        named = _read_path(path)
+        if named.topic:
+            headers.setdefault("topic", named.topic)
+            if named.group:
+                headers.setdefault("consume_group", named.group)
+        self.path = named.rest
+        return named.command or headers.get("cmd", named.otherwise)
 
     def _read_query(self, query: str) -> None:
         if "%" in query or "+" in query or "&" in query:

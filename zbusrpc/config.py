@@ -53,6 +53,8 @@ class Settings(BaseModel):
     """Address that a broker listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """Port that a broker listens on; 0 takes a free one."""
+    advertise: str | None = None
+    """Address that a broker tells zbus clients to connect to, as `host` or `host:port`; by default where it listens."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
     """Time limit of a call, in seconds."""
     concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None

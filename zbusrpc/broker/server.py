@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from zbusrpc.broker.access import Access, Rights
+from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.door import Door
@@ -62,6 +63,8 @@ class Server:
         access: Access | None = None,
         tls: ssl.SSLContext | None = None,
         allow_origins: tuple[str, ...] = (),
+        advertise: str | None = None,
+        certificate: str = "",
     ) -> None:
         loop = self._loop = asyncio.get_running_loop()
         limits = limits or Limits()
@@ -76,6 +79,8 @@ class Server:
         """Where connections take their places."""
         self.hub = Hub(self.broker, now=loop.time, now_ms=_now_ms, later=self._later)
         """What text sessions share."""
+        self.hub.is_tls, self.hub.certificate = tls is not None, certificate
+        self._advertise = advertise
         self.arrivals: set[Arrival] = set()
         """Connections that have not said a byte yet."""
         self._allow_origins = allow_origins
@@ -110,7 +115,7 @@ class Server:
         bound = self._listener.sockets[0].getsockname()[1]
         self.broker.name = str(Address(host, bound))
         self._host = host
-        self.hub.address = self.broker.name
+        self.hub.address = advertised(self._advertise, host, bound)
         self.hub.attach()
         self._note_access()
         return self.broker.name

@@ -124,6 +124,7 @@ class TextPeer(asyncio.Protocol):
         self._is_congested = False
         self._adjust_reading()
         self._server.set_congested(self._session, False)
+        self._server.hub.catch_up(self._dialect)
 
     def eof_received(self) -> None:
         """Let the transport close itself: a caller that hangs up gives its calls up."""
@@ -287,8 +288,11 @@ class TextPeer(asyncio.Protocol):
             self._lost.append(exchange)
         if self._socket is None:
             self._out.append(data)
-        else:
+        elif not self._socket.is_closing:
             self._socket.send(data)
+        elif exchange.on_lost is not None:
+            self._lost.pop()
+            exchange.on_lost()
 
     def _flush(self) -> None:
         """Write what is known and has its turn, in one go."""

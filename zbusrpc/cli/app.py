@@ -53,6 +53,9 @@ def root(
 def broker(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
+    advertise: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Where zbus clients are told to connect [default: host:port]")
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Directory of stored topics [default: zbusrpc-data]")] = None,
     durability: DurabilityOption = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for calls in flight on shut-down [default: 10]")] = None,
@@ -87,6 +90,7 @@ def broker(
         settings_of(
             host=host,
             port=port,
+            advertise=advertise,
             data_dir=data_dir,
             durability=durability,
             grace=grace,

@@ -16,7 +16,7 @@ from zbusrpc.config import DATA_DIR, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import TLS_SCHEME
-from zbusrpc.transport.tls import renew_certificate, server_context
+from zbusrpc.transport.tls import certificates_in, renew_certificate, server_context
 from zbusrpc.version import __version__
 
 log = get_logger("broker")
@@ -46,6 +46,8 @@ def make_server(settings: Settings) -> Server:
         access=_read_access(settings),
         tls=tls,
         allow_origins=settings.allow_origins,
+        advertise=settings.advertise,
+        certificate=certificates_in(settings.tls_cert) if settings.tls_cert is not None else "",
     )
 
 
@@ -117,6 +119,7 @@ def _reload(server: Server, settings: Settings) -> None:
         access = _read_access(settings)
         if server.tls is not None and settings.tls_cert is not None:
             renew_certificate(server.tls, settings.tls_cert, settings.tls_key)
+            server.hub.certificate = certificates_in(settings.tls_cert)
     except ConfigError as error:
         log.error("broker.reload_failed", reason=str(error))
         return

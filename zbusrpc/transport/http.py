@@ -121,7 +121,7 @@ class HttpDecoder:
     def repeat(self, data: bytes) -> HttpRequest | None:
         """Return the request that `data` is, if it has the headers of the last one and no body; else None: feed it.
 
-        Mostly a client sends the same headers with each request, and those were parsed and checked when they first came.
+        Mostly a client sends the same headers with each request: they were parsed and checked when they came first.
         """
         if self.is_partial:
             return None

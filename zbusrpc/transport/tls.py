@@ -6,6 +6,7 @@ broker's certificate and the name in it against the CAs of the system, or agains
 Promises: TLS 1.2 at least; a file that cannot be used is told in one line with its name; no key is ever logged.
 """
 
+import re
 import ssl
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,14 @@ _UNTRUSTED: Final = {
     64: "is for another address",
 }
 """Codes of OpenSSL (x509_vfy.h) for what goes wrong most often."""
+_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----[^-]*-----END CERTIFICATE-----")
 _UNTRUSTED_CA: Final = frozenset({18, 19, 20, 21})
+
+
+def certificates_in(cert: str) -> str:
+    """Return the certificates in a file, PEM, without a key that may be there, too."""
+    text = Path(cert).read_text(encoding="utf-8", errors="replace")
+    return "".join(f"{block}\n" for block in _CERTIFICATE.findall(text))
 
 
 def server_context(cert: str, key: str | None, client_ca: str | None = None) -> ssl.SSLContext:

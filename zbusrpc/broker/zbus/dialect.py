@@ -185,11 +185,11 @@ class Dialect:
                 exchange.answer_text(HTTPStatus.UNAUTHORIZED, text)
                 return
             place = self.places[topic.uid, group.name] = Place(self, topic, group, is_stream=is_stream)
-            if self.hub.is_service(topic) and topic.name.encode() not in self.session.consumers:
-                place.serve()
         if is_stream:
             declaring.begin_stream(self, place, command, exchange)
             return
+        if place.consumer is None and self.hub.is_service(topic) and topic.name.encode() not in self.session.consumers:
+            place.serve()
         place.wait(exchange)
         if timeout_s is not None:
             place.end_after(exchange, self.hub.later(timeout_s, partial(self._end_poll, place, exchange)))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PUSH_DELAY_S: Final = 0.02
 """Changes that come together are told together; a client that waits for one does not notice."""
+BROADCAST_S: Final = 30.0
 
 Later = Callable[[float, Callable[[], None]], Timer]
 
@@ -50,7 +51,7 @@ class Hub:
         self._subscribers: dict[Dialect, Rights | None] = {}
         self._version = 0
         self._names: dict[str, str] | None = None
-        self._is_push_due = False
+        self._is_push_due = self._is_broadcasting = False
         self._started_ms = now_ms()
         broker.calls.on_change = self.changed
         broker.calls.on_unserved = self._find_servant
@@ -159,14 +160,32 @@ class Hub:
     def subscribe(self, dialect: "Dialect") -> None:
         """Tell a session of every change from now on."""
         self._subscribers[dialect] = dialect.session.rights
+        if not self._is_broadcasting:
+            self._is_broadcasting = True
+            self.later(BROADCAST_S, self._broadcast)
+
+    def catch_up(self, dialect: "Dialect") -> None:
+        """Tell a subscriber that reads again what it has missed."""
+        if dialect in self._subscribers:
+            self.changed()
 
     def _push(self) -> None:
         self._is_push_due = False
-        version, bodies = self._next_version(), {}
+        version = self._next_version()
+        bodies: dict[Rights | None, bytes] = {}
         for dialect, rights in list(self._subscribers.items()):
+            if dialect.session.is_congested:  # it catches up
+                continue
             if rights not in bodies:
                 bodies[rights] = orjson.dumps(self._tracker_info(rights, version))
             dialect.push_topology(bodies[rights])
+
+    def _broadcast(self) -> None:
+        """Tell subscribers at intervals, too, as trackers of zbus do."""
+        self._is_broadcasting = bool(self._subscribers)
+        if self._is_broadcasting:
+            self.changed()
+            self.later(BROADCAST_S, self._broadcast)
 
     def tracker_info(self, rights: Rights | None) -> Info:
         """Return the TrackerInfo of this broker, with what `rights` may see."""

@@ -122,7 +122,7 @@ def test_longest_hello_fits_its_frame() -> None:
         (Message(Kind.HELLO, body=b'{"version":2}'), "version 2, this side 1"),
         (
             Message(Kind.HELLO, body=b'{"token":"%b"}' % (b"s3cret" * 50)),
-            "unusable HELLO: value should have at most 256",
+            "unusable HELLO: Value should have at most 256",
         ),
     ],
 )
@@ -138,7 +138,7 @@ def test_fields_from_the_future_are_ignored() -> None:
 
 
 def test_token_is_said_once_and_shown_nowhere() -> None:
-    """The secret is in the message that carries it and in nothing that may be printed; without one there is no field."""
+    """The secret is in the message that carries it and in nothing that may be printed."""
     hello = Hello(name="me", token=SecretStr("s3cret"))
 
     assert b"s3cret" in hello_message(hello).body

@@ -14,6 +14,7 @@ from typing import Final
 from zbusrpc.transport.http import HttpResponse, encode_response
 from zbusrpc.transport.text import encode_text, header_line
 
+_OK: Final = int(HTTPStatus.OK)
 _PLAIN: Final = b"HTTP/1.1 200 OK\r\nconnection: Keep-Alive\r\n%bcontent-length: %d\r\n\r\n%b"
 
 
@@ -47,13 +48,9 @@ class Exchange:
         self.on_lost: Callable[[], None] | None = None
         """Told where the answer could not be handed to a live connection."""
 
-    @property
-    def _is_plain(self) -> bool:
-        return self.keep_alive and not self.id and not self.head
-
     def answer(self, status: int, body: bytes = b"", head: str = "") -> None:
         """Answer with a text message whose further headers are the lines in `head`."""
-        if status == HTTPStatus.OK and self._is_plain:
+        if status == _OK and self.keep_alive and not self.id and not self.head:
             self._finish(_PLAIN % (head.encode(), len(body), body))
             return
         own = f"id: {self.id}\r\n{self.head}" if self.id else self.head
@@ -78,10 +75,9 @@ class Exchange:
         self.on_answer(self)
 
     def _finish(self, data: bytes) -> None:
-        if self.data is not None:  # it was answered already, for example because its connection closes
-            return
-        self.data = data[: data.index(b"\r\n\r\n") + 4] if self.is_head else data
-        self.on_answer(self)
+        if self.data is None:  # else it was answered already, for example because its connection closes
+            self.data = data[: data.index(b"\r\n\r\n") + 4] if self.is_head else data
+            self.on_answer(self)
 
 
 def clean_id(text: str) -> str:

@@ -27,17 +27,28 @@ _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 class Origins:
     """What pages may do with one broker."""
 
-    def __init__(self, allowed: tuple[str, ...] = (), bound_host: str = "", *, has_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        allowed: tuple[str, ...] = (),
+        bound_host: str = "",
+        *,
+        has_tokens: bool = False,
+        advertised_host: str = "",
+    ) -> None:
         """Take the rules of a broker.
 
         Args:
             allowed: Origins as browsers write them, such as `https://app.example.org`, or `*`.
             bound_host: What the broker listens on.
+            advertised_host: The name by which it wants to be known.
             has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
         """
         self._allowed = frozenset(origin.lower() for origin in allowed)
-        self._bound_host = bound_host.lower()
+        self._own_names = {bound_host.lower(), advertised_host.lower()} - {""}
         self._has_tokens = has_tokens
+        self.checks_host = not has_tokens and _is_loopback(bound_host.lower())
+        """Whether every request is to be asked `is_rebound`: a broker for this machine alone, which trusts whoever
+        reaches it."""
 
     def may_write(self, headers: Mapping[str, str]) -> bool:
         """Say whether a request may change something, or open a WebSocket.
@@ -58,10 +69,12 @@ class Origins:
         """Say whether a request came to the broker under a name that somebody else may have pointed here.
 
         A page of `evil.example` that has its own name resolve to 127.0.0.1 reaches a local broker as a page of the
-        same origin, and then its GET has no Origin. A broker with tokens need not care.
+        same origin, and then its GET has no Origin. A broker with tokens need not care. A name without a dot is nobody's
+        to point anywhere.
         """
         host = headers.get("host", "").lower()
-        return bool(host) and not self._is_own_name(_host_of(f"//{host}"))
+        name = _host_of(f"//{host}")
+        return bool(host) and ("." in host or not name) and not self._is_own_name(name)
 
     def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what lets the page read the answer to its request; nothing where it may not."""
@@ -95,7 +108,11 @@ class Origins:
         """Say whether a name is surely the broker's, and not one that somebody had resolve to its address."""
         if self._has_tokens or name in _LOOPBACK_NAMES or name.endswith(".localhost"):
             return True
-        return (bool(name) and name == self._bound_host) or _is_ip(name)
+        return name in self._own_names or _is_ip(name)
+
+
+def _is_loopback(host: str) -> bool:
+    return host in _LOOPBACK_NAMES or (_is_ip(host) and ip_address(host).is_loopback)
 
 
 def _host_of(url: str) -> str:

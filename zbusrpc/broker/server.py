@@ -161,13 +161,17 @@ class Server:
         """
         self.access = access
         self._note_access()
+        self.hub.renew(access)
         for number, reason in self.broker.replace_access(access).items():
             peer = self._peers.get(number)
             if peer is not None:
                 peer.close(reason)
 
     def _note_access(self) -> None:
-        self.origins = Origins(self._allow_origins, self._host, has_tokens=self.access is not None)
+        name = (self._advertise or "").rpartition(":")[0] or self._advertise or ""
+        self.origins = Origins(
+            self._allow_origins, self._host, has_tokens=self.access is not None, advertised_host=name
+        )
 
     # -- what peers call ---------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from zbusrpc.broker import door_rules, gateway
+from zbusrpc.broker import gateway
+from zbusrpc.broker.doorkeeper import Doorkeeper
 from zbusrpc.broker.exchange import Exchange, clean_id
 from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
 from zbusrpc.broker.session import Session
@@ -65,7 +66,7 @@ class TextPeer(asyncio.Protocol):
         self._is_ending = False
         self._is_congested = False
         self._is_reading_paused = False
-        self._token = ""
+        self._doorkeeper = Doorkeeper(server)
 
     # -- the life of the transport -----------------------------------------------------------------------
 
@@ -160,32 +161,15 @@ class TextPeer(asyncio.Protocol):
         id_ = headers.get("id")
         if id_ is not None:
             exchange.id = id_ if id_.isprintable() else clean_id(id_)
-        server = self._server
-        if "origin" in headers or "sec-fetch-site" in headers:
-            exchange.head = door_rules.cors_lines(server.origins, headers)
-        refusal = door_rules.refusal_of(server.origins, request, command)
-        if refusal is not None:
-            _refuse(exchange, refusal, is_gateway=command is None)
+        if not self._doorkeeper.admits(request, command, exchange, self._session):
             return
         if request.is_upgrade:  # answered when all requests before it are
-            return
-        if server.access is not None and not self._let_in(headers, exchange):
             return
         if command is None:
             self._ask_gateway(request, exchange)
         else:
             exchange.is_head = request.method == "HEAD"
             self._dialect.take(command, exchange)
-
-    def _let_in(self, headers: dict[str, str], exchange: Exchange) -> bool:
-        """Give the session the rights of the token that a request shows; False where it is unknown."""
-        assert self._server.access is not None
-        rights = self._server.access.rights_of(door_rules.token_of(headers) or self._token)
-        if rights is None:
-            exchange.answer_text(HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
-            return False
-        self._session.rights = rights
-        return True
 
     def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
         """Have services called by a request of the gateway."""
@@ -222,11 +206,6 @@ class TextPeer(asyncio.Protocol):
         except HttpError as error:
             exchange.answer_http(gateway.protocol_error_response(error))
             return
-        if self._server.access is not None:
-            self._token = door_rules.token_of(Command(request).headers)
-            if self._server.access.rights_of(self._token) is None:
-                exchange.answer_text(HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
-                return
         self._exchanges.clear()
         self._is_ending = False
         self._socket = web_socket
@@ -268,6 +247,9 @@ class TextPeer(asyncio.Protocol):
 
     def send(self, messages: list[Any]) -> None:
         """Take messages of the core and answered exchanges, and write what they make."""
+        if len(messages) == 1 and self._is_all(messages[0]):
+            self._transport.write(cast("bytes", self._exchanges.popleft().data))
+            return
         for item in messages:
             if type(item) is Exchange:
                 if not item.is_ordered:
@@ -275,6 +257,18 @@ class TextPeer(asyncio.Protocol):
             else:
                 self._dialect.receive(item)
         self._flush()
+
+    def _is_all(self, item: Any) -> bool:
+        """Whether an item is the answer to the only request that waits, and nothing else is to be looked at."""
+        return (
+            type(item) is Exchange
+            and len(self._exchanges) == 1
+            and item is self._exchanges[0]
+            and item.keep_alive
+            and item.on_lost is None
+            and not item.is_stream
+            and not self._is_reading_paused
+        )
 
     def _put_out(self, exchange: Exchange) -> None:
         data, exchange.data = exchange.data, exchange.data if not exchange.is_stream else None
@@ -388,20 +382,6 @@ class TextPeer(asyncio.Protocol):
             self._flush()
         elif self._exchanges and self._exchanges[0].is_stream:
             self._transport.write(sse.KEEP_ALIVE)
-
-
-def _refuse(exchange: Exchange, refusal: door_rules.Refusal, *, is_gateway: bool) -> None:
-    """Answer a request that is not carried out, in the form of whoever would have."""
-    status, text, head = refusal
-    exchange.head += head
-    if is_gateway and text:
-        response = gateway.error_response(RpcError(Code.PERMISSION_DENIED, text))
-        if status != HTTPStatus.FORBIDDEN:
-            response = gateway.error_response(RpcError(Code.UNIMPLEMENTED, text))
-            response.status = status
-        exchange.answer_http(response)
-    else:
-        exchange.answer(status, text.encode())
 
 
 def _keep_alive(transport: asyncio.BaseTransport) -> None:

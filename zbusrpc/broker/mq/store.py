@@ -131,7 +131,7 @@ class Store(Groups):
             self._committer(opened, found.options.durability),
             scheduler=self.scheduler,
             created_ms=found.created_ms,
-            on_readable=self._note_readable,
+            on_readable=self.on_readable,
         )
         self.topics[found.name] = topic
         self.on_change()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
@@ -163,6 +163,12 @@ class Hub:
         if not self._is_broadcasting:
             self._is_broadcasting = True
             self.later(BROADCAST_S, self._broadcast)
+
+    def renew(self, access: Access) -> None:
+        """Let subscribers see what their tokens may see now; those whose token is gone nothing."""
+        renewed = {dialect: access.renewed(rights) for dialect, rights in self._subscribers.items()}
+        self._subscribers = {dialect: rights for dialect, rights in renewed.items() if rights is not None}
+        self.changed()
 
     def catch_up(self, dialect: "Dialect") -> None:
         """Tell a subscriber that reads again what it has missed."""

@@ -1,0 +1,145 @@
+"""The doorkeeper of a text connection: methods, hosts, origins and tokens, before a request is carried out.
+
+Whoever is not let in is answered: 401 for a token that is unknown, 403 for a page that may not use the broker, 405 for
+another method than GET and POST. Pure.
+"""
+
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from typing import Final, Protocol
+
+from zbusrpc.broker import gateway
+from zbusrpc.broker.access import Access
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.origins import Origins
+from zbusrpc.broker.session import Session
+from zbusrpc.broker.zbus.urls import PAGES, Command
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.http import HttpRequest
+from zbusrpc.transport.text import header_lines
+
+SAFE: Final = PAGES | {"home", "query", "server", "tracker", "ping", "ssl", "heartbeat"}
+"""Commands that change nothing."""
+METHODS: Final = "GET, HEAD, POST, OPTIONS"
+_PLAIN_METHODS: Final = frozenset({"GET", "POST"})
+_SIGNS_OF_LIFE: Final = frozenset({"heartbeat", "ping"})
+"""Commands that clients send without their token, which does not make them others."""
+
+
+class House(Protocol):
+    """Whose door it is: its rules may be replaced at any time."""
+
+    access: Access | None
+    origins: Origins
+
+
+class Doorkeeper:
+    """Lets the requests of one connection in."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._host = ""  # what the client calls this broker, once that was found to be right
+        self._token = ""  # what it has opened its WebSocket with
+
+    def admits(self, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session) -> bool:
+        """Let a request in and give its session the rights of its token, or answer it and return False.
+
+        Args:
+            request: As it came.
+            command: What it asks of the zbus dialect; None where it is for the gateway, which calls services.
+            exchange: Takes the answer, and headers that go along with any.
+            session: Of the connection.
+        """
+        headers = request.headers
+        origins = self._house.origins
+        if origins.checks_host and headers.get("host", "") != self._host:
+            if origins.is_rebound(headers):
+                text = f"this broker is for this machine, and not known as {headers['host']:.200}; see --advertise"
+                _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
+                return False
+            self._host = headers.get("host", "")
+        if request.method not in _PLAIN_METHODS and not _admits_method(origins, request, command, exchange):
+            return False
+        if "origin" in headers or "sec-fetch-site" in headers:
+            exchange.head += header_lines(origins.cors_headers(headers).items())
+            if not _admits_page(origins, request, command):
+                page = f"of {headers['origin']:.200}" if "origin" in headers else "of another site"
+                text = f"pages {page} may not use this broker; start it with --allow-origin to let them"
+                _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
+                return False
+        return self._house.access is None or self._admits_token(self._house.access, request, command, exchange, session)
+
+    def _admits_token(
+        self, access: Access, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session
+    ) -> bool:
+        token = token_of(request.headers) or self._token
+        if not token and command is not None and command.name in _SIGNS_OF_LIFE:
+            return True
+        rights = access.rights_of(token)
+        if rights is None:
+            _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
+            return False
+        if request.is_upgrade:
+            self._token = token
+        session.rights = rights
+        return True
+
+
+def _admits_method(origins: Origins, request: HttpRequest, command: Command | None, exchange: Exchange) -> bool:
+    """Let HEAD in where nothing changes, and whatever method a client of zbus writes; else answer."""
+    if request.method == "OPTIONS":
+        exchange.answer(
+            HTTPStatus.NO_CONTENT, head=header_lines((origins.preflight(request.headers) or {"allow": METHODS}).items())
+        )
+        return False
+    if "cmd" in request.headers or (request.method == "HEAD" and _is_safe(request, command)):
+        return True
+    exchange.head += "allow: GET, POST\r\n"
+    text = f"{request.method} is not for this: use GET or POST"
+    _refuse(exchange, command, HTTPStatus.METHOD_NOT_ALLOWED, text)
+    return False
+
+
+def _admits_page(origins: Origins, request: HttpRequest, command: Command | None) -> bool:
+    """Say whether a page in a browser may send a request."""
+    headers = request.headers
+    if "sec-fetch-site" in headers and origins.is_rebound(headers):
+        return False
+    return (_is_safe(request, command) and not request.is_upgrade) or origins.may_write(headers)
+
+
+def _is_safe(request: HttpRequest, command: Command | None) -> bool:
+    """Say whether a request changes nothing; one of the gateway is a call, or lists what runs."""
+    return request.target.count(b"/") < 3 if command is None else command.name in SAFE
+
+
+def _refuse(exchange: Exchange, command: Command | None, status: int, text: str) -> None:
+    """Answer a request that is not carried out, in the form of whoever would have."""
+    if command is not None:
+        exchange.answer_text(status, text)
+        return
+    response = gateway.error_response(RpcError(_CODES[status], text))
+    response.status = status
+    exchange.answer_http(response)
+
+
+_CODES: Final[dict[int, Code]] = {
+    HTTPStatus.UNAUTHORIZED: Code.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: Code.PERMISSION_DENIED,
+    HTTPStatus.METHOD_NOT_ALLOWED: Code.UNIMPLEMENTED,
+}
+
+
+def token_of(headers: dict[str, str]) -> str:
+    """Return the token that a request shows: by `token`, `authorization: Bearer`, or a cookie; nothing without one."""
+    token = headers.get("token", "")
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    if not token and scheme.lower() == "bearer":
+        token = value.strip()
+    if not token and "token" in headers.get("cookie", ""):
+        try:
+            cookie = SimpleCookie(headers["cookie"]).get("token")
+        except CookieError:
+            return ""
+        token = cookie.value if cookie is not None else ""
+    return token

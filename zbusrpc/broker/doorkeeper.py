@@ -92,7 +92,7 @@ def _admits_method(origins: Origins, request: HttpRequest, command: Command | No
             HTTPStatus.NO_CONTENT, head=header_lines((origins.preflight(request.headers) or {"allow": METHODS}).items())
         )
         return False
-    if "cmd" in request.headers or (request.method == "HEAD" and _is_safe(request, command)):
+    if (command is not None and not command.is_by_url) or (request.method == "HEAD" and _is_safe(request, command)):
         return True
     exchange.head += "allow: GET, POST\r\n"
     text = f"{request.method} is not for this: use GET or POST"

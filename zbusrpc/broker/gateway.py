@@ -34,6 +34,9 @@ METADATA_BYTES_MAX: Final = HEADERS_BYTES_MAX - 64
 RETRY_AFTER_S_MAX: Final = 86_400
 """A service's details may hold anything; what is no plausible wait is not put into a header."""
 
+_TRACE_HEADERS: Final = frozenset({"traceparent", "tracestate"})
+_TEXT_PARAMS: Final = encode_headers({HEADER_PARAMS: "text"})
+
 STATUS: Final[dict[Code, int]] = {
     Code.CANCELED: CLIENT_CLOSED_REQUEST,
     Code.UNKNOWN: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -125,7 +128,8 @@ def path_of(request: HttpRequest) -> list[str]:
     raw = request.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("latin-1")
     if "://" in raw.split("/rpc", 1)[0]:
         raw = "/" + raw.split("://", 1)[1].partition("/")[2]  # the absolute form, as to a proxy (RFC 9112, 3.2.2)
-    return [unquote(part) for part in raw.split("/")[1:]] or [""]
+    parts = raw.split("/")[1:]
+    return [unquote(part) for part in parts] if "%" in raw else parts or [""]
 
 
 def _open(request: HttpRequest, path: list[str]) -> GatewayRequest:
@@ -165,10 +169,10 @@ def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, s
             raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
         asked.timeout_ms = int(timeout)
     passed = {
-        name: value
-        for name, value in headers.items()
-        if name.startswith(HEADER_METADATA_PREFIX) or name in {"traceparent", "tracestate"}
+        name: value for name, value in headers.items() if name[:5] == HEADER_METADATA_PREFIX or name in _TRACE_HEADERS
     }
+    if not passed:
+        return passed
     asked.header_bytes = encode_headers(passed)
     if len(asked.header_bytes) > METADATA_BYTES_MAX:
         raise RpcError(Code.INVALID_ARGUMENT, f"metadata of over {METADATA_BYTES_MAX} bytes as JSON")
@@ -177,12 +181,12 @@ def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, s
 
 def _read_get(asked: GatewayRequest, request: HttpRequest, path: list[str], passed: dict[str, str]) -> None:
     query = request.target.partition(b"?")[2].decode("latin-1")
-    named = parse_qs(query, keep_blank_values=True)
+    named = parse_qs(query, keep_blank_values=True) if query else {}
     if named and len(path) > 3:
         raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
     params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
-    asked.calls.append(GatewayCall(body=envelope.request_body(path[2], params)))
-    asked.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"})
+    asked.calls.append(GatewayCall(body=orjson.dumps({"method": path[2], "params": params})))
+    asked.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"}) if passed else _TEXT_PARAMS
 
 
 def _read_post(asked: GatewayRequest, body: bytes, path: list[str]) -> None:

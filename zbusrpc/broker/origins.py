@@ -69,8 +69,8 @@ class Origins:
         """Say whether a request came to the broker under a name that somebody else may have pointed here.
 
         A page of `evil.example` that has its own name resolve to 127.0.0.1 reaches a local broker as a page of the
-        same origin, and then its GET has no Origin. A broker with tokens need not care. A name without a dot is nobody's
-        to point anywhere.
+        same origin, and then its GET has no Origin. A broker with tokens need not care. A name without a dot is
+        nobody's to point anywhere.
         """
         host = headers.get("host", "").lower()
         name = _host_of(f"//{host}")

@@ -161,6 +161,7 @@ class TextPeer(asyncio.Protocol):
         id_ = headers.get("id")
         if id_ is not None:
             exchange.id = id_ if id_.isprintable() else clean_id(id_)
+        exchange.is_head = request.method == "HEAD"
         if not self._doorkeeper.admits(request, command, exchange, self._session):
             return
         if request.is_upgrade:  # answered when all requests before it are
@@ -168,14 +169,12 @@ class TextPeer(asyncio.Protocol):
         if command is None:
             self._ask_gateway(request, exchange)
         else:
-            exchange.is_head = request.method == "HEAD"
             self._dialect.take(command, exchange)
 
     def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
         """Have services called by a request of the gateway."""
         services = self._server.broker.services
         asked = gateway.take(request, lambda: services(self._session.rights))
-        exchange.is_head = request.method == "HEAD"
         for call in asked.calls if asked.response is None else []:
             if not call.reply:  # else it is a wrong element of a batch: answered already
                 message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)
@@ -248,7 +247,7 @@ class TextPeer(asyncio.Protocol):
     def send(self, messages: list[Any]) -> None:
         """Take messages of the core and answered exchanges, and write what they make."""
         if len(messages) == 1 and self._is_all(messages[0]):
-            self._transport.write(cast("bytes", self._exchanges.popleft().data))
+            self._write_only(self._exchanges.popleft())
             return
         for item in messages:
             if type(item) is Exchange:
@@ -258,6 +257,15 @@ class TextPeer(asyncio.Protocol):
                 self._dialect.receive(item)
         self._flush()
 
+    def _write_only(self, exchange: Exchange) -> None:
+        """Write an answer beside which there is nothing to write."""
+        transport = self._transport
+        if not transport.is_closing():
+            transport.write(cast("bytes", exchange.data))
+        if exchange.on_lost is not None and transport.is_closing():
+            exchange.on_lost()
+            self._server.flush_soon()
+
     def _is_all(self, item: Any) -> bool:
         """Whether an item is the answer to the only request that waits, and nothing else is to be looked at."""
         return (
@@ -265,7 +273,6 @@ class TextPeer(asyncio.Protocol):
             and len(self._exchanges) == 1
             and item is self._exchanges[0]
             and item.keep_alive
-            and item.on_lost is None
             and not item.is_stream
             and not self._is_reading_paused
         )
@@ -274,19 +281,17 @@ class TextPeer(asyncio.Protocol):
         data, exchange.data = exchange.data, exchange.data if not exchange.is_stream else None
         if data is None:
             return
-        if exchange.on_lost is not None:
-            if self._socket is not None and self._socket.is_closing:  # which sends nothing any more
+        if self._socket is not None and self._socket.is_closing:  # which sends nothing any more
+            if exchange.on_lost is not None:
                 exchange.on_lost()
                 self._server.flush_soon()
-                return
+            return
+        if exchange.on_lost is not None:
             self._lost.append(exchange)
         if self._socket is None:
             self._out.append(data)
-        elif not self._socket.is_closing:
+        else:
             self._socket.send(data)
-        elif exchange.on_lost is not None:
-            self._lost.pop()
-            exchange.on_lost()
 
     def _flush(self) -> None:
         """Write what is known and has its turn, in one go."""

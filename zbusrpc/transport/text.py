@@ -35,11 +35,14 @@ def encode_text(status: int, head: str, body: bytes, *, keep_alive: bool = True)
     return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, connection, head.encode(), len(body), body)
 
 
+def one_line(value: str) -> str:
+    """Return a text as it may stand in a header."""
+    return (value if value.isprintable() else _NOT_IN_HEADERS.sub(" ", value)).strip()
+
+
 def header_line(name: str, value: str) -> str:
     """Return one header as a line; nothing where there is no value, or the name cannot be one."""
-    if not value.isprintable():
-        value = _NOT_IN_HEADERS.sub(" ", value)
-    value = value.strip()
+    value = one_line(value)
     return f"{name}: {value}\r\n" if value and _NAME.fullmatch(name) else ""
 
 

@@ -95,12 +95,12 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
 
     def declared(topic: Topic | None, error: RpcError | None) -> None:
         if topic is None or error is not None:
-            dialect.refuse(exchange, error or RpcError(Code.INTERNAL, f"topic {name} was not made"))
+            _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"topic {name} was not made"))
             return
         try:
             _declare_group(dialect, topic, command, (group_options, start), exchange)
         except RpcError as refusal:
-            dialect.refuse(exchange, refusal)
+            _refuse(dialect, exchange, refusal)
 
     store.declare(name, options, update=True, done=declared)
 
@@ -125,10 +125,7 @@ def _declare_group(
 
     def answer(made: Group | None, error: RpcError | None) -> None:
         if made is None or error is not None:
-            refusal = error or RpcError(Code.INTERNAL, f"group {name} was not made")
-            if refusal.code is Code.NOT_FOUND:  # where it should begin: a client would take 404 for "declare it first"
-                refusal = RpcError(Code.INVALID_ARGUMENT, refusal.message)
-            dialect.refuse(exchange, refusal)
+            _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
             return
         info = infos.group_info(topic, made) if names_group else hub.topic_info(topic)
         exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
@@ -161,6 +158,13 @@ def _change_group(
             done(None, refusal)
 
     store.when_started(group, lambda made, error: step(error))
+
+
+def _refuse(dialect: "Dialect", exchange: Exchange, error: RpcError) -> None:
+    """Refuse a declaration; never by 404, which clients take for "declare it first"."""
+    if error.code is Code.NOT_FOUND:  # where the group should begin
+        error = RpcError(Code.INVALID_ARGUMENT, error.message)
+    dialect.refuse(exchange, error)
 
 
 def _masked(options: dict[str, Any], topic: Topic) -> dict[str, Any]:

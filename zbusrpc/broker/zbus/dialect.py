@@ -30,7 +30,7 @@ from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.urls import PAGES, Command
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.message import Kind, Message
+from zbusrpc.message import HEADER_PARAMS, Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.native import TIMEOUT_MS_MAX
 from zbusrpc.transport.text import JSON_HEADER, encode_text, header_line
@@ -148,7 +148,9 @@ class Dialect:
         kept = stored.kept_headers(command)
         if "id" in headers:
             kept["id"] = headers["id"]
-        body = command.body or _body_of_path(command)
+        body = command.body
+        if not body and command.path:
+            body, kept[HEADER_PARAMS] = _body_of_path(command), "text"
         message = Message(Kind.REQUEST, 0, known, body, stored.encode_kept(kept), timeout_ms=limit_ms)
         is_bare = calling.wants_bare_result(headers.get("version", ""))
         self.ask(message, partial(self._answer_call, exchange, name, is_bare))
@@ -261,6 +263,7 @@ class Dialect:
             return
         headers = message.headers()
         id_, sender = headers.pop("id", "") or str(message.id), self.hub.session_name(message.session)
+        headers.pop(HEADER_PARAMS, None)
         body = bytes(message.body)
         self._served[sender, id_] = message, calling.jsonrpc_id_of(body)
         self._serving[message.session, message.id] = sender, id_

@@ -16,7 +16,7 @@ from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import decode_headers
 from zbusrpc.transport.entries import Entry
 from zbusrpc.transport.native import HEADERS_BYTES_MAX
-from zbusrpc.transport.text import header_line, header_lines
+from zbusrpc.transport.text import header_line, header_lines, one_line
 
 ID_BYTES_MAX: Final = 39
 TAG_BYTES_MAX: Final = 127
@@ -40,7 +40,7 @@ _OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {"origin_status"}
 
 def kept_headers(command: Command) -> dict[str, str]:
     """Return the headers of a request that belong to its message."""
-    if "cmd" in command.headers:
+    if not command.is_by_url:
         return {name: value for name, value in command.headers.items() if name not in _OF_THE_REQUEST}
     return {
         name: value
@@ -83,7 +83,7 @@ def entry_of(command: Command, sender: str) -> Entry:
     headers = command.headers
     check_limits(headers)
     kept = kept_headers(command)
-    if "cmd" in headers:
+    if not command.is_by_url:
         kept["sender"] = sender
     else:
         kept["origin_url"] = _url_to_show(command)
@@ -111,18 +111,23 @@ def head_of(topic: Topic, group: str, delivery: Delivery, record: Record) -> tup
     except ProtocolError:  # a native producer's fault
         headers = {}
     id_ = record.id.decode(errors="replace") or f"{topic.uid}-{record.offset}"
-    url = headers.pop("origin_url", "/")
-    method, status = headers.pop("origin_method", ""), headers.pop("origin_status", "")
-    sender = headers.pop("sender", "")
-    head = header_line("origin_id", id_) + header_line("origin_url", url)
-    head += f"topic: {topic.name}\r\nconsume_group: {group}\r\n"
-    head += f"offset: {record.offset}\r\ntimestamp: {record.timestamp_ms}\r\n"
+    url, sender = headers.pop("origin_url", "/"), headers.pop("sender", "")
+    of_group = f"consume_group: {group}\r\n" if group else ""
+    head = (
+        f"origin_id: {one_line(id_)}\r\norigin_url: {one_line(url)}\r\ntopic: {topic.name}\r\n{of_group}"
+        f"offset: {record.offset}\r\ntimestamp: {record.timestamp_ms}\r\n"
+    )
     if record.tag:
         head += header_line("tag", record.tag.decode(errors="replace"))
     if delivery.attempts > 1:
         head += f"retry: {delivery.attempts - 1}\r\n"
-    head += header_line("sender", sender) + header_line("origin_method", method) + header_line("origin_status", status)
-    return head + other_lines(headers), sender, id_
+    if sender:
+        head += header_line("sender", sender)
+    if headers:
+        head += header_line("origin_method", headers.pop("origin_method", ""))
+        head += header_line("origin_status", headers.pop("origin_status", ""))
+        head += other_lines(headers)
+    return head, sender, id_
 
 
 def other_lines(headers: dict[str, str]) -> str:

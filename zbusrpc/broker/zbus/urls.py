@@ -54,7 +54,7 @@ def _read_path(path: str) -> _Path:
 class Command:
     """A request as a command."""
 
-    __slots__ = ("body", "headers", "method", "name", "path", "url")
+    __slots__ = ("body", "headers", "is_by_url", "method", "name", "path", "url")
 
     def __init__(self, request: HttpRequest) -> None:
         self.headers = request.headers
@@ -64,7 +64,9 @@ class Command:
         self.url = request.target
         self.path: tuple[str, ...] = ()
         """Of a 0.11 URL, what follows the topic."""
-        self.name = self.headers.get("cmd") or self._read_url(request.target)
+        self.is_by_url = "cmd" not in self.headers
+        """Whether no header names it: then no client of zbus has made it."""
+        self.name = self._read_url(request.target) if self.is_by_url else self.headers["cmd"]
         """What is to be done."""
 
     @property

@@ -110,7 +110,9 @@ def _admits_page(origins: Origins, request: HttpRequest, command: Command | None
 
 def _is_safe(request: HttpRequest, command: Command | None) -> bool:
     """Say whether a request changes nothing; one of the gateway is a call, or lists what runs."""
-    return request.target.count(b"/") < 3 if command is None else command.name in SAFE
+    if command is None:
+        return request.method != "POST" and request.target.count(b"/") < 3
+    return command.name in SAFE
 
 
 def _refuse(exchange: Exchange, command: Command | None, status: int, text: str) -> None:

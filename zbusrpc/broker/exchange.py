@@ -21,7 +21,18 @@ _PLAIN: Final = b"HTTP/1.1 200 OK\r\nconnection: Keep-Alive\r\n%bcontent-length:
 class Exchange:
     """One request and its answer."""
 
-    __slots__ = ("data", "head", "id", "is_head", "is_ordered", "is_stream", "keep_alive", "on_answer", "on_lost")
+    __slots__ = (
+        "data",
+        "head",
+        "id",
+        "is_first",
+        "is_head",
+        "is_ordered",
+        "is_stream",
+        "keep_alive",
+        "on_answer",
+        "on_lost",
+    )
 
     def __init__(
         self,
@@ -36,6 +47,8 @@ class Exchange:
         """What the client calls its request: the answer repeats it."""
         self.is_ordered = is_ordered
         """Whether the answer waits for those of earlier requests."""
+        self.is_first = False
+        """Whether no answer of an earlier request was owed when this one came."""
         self.keep_alive = keep_alive
         self.head = ""
         """Headers that go along with any answer, as lines."""
@@ -73,6 +86,11 @@ class Exchange:
         """Write more of an answer that goes on."""
         self.data = (self.data or b"") + data
         self.on_answer(self)
+
+    def end_stream(self, data: bytes) -> None:
+        """Write the last of an answer that went on; the connection ends with it."""
+        self.is_stream = self.keep_alive = False
+        self.stream(data)
 
     def _finish(self, data: bytes) -> None:
         if self.data is None:  # else it was answered already, for example because its connection closes

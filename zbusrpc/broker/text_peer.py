@@ -145,6 +145,7 @@ class TextPeer(asyncio.Protocol):
     def _open(self, *, is_ordered: bool, keep_alive: bool = True) -> Exchange:
         exchange = Exchange(self._answered, is_ordered=is_ordered, keep_alive=keep_alive)
         if is_ordered:
+            exchange.is_first = not self._exchanges
             self._exchanges.append(exchange)
         return exchange
 
@@ -275,6 +276,7 @@ class TextPeer(asyncio.Protocol):
             and item.keep_alive
             and not item.is_stream
             and not self._is_reading_paused
+            and not self._decoder.wants_continue
         )
 
     def _put_out(self, exchange: Exchange) -> None:

@@ -66,7 +66,7 @@ class Queues:
         self._scheduler = store.scheduler
         self._commands = Commands(store)
         self._courier = Courier(send)
-        self.intake = Intake()
+        self.intake = Intake(store.scheduler)
         self._rng = rng or random.Random()
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()

@@ -248,6 +248,7 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
 def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     """Carry out `remove`."""
     store = dialect.hub.queues.store
+    dialect.hub.queues.intake.flush()
     if command.group:
         topic, group = topic_and_group(dialect, command, exchange)
         if topic is not None and group is not None:
@@ -263,6 +264,7 @@ def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
 def empty(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     """Carry out `empty`."""
     store = dialect.hub.queues.store
+    dialect.hub.queues.intake.flush()
     tell = _telling(dialect, exchange)
     if command.group:
         topic, group = topic_and_group(dialect, command, exchange)
@@ -308,7 +310,7 @@ def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: E
     seen = command.headers.get("last-event-id", "")
     topic, group = place.topic, place.group
     is_alone = len(group.pool.members) == 1
-    if is_alone and seen.isascii() and seen.isdecimal() and topic.log.start_offset <= int(seen[:18]) < group.position:
+    if is_alone and seen.isascii() and seen.isdecimal() and int(seen[:18]) < group.position:
         dialect.hub.queues.store.seek(topic, group, Start(offset=int(seen[:18]) + 1), lambda error: None)
     place.stream(exchange)
 

@@ -69,6 +69,8 @@ class Dialect:
         groups = [place.group for place in self.places.values() if place.group.options.delete_on_exit]
         for group in groups:
             self.hub.later(LINGER_S, partial(self.hub.queues.store.remove_if_unused, group))
+        for place in self.places.values():
+            place.close()
         self.places.clear()
 
     # -- commands ----------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class Dialect:
             if error is not None:
                 self.refuse(exchange, error)
             elif "ack" not in command.headers or values.wants_ack(command.headers):
-                exchange.answer(HTTPStatus.OK, b"%d" % (stored_ms or hub.now_ms()))
+                exchange.answer(HTTPStatus.OK, b"%d" % stored_ms)
             elif exchange.is_ordered:
                 exchange.answer(HTTPStatus.ACCEPTED)
 
@@ -179,14 +181,14 @@ class Dialect:
         timeout_s = values.seconds_of(command.headers, "timeout", POLL_TIMEOUT_S_MAX)
         is_stream = exchange.is_ordered and "text/event-stream" in command.headers.get("accept", "")
         place = self.places.get((topic.uid, group.name))
-        if place is not None and is_stream:
-            raise RpcError(Code.ALREADY_EXISTS, f"this connection consumes group {group.name} already")
+        if is_stream and not exchange.is_first:
+            raise RpcError(Code.INVALID_ARGUMENT, "an event stream cannot begin behind requests that wait for answers")
         if place is None:
             if group.options.exclusive and group.pool.members:
                 text = f"group {group.name} of topic {topic.name} is exclusive, and another session consumes it"
                 exchange.answer_text(HTTPStatus.UNAUTHORIZED, text)
                 return
-            place = self.places[topic.uid, group.name] = Place(self, topic, group, is_stream=is_stream)
+            place = self.places[topic.uid, group.name] = Place(self, topic, group)
         if is_stream:
             declaring.begin_stream(self, place, command, exchange)
             return
@@ -197,6 +199,7 @@ class Dialect:
             place.end_after(exchange, self.hub.later(timeout_s, partial(self._end_poll, place, exchange)))
 
     def _end_poll(self, place: Place, exchange: Exchange) -> None:
+        self.hub.queues.settle()  # what is there comes first, also to a poll that does not wait
         if place.drop(exchange):
             exchange.answer(HTTPStatus.NO_CONTENT)
 

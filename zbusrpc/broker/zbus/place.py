@@ -41,7 +41,7 @@ class Timer(Protocol):
 class Place:
     """One session in one consume group."""
 
-    def __init__(self, dialect: "Dialect", topic: Topic, group: Group, *, is_stream: bool = False) -> None:
+    def __init__(self, dialect: "Dialect", topic: Topic, group: Group) -> None:
         """Take part.
 
         Raises:
@@ -54,15 +54,19 @@ class Place:
         self._waiting: deque[Exchange] = deque()
         self._timers: dict[Exchange, Timer] = {}
         self._stream: Exchange | None = None
-        window = STREAM_WINDOW if is_stream else 0
-        self.subscription = dialect.hub.queues.join(dialect.session, group, window, sink=self._take)
+        self.subscription = dialect.hub.queues.join(dialect.session, group, 0, sink=self._take)
         mask = group.options.mask or topic.options.mask
-        self.subscription.is_answering = bool(mask & Mask.ACK_REQUIRED) and not is_stream
+        self.subscription.is_answering = bool(mask & Mask.ACK_REQUIRED)
 
     @property
     def is_waiting(self) -> bool:
         """Whether a request waits."""
         return bool(self._waiting)
+
+    @property
+    def is_streaming(self) -> bool:
+        """Whether messages are sent as they come."""
+        return self._stream is not None
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -106,8 +110,12 @@ class Place:
         self._waiting.clear()
 
     def stream(self, exchange: Exchange) -> None:
-        """Have an exchange be sent messages as they come."""
+        """Have an exchange be sent messages as they come: each is done when it is sent."""
         self._stream = exchange
+        self.subscription.is_answering = False
+        self.subscription.window = STREAM_WINDOW
+        self.group.pool.give(self.subscription, STREAM_WINDOW)
+        self._dialect.hub.queues.wake(self.group)
 
     def end(self, status: int, text: str) -> None:
         """Answer all that wait: there will be no message."""
@@ -116,7 +124,13 @@ class Place:
             self._stop_timer(exchange)
             exchange.answer_text(status, text)
         if self._stream is not None:
-            self._stream.stream(sse.farewell(text))
+            self._stream.end_stream(sse.farewell(text))
+
+    def close(self) -> None:
+        """Let nothing ring any more: the session has ended."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     # -- messages ----------------------------------------------------------------------------------------
 

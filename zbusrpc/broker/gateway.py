@@ -1,7 +1,7 @@
 """The HTTP gateway: what a request asks of the broker, and the response that its replies make.
 
     GET  /rpc/Calc/add/1/2              positional parameters as text, converted by the method's types
-    GET  /rpc/Calc/add?a=1&b=2          the same by name
+    GET  /rpc/Calc/add?a=1&b=2          the same by name; `module=` names a module, as in zbus
     POST /rpc/Calc                      an envelope, a JSON-RPC 2.0 request or a batch of those
     POST /rpc/Calc/add                  the parameters alone, a JSON list or object
     GET  /rpc, /rpc/Calc                what is running
@@ -182,10 +182,12 @@ def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, s
 def _read_get(asked: GatewayRequest, request: HttpRequest, path: list[str], passed: dict[str, str]) -> None:
     query = request.target.partition(b"?")[2].decode("latin-1")
     named = parse_qs(query, keep_blank_values=True) if query else {}
+    module = named.pop("module", [""])[0]
     if named and len(path) > 3:
         raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
     params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
-    asked.calls.append(GatewayCall(body=orjson.dumps({"method": path[2], "params": params})))
+    body = {"method": path[2], "params": params} | ({"module": module} if module else {})
+    asked.calls.append(GatewayCall(body=orjson.dumps(body)))
     asked.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"}) if passed else _TEXT_PARAMS
 
 

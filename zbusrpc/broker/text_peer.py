@@ -110,7 +110,7 @@ class TextPeer(asyncio.Protocol):
                     self._upgrade(request)
         except HttpError as error:
             exchange = self._open(is_ordered=True, keep_alive=False)
-            if self._is_zbus:
+            if self._is_zbus or self._decoder.has_begun_with("cmd"):
                 exchange.answer_text(error.status, str(error))
             else:
                 exchange.answer_http(gateway.protocol_error_response(error))
@@ -209,7 +209,8 @@ class TextPeer(asyncio.Protocol):
         self._exchanges.clear()
         self._is_ending = False
         self._socket = web_socket
-        self._receive_frames(self._decoder.after_upgrade)
+        rest, self._decoder = self._decoder.after_upgrade, HttpDecoder(self._server.message_bytes_max)
+        self._receive_frames(rest)
 
     def _receive_frames(self, data: bytes) -> None:
         assert self._socket is not None
@@ -220,18 +221,25 @@ class TextPeer(asyncio.Protocol):
 
     def _take_message(self, data: bytes) -> None:
         """Carry out the request that a WebSocket message is."""
-        decoder = HttpDecoder(self._server.message_bytes_max)
+        decoder = self._decoder
         try:
             requests = list(decoder.feed(data))
+            if len(requests) == 1 and not decoder.is_partial:
+                self._take_only(requests[0])
+                return
+            what = f"{len(requests)} and a part" if decoder.is_partial else str(len(requests))
+            status, text = HTTPStatus.BAD_REQUEST, f"a WebSocket message holds one whole zbus message, not {what}"
         except HttpError as error:
-            self._open(is_ordered=False).answer_text(error.status, str(error))
-            return
-        if len(requests) != 1 or decoder.is_partial:
-            text = f"a WebSocket message holds one whole zbus message, not {len(requests)} and a part"
-            self._open(is_ordered=False).answer_text(HTTPStatus.BAD_REQUEST, text)
-            return
-        requests[0].is_upgrade = False
-        self._take(requests[0])
+            status, text = error.status, str(error)
+        self._decoder = HttpDecoder(self._server.message_bytes_max)  # each message begins anew
+        self._open(is_ordered=False).answer_text(status, text)
+
+    def _take_only(self, request: HttpRequest) -> None:
+        """Carry out the request of one WebSocket message; there is nothing to upgrade to from here."""
+        if request.is_upgrade:
+            request.is_upgrade = False
+            self._decoder = HttpDecoder(self._server.message_bytes_max)
+        self._take(request)
 
     # -- answers -----------------------------------------------------------------------------------------
 
@@ -316,7 +324,8 @@ class TextPeer(asyncio.Protocol):
         if not keep_alive:
             self._is_ending = True
             self._exchanges.clear()
-            self._loop.call_later(LAST_ANSWERS_S if self._is_zbus else 0, self._transport.close)
+            may_answer = self._is_zbus and self._socket is None
+            self._loop.call_later(LAST_ANSWERS_S if may_answer else 0, self._transport.close)
         else:
             self._adjust_reading()
 

@@ -118,6 +118,10 @@ class HttpDecoder:
         self._last_keep_alive = False
         self._reset()
 
+    def has_begun_with(self, name: str) -> bool:
+        """Say whether the request that is being decoded, or was refused, has a header of this name."""
+        return name in self._headers
+
     def repeat(self, data: bytes) -> HttpRequest | None:
         """Return the request that `data` is, if it has the headers of the last one and no body; else None: feed it.
 

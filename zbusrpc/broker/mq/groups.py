@@ -94,8 +94,7 @@ class Groups:
         waiting = self._starting.pop(group)
         refusal = as_rpc_error(topic.name, error) if error is not None else None
         if refusal is not None and not group.is_gone:
-            del topic.groups[group.name]
-            group.is_gone = True
+            self._forget(topic, group)
             self.journal.forget(group.key)
         elif group.is_gone:
             refusal = RpcError(Code.NOT_FOUND, f"group {group.name} of topic {topic.name} was removed")
@@ -120,6 +119,7 @@ class Groups:
             load=topic.load,
             jitter=self._rng.random,
         )
+        topic.group_names[name.lower()] = name
         self.on_change()
         return group
 
@@ -170,11 +170,16 @@ class Groups:
             self.remove_group(topic, group, lambda error: None)
 
     def _end_group(self, topic: Topic, group: Group, reason: str, done: Done) -> None:
-        topic.groups.pop(group.name, None)
-        group.is_gone = True
+        self._forget(topic, group)
         self.on_change()
         self.on_group_ended(group, RpcError(Code.NOT_FOUND, reason))
         self.journal.remove(group.key, lambda error: done(as_rpc_error(topic.name, error) if error else None))
+
+    def _forget(self, topic: Topic, group: Group) -> None:
+        topic.groups.pop(group.name, None)
+        if topic.group_names.get(group.name.lower()) == group.name:
+            del topic.group_names[group.name.lower()]
+        group.is_gone = True
 
     def revive(self, group: Group, offset: int) -> None:
         """Deliver a message of a group again that it is done with."""

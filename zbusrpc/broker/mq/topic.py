@@ -58,6 +58,8 @@ class Topic:
         self.created_ms = created_ms
         self.committer = committer
         self.groups: dict[str, Group] = {}
+        self.group_names: dict[str, str] = {}
+        """Names of groups by what they are in lower case, for those who do not care."""
         self.is_removed = False
         self.duplicates_suppressed = 0
         self.produced = 0

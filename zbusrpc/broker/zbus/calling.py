@@ -31,12 +31,17 @@ def wants_bare_result(version: str) -> bool:
 
 
 class TextReply(Message):
-    """The REPLY of a zbus service: for native callers as others are, for those of zbus just as it was written."""
+    """The REPLY of a zbus service: for native callers as others are, for those of zbus as it was written.
 
-    __slots__ = ("head", "status", "text")
+    Those that want the other form, with or without an envelope, get it as native callers do.
+    """
+
+    __slots__ = ("head", "is_bare", "status", "text")
 
     def __init__(self, request: Message, body: bytes, flags: int) -> None:
         super().__init__(Kind.REPLY, request.id, b"", body, b"", flags, session=request.session)
+        self.is_bare = False
+        """Whether it stands without an envelope."""
         self.status = 200
         self.head = ""
         self.text = b""
@@ -44,7 +49,7 @@ class TextReply(Message):
 
 def answer_of(reply: Message, name: str, *, is_bare: bool) -> tuple[int, bytes, str]:
     """Return status, body and further headers of the answer that a zbus caller gets for a REPLY."""
-    if isinstance(reply, TextReply):
+    if isinstance(reply, TextReply) and reply.is_bare == is_bare:
         return reply.status, reply.text, reply.head
     body = bytes(reply.body)
     if body.startswith(b'{"jsonrpc"'):  # so it was asked
@@ -100,7 +105,7 @@ def reply_of(request: Message, command: Command, status: int, head: str, jsonrpc
         body = envelope.error_body(RpcError(Code.UNKNOWN, text, None if isinstance(error, str) else error))
         body = envelope.jsonrpc_error(jsonrpc_id, body) if is_jsonrpc else body
     reply = TextReply(request, body, 0 if error is None else Flag.ERROR)
-    reply.status, reply.head, reply.text = status, head, command.body
+    reply.is_bare, reply.status, reply.head, reply.text = is_bare, status, head, command.body
     return reply
 
 

@@ -70,11 +70,7 @@ def topic_and_group(dialect: "Dialect", command: Command, exchange: Exchange) ->
 
 def group_of(topic: Topic, name: str) -> Group | None:
     """Return a group of a topic by its name in any case, or None."""
-    group = topic.groups.get(name)
-    if group is None:
-        wanted = name.lower()
-        group = next((one for known, one in topic.groups.items() if known.lower() == wanted), None)
-    return group
+    return topic.groups.get(name) or topic.groups.get(topic.group_names.get(name.lower(), name))
 
 
 # -- declaring -----------------------------------------------------------------------------------------------
@@ -120,6 +116,9 @@ def _declare_group(
     if is_auto:
         name = _free_name(topic, name)
     group = group_of(topic, name)
+    if isinstance(start, Start) and start.group is not None:
+        copied = group_of(topic, start.group)
+        start = Start(group=copied.name) if copied is not None else start
     if "mask" in options or group is None:
         options = _masked(options, topic)
 
@@ -218,9 +217,8 @@ def _beside_the_first(topic: Topic) -> StartAt:
 
 def _free_name(topic: Topic, name: str) -> str:
     """Return the name of a new group: the one that is asked for, or that with a number."""
-    taken = {known.lower() for known in topic.groups}
     names = chain([name], (f"{name}{number}" for number in count(1)))
-    return next(one for one in names if one.lower() not in taken)
+    return next(one for one in names if group_of(topic, one) is None)
 
 
 # -- asking and removing -------------------------------------------------------------------------------------

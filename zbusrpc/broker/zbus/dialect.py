@@ -228,9 +228,9 @@ class Dialect:
         if offset is None:
             exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing offset")
             return
-        place = self.places.get((topic.uid, group.name))
-        if place is not None:
-            group.ack(place.subscription, offset, offset)
+        delivery = group.pending.get(offset)
+        if delivery is not None and delivery.consumer is not None:  # any session may say it, as in zbus 0.11
+            group.ack(delivery.consumer, offset, offset)
             self.hub.queues.wake(group)
         wants_answer = values.wants_ack(command.headers) or exchange.is_ordered
         failure = self.hub.queues.store.journal.write_now(group.key) if wants_answer else None
@@ -384,6 +384,8 @@ def _body_of_path(command: Command) -> bytes:
     path, module = command.path, command.headers.get("module", "")
     if not module and len(path) > 1:
         module, path = path[0], path[1:]
+    if module == "index":  # what zbus 0.11 calls the module without a name
+        module = ""
     if not path or not path[0]:
         return b""
     request: dict[str, Any] = {"method": path[0], "params": path[1:]}

@@ -63,11 +63,6 @@ class Place:
         """Whether a request waits."""
         return bool(self._waiting)
 
-    @property
-    def is_streaming(self) -> bool:
-        """Whether messages are sent as they come."""
-        return self._stream is not None
-
     # -- requests ----------------------------------------------------------------------------------------
 
     def wait(self, exchange: Exchange) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from zbusrpc.broker.storage.pace import Pace
+
 SYNC_THREADS: Final = 4
 """A disk gains little from more syncs at a time."""
 
@@ -19,6 +21,7 @@ class LoopScheduler:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="zbusrpc-disk")
+        self._pace = Pace()
         self._timers: set[asyncio.TimerHandle] = set()
         self.after: Callable[[], None] = lambda: None
         """Sends what a callback left to be sent."""
@@ -45,6 +48,19 @@ class LoopScheduler:
         """Do `work` in another thread, then tell `done` here what it raised."""
         future = self._loop.run_in_executor(self._threads, work)
         future.add_done_callback(lambda future: self._call(lambda: done(future.exception())))
+
+    def sync(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Do `work`, which waits for a disk, on the spot where that is quick, else in another thread; then tell."""
+        if not self._pace.is_quick():
+            self.in_worker(work, done)
+            return
+        began, error = time.perf_counter(), None
+        try:
+            work()
+        except BaseException as failure:  # told in the same way as from another thread
+            error = failure
+        self._pace.note(time.perf_counter() - began)
+        self.soon(lambda: done(error))
 
     def close(self) -> None:
         """Call nothing any more, and let the threads end."""

@@ -93,7 +93,7 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
     reload_on_signal(server, settings)
     address = address_of(server)
     lines = [
-        f"zbusrpc {__version__} broker at {address} (native and HTTP on one port)",
+        f"zbusrpc {__version__} broker at {address} (native, zbus, HTTP and WebSocket on one port)",
         f"  call with    curl http{'s' if server.tls else ''}://{server.broker.name}/rpc/<service>/<method>/<value>",
         _describe_storage(server.data_dir, settings.durability),
         *_describe_access(settings),

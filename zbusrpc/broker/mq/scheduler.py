@@ -22,5 +22,8 @@ class Scheduler(Protocol):
     def later(self, delay_s: float, callback: Callable[[], None]) -> object:
         """Call `callback` after a while."""
 
+    def sync(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        """Do `work`, which waits for the disk a moment, on the spot or in another thread; later tell `done`."""
+
     def in_worker(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Do `work` in another thread, then tell `done` here what it raised."""

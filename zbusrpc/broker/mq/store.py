@@ -152,7 +152,12 @@ class Store(Groups):
     def _committer(self, opened: Any, durability: Durability) -> Committer:
         scheduler = self.scheduler
         return Committer(
-            opened, durability, soon=scheduler.soon, in_worker=scheduler.in_worker, now_ms=scheduler.now_ms
+            opened,
+            durability,
+            soon=scheduler.soon,
+            in_worker=scheduler.in_worker,
+            sync=scheduler.sync,
+            now_ms=scheduler.now_ms,
         )
 
     def _report(self, what: str, findings: list[Any]) -> None:

@@ -46,6 +46,7 @@ class Subscription:
         "number",
         "overdue",
         "pulls",
+        "rights",
         "sent",
         "session",
         "sink",
@@ -56,6 +57,8 @@ class Subscription:
         self.session = session
         self.number = number
         """Names it in its session."""
+        self.rights = session.rights
+        """Those by which it takes part: a text session may show another token with each request."""
         self.group = group
         self.window = window
         """How many messages may be in flight; 0 is for pulling."""

@@ -20,7 +20,8 @@ sync closes the log: everybody who waits is told so, and nothing is tried again,
 dropped what it could not write (and would report success the second time).
 
 The committer decides and is driven from outside: `soon` calls something when the turn ends, `in_worker` does
-something in another thread. `on_loop` puts an asyncio loop there, tests a list.
+something in another thread, `sync` there or, on a quick disk, on the spot. `on_loop` puts an asyncio loop there, tests
+a list.
 """
 
 from collections.abc import Callable, Sequence
@@ -64,6 +65,7 @@ class Committer:
         "_on_idle",
         "_overrides",
         "_soon",
+        "_sync",
         "_syncing",
         "_syncing_bytes",
         "_waiting",
@@ -83,6 +85,7 @@ class Committer:
         *,
         soon: Soon,
         in_worker: InWorker,
+        sync: InWorker | None = None,
         now_ms: Callable[[], int],
         backlog_bytes_max: int = BACKLOG_BYTES_MAX,
     ) -> None:
@@ -96,6 +99,7 @@ class Committer:
         self.lost_after_ack = 0
         """Level MEMORY: how many batches were acknowledged and could not be written."""
         self._soon, self._in_worker, self._now_ms = soon, in_worker, now_ms
+        self._sync = sync or in_worker
         self._gathered: list[tuple[Sequence[Record], Done]] = []
         self._gathered_bytes = 0
         self._gathered_records = 0
@@ -240,7 +244,7 @@ class Committer:
         self._job = job
         self._syncing, self._waiting = self._waiting, []
         self._syncing_bytes, self._waiting_bytes = self._waiting_bytes, 0
-        self._in_worker(job.run, self._sync_ended)
+        (self._sync if job.is_short else self._in_worker)(job.run, self._sync_ended)
 
     def _sync_ended(self, error: BaseException | None) -> None:
         job, self._job = self._job, None

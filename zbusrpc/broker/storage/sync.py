@@ -42,6 +42,11 @@ class SyncJob:
         if is_index_due and segment.index is not None:
             self._indexes.append((segment, segment.index.end, segment.index.encode()))
 
+    @property
+    def is_short(self) -> bool:
+        """Whether it is one sync of one file, and nothing besides."""
+        return len(self._files) == 1 and not self.has_new_names and not self._indexes
+
     def run(self) -> None:
         """Return when everything is safe.
 

@@ -7,7 +7,9 @@ Pure: time and timers come from outside.
 """
 
 import random
+import secrets
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 PUSH_DELAY_S: Final = 0.02
 """Changes that come together are told together; a client that waits for one does not notice."""
+PUSH_BYTES_PER_S: Final = 20 * 1024 * 1024
+"""Where the topology is large, or many want to know it, it is told no more often than this allows."""
 BROADCAST_S: Final = 30.0
 
 Later = Callable[[float, Callable[[], None]], Timer]
@@ -47,11 +51,14 @@ class Hub:
         self.certificate = ""
         """Of the broker, in PEM."""
         self._boot = f"{random.getrandbits(48):012x}"
+        self._key = secrets.token_bytes(32)
         self._sessions: dict[str, Dialect] = {}
         self._subscribers: dict[Dialect, Rights | None] = {}
         self._version = 0
         self._names: dict[str, str] | None = None
         self._is_push_due = self._is_broadcasting = False
+        self._pushed_bytes = 0
+        """At the last push, to all together."""
         self._started_ms = now_ms()
         broker.calls.on_change = self.changed
         broker.calls.on_unserved = self._find_servant
@@ -67,6 +74,13 @@ class Hub:
     def session_name(self, number: int) -> str:
         """Return how a session is called on the wire: in `sender` and `recver`. Each name is used once, ever."""
         return f"{self._boot}-{number}"
+
+    def signed(self, name: str, id_: bytes) -> str:
+        """Return the name of a session with what shows that it has produced a message with this id.
+
+        So it is stored: a producer of another dialect could write any name there.
+        """
+        return f"{name} {blake2b(id_ + name.encode(), key=self._key, digest_size=8).hexdigest()}"
 
     def enter(self, dialect: "Dialect") -> None:
         """Let a session be found."""
@@ -109,8 +123,10 @@ class Hub:
 
     def name_of(self, name: str) -> str:
         """Return how a topic or service is called that a client may have spelled in another case."""
+        stored = self.broker.queues.store.topics if self.broker.queues is not None else {}
+        if name in stored:
+            return name
         if self._names is None:
-            stored = self.broker.queues.store.topics if self.broker.queues is not None else {}
             running = [topic_name(known) for known in self.calls.topics]
             self._names = {known.lower(): known for known in [*running, *stored]}
         return self._names.get(name.lower(), name)
@@ -155,7 +171,7 @@ class Hub:
         self._names = None
         if self._subscribers and not self._is_push_due:
             self._is_push_due = True
-            self.later(PUSH_DELAY_S, self._push)
+            self.later(max(PUSH_DELAY_S, self._pushed_bytes / PUSH_BYTES_PER_S), self._push)
 
     def subscribe(self, dialect: "Dialect") -> None:
         """Tell a session of every change from now on."""
@@ -165,9 +181,13 @@ class Hub:
             self.later(BROADCAST_S, self._broadcast)
 
     def renew(self, access: Access) -> None:
-        """Let subscribers see what their tokens may see now; those whose token is gone nothing."""
+        """Let subscribers see what their tokens may see now; those who may not any more nothing."""
         renewed = {dialect: access.renewed(rights) for dialect, rights in self._subscribers.items()}
-        self._subscribers = {dialect: rights for dialect, rights in renewed.items() if rights is not None}
+        self._subscribers = {
+            dialect: rights
+            for dialect, rights in renewed.items()
+            if rights is not None and rights.allows(Operation.TRACK_SUB)
+        }
         self.changed()
 
     def catch_up(self, dialect: "Dialect") -> None:
@@ -176,7 +196,7 @@ class Hub:
             self.changed()
 
     def _push(self) -> None:
-        self._is_push_due = False
+        self._is_push_due, self._pushed_bytes = False, 0
         version = self._next_version()
         bodies: dict[Rights | None, bytes] = {}
         for dialect, rights in list(self._subscribers.items()):
@@ -185,6 +205,7 @@ class Hub:
             if rights not in bodies:
                 bodies[rights] = orjson.dumps(self._tracker_info(rights, version))
             dialect.push_topology(bodies[rights])
+            self._pushed_bytes += len(bodies[rights])
 
     def _broadcast(self) -> None:
         """Tell subscribers at intervals, too, as trackers of zbus do."""

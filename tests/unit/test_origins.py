@@ -2,7 +2,7 @@
 
 import pytest
 
-from zbusrpc.broker.origins import Origins
+from zbusrpc.broker.origins import EXPOSED, Origins
 
 APP = "https://app.example.org"
 LOCAL = Origins(bound_host="127.0.0.1")
@@ -64,6 +64,7 @@ def test_allowed_origin_may_write_and_read() -> None:
     assert origins.cors_headers({"origin": APP}) == {
         "access-control-allow-origin": APP,
         "access-control-allow-credentials": "true",
+        "access-control-expose-headers": EXPOSED,
         "vary": "origin",
     }
     assert origins.cors_headers({"origin": "https://app.example.org.evil"}) == {}
@@ -82,7 +83,10 @@ def test_any_origin_gets_no_credentials() -> None:
 
     assert origins.may_write({"origin": "https://x.example", "host": "localhost"})
     assert not origins.may_write({"origin": "https://x.example", "host": "localhost", "cookie": "token=1"})
-    assert origins.cors_headers({"origin": "https://x.example"}) == {"access-control-allow-origin": "*"}
+    assert origins.cors_headers({"origin": "https://x.example"}) == {
+        "access-control-allow-origin": "*",
+        "access-control-expose-headers": EXPOSED,
+    }
 
 
 def test_preflight_allows_what_is_asked() -> None:

@@ -121,7 +121,7 @@ class Broker:
                 to_close[session.number] = UNKNOWN_TOKEN
                 continue
             session.rights = rights
-            if permissions.has_lost(session):
+            if permissions.has_lost(session, access):
                 to_close[session.number] = f"the rights of {rights.name} have changed"
         return to_close
 

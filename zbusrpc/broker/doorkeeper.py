@@ -5,7 +5,6 @@ another method than GET and POST. Pure.
 """
 
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from typing import Final, Protocol
 
 from zbusrpc.broker import gateway
@@ -20,6 +19,8 @@ from zbusrpc.transport.text import header_lines
 
 SAFE: Final = PAGES | {"home", "query", "server", "tracker", "ping", "ssl", "heartbeat"}
 """Commands that change nothing."""
+SANDBOX: Final = "content-security-policy: sandbox\r\n"
+"""To a browser that is about to show the answer: a message that is a page may not act as one of the broker's own."""
 METHODS: Final = "GET, HEAD, POST, OPTIONS"
 _PLAIN_METHODS: Final = frozenset({"GET", "POST"})
 _SIGNS_OF_LIFE: Final = frozenset({"heartbeat", "ping"})
@@ -67,17 +68,26 @@ class Doorkeeper:
                 text = f"pages {page} may not use this broker; start it with --allow-origin to let them"
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
+        if "text/html" in headers.get("accept", ""):
+            exchange.head += SANDBOX
         return self._house.access is None or self._admits_token(self._house.access, request, command, exchange, session)
 
     def _admits_token(
         self, access: Access, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session
     ) -> bool:
-        token = token_of(request.headers) or self._token
+        if command is None:
+            gateway.take_token(request)
+        shown = token_of(request.headers)
+        token = shown or self._token
         if not token and command is not None and command.name in _SIGNS_OF_LIFE:
             return True
         rights = access.rights_of(token)
         if rights is None:
             _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
+            return False
+        if shown and not _written_token(request.headers) and _may_be_forged(request, command):
+            text = "a cookie does not tell who asks for this: show the token by the header token or authorization"
+            _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
             return False
         if request.is_upgrade:
             self._token = token
@@ -103,9 +113,24 @@ def _admits_method(origins: Origins, request: HttpRequest, command: Command | No
 def _admits_page(origins: Origins, request: HttpRequest, command: Command | None) -> bool:
     """Say whether a page in a browser may send a request."""
     headers = request.headers
-    if "sec-fetch-site" in headers and origins.is_rebound(headers):
-        return False
+    if "sec-fetch-site" in headers and not origins.cors_headers(headers) and origins.is_rebound(headers):
+        return False  # a page that was allowed has another origin than the broker, whatever it calls it
     return (_is_safe(request, command) and not request.is_upgrade) or origins.may_write(headers)
+
+
+def _may_be_forged(request: HttpRequest, command: Command | None) -> bool:
+    """Say whether a page of another site could have made a browser send a request, with the cookies it has.
+
+    An image of `http://broker/remove/T` is fetched without an Origin, and by plain HTTP (but from this machine) also
+    without Sec-Fetch-Site. Where one of them came, it was looked at. A Referer can be left out, but not made up.
+    """
+    headers = request.headers
+    if request.method != "GET" or request.is_upgrade or (command is not None and not command.is_by_url):
+        return False
+    if "origin" in headers or "sec-fetch-site" in headers or _is_safe(request, command):
+        return False
+    page = headers.get("referer", "").partition("://")[2].partition("/")[0]
+    return not page or page.lower() != headers.get("host", "").lower()
 
 
 def _is_safe(request: HttpRequest, command: Command | None) -> bool:
@@ -134,14 +159,14 @@ _CODES: Final[dict[int, Code]] = {
 
 def token_of(headers: dict[str, str]) -> str:
     """Return the token that a request shows: by `token`, `authorization: Bearer`, or a cookie; nothing without one."""
-    token = headers.get("token", "")
-    scheme, _, value = headers.get("authorization", "").partition(" ")
-    if not token and scheme.lower() == "bearer":
-        token = value.strip()
+    token = _written_token(headers)
     if not token and "token" in headers.get("cookie", ""):
-        try:
-            cookie = SimpleCookie(headers["cookie"]).get("token")
-        except CookieError:
-            return ""
-        token = cookie.value if cookie is not None else ""
+        pairs = (pair.strip().partition("=") for pair in headers["cookie"].split(";"))
+        token = next((value.strip('"') for name, _, value in pairs if name == "token"), "")
     return token
+
+
+def _written_token(headers: dict[str, str]) -> str:
+    """Return the token that whoever made the request has put there, and no browser by itself."""
+    scheme, _, value = headers.get("authorization", "").partition(" ")
+    return headers.get("token", "") or (value.strip() if scheme.lower() == "bearer" else "")

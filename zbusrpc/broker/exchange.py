@@ -96,6 +96,9 @@ class Exchange:
         if self.data is None:  # else it was answered already, for example because its connection closes
             self.data = data[: data.index(b"\r\n\r\n") + 4] if self.is_head else data
             self.on_answer(self)
+        elif self.on_lost is not None:
+            on_lost, self.on_lost = self.on_lost, None
+            on_lost()
 
 
 def clean_id(text: str) -> str:

@@ -123,6 +123,21 @@ def take(request: HttpRequest, list_running: Callable[[], list[dict[str, Any]]])
     return _open(request, path)
 
 
+def take_token(request: HttpRequest) -> None:
+    """Make a header of the parameter `token` in a request's URL, so that no service gets it as a parameter."""
+    path, _, query = request.target.partition(b"?")
+    if b"token" not in query.lower() and b"%" not in query:
+        return
+    left = []
+    for part in query.split(b"&"):
+        name, _, value = (unquote(piece.decode("latin-1")) for piece in part.partition(b"="))
+        if name.lower() == "token":
+            request.headers.setdefault("token", value)
+        else:
+            left.append(part)
+    request.target = path + b"?" + b"&".join(left) if left else path
+
+
 def path_of(request: HttpRequest) -> list[str]:
     """Return the parts of the path, percent-decoded: an encoded slash does not part them."""
     raw = request.target.split(b"?", 1)[0].split(b"#", 1)[0].decode("latin-1")

@@ -3,7 +3,7 @@
 A browser sends requests on behalf of whatever page it shows, also to a broker on the same machine that nobody else can
 reach. It says so in the `Origin` header, which a page cannot forge. Programs send none.
 
-    no Origin, not cross-site          a program, or a page of the broker's own: let in
+    no Origin, of no other site        a program, or a page of the broker's own: let in
     Origin among the allowed ones      let in, and the page may read the answer (CORS)
     Origin is the broker itself        let in, if its name can be trusted (see `_is_own_name`)
     anything else                      refused
@@ -19,8 +19,12 @@ from urllib.parse import urlsplit
 ANY: Final = "*"
 """As an allowed origin: every page. Such pages never get to use the cookies of whoever looks at them."""
 METHODS: Final = "GET, POST"
+EXPOSED: Final = "id, origin_id, origin_url, topic, consume_group, tag, offset, timestamp, retry, sender, retry-after"
+"""Headers of answers that a page may read, besides those that any may."""
 PREFLIGHT_S: Final = 600
 """So long a browser remembers the answer to a preflight."""
+_SITES_OF_OTHERS: Final = frozenset({"cross-site", "same-site"})
+"""A site is a host whatever the port, with those beside it: other programs of this machine have pages there, too."""
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -58,7 +62,7 @@ class Origins:
         """
         origin = headers.get("origin", "").lower()
         if not origin:
-            return headers.get("sec-fetch-site", "").lower() != "cross-site"
+            return headers.get("sec-fetch-site", "").lower() not in _SITES_OF_OTHERS
         if origin in self._allowed:
             return True
         if ANY in self._allowed:
@@ -83,9 +87,12 @@ class Origins:
             return {
                 "access-control-allow-origin": origin,
                 "access-control-allow-credentials": "true",
+                "access-control-expose-headers": EXPOSED,
                 "vary": "origin",
             }
-        return {"access-control-allow-origin": ANY} if origin and ANY in self._allowed else {}
+        if origin and ANY in self._allowed:
+            return {"access-control-allow-origin": ANY, "access-control-expose-headers": EXPOSED}
+        return {}
 
     def preflight(self, headers: Mapping[str, str]) -> dict[str, str] | None:
         """Return the headers that answer a browser's question before a request, or None: then it is none, or no."""

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zbusrpc.broker import refusals
-from zbusrpc.broker.access import ALL, Operation, Rights
+from zbusrpc.broker.access import ALL, Access, Operation, Rights
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX
@@ -65,14 +65,17 @@ def require(rights: Rights, operation: Operation, topic: str = "", group: str | 
         raise refusals.not_allowed(rights, operation, topic, group)
 
 
-def has_lost(session: Session) -> bool:
-    """Say whether a session takes part in what its rights, which were changed, do not allow any more."""
-    rights = session.rights
-    if rights is None:
-        return False
-    serves = (rights.allows(Operation.CONSUME, topic_name(name)) for name in session.consumers)
-    groups = (subscription.group for subscription in session.subscriptions.values())
-    return not all(serves) or not all(rights.allows(Operation.CONSUME, one.topic_name, one.name) for one in groups)
+def has_lost(session: Session, access: Access) -> bool:
+    """Say whether a session takes part in what the tokens that it showed for it do not allow any more."""
+    asked: list[tuple[Rights | None, str, str | None]] = [
+        (consumer.rights, topic_name(name), None) for name, consumer in session.consumers.items()
+    ]
+    asked += [(one.rights, one.group.topic_name, one.group.name) for one in session.subscriptions.values()]
+    for shown, topic, group in asked:
+        rights = access.renewed(shown)
+        if rights is None or not rights.allows(Operation.CONSUME, topic, group):
+            return True
+    return False
 
 
 # -- commands ------------------------------------------------------------------------------------------------

@@ -81,12 +81,14 @@ class Session:
 class Consumer:
     """One session serving one topic."""
 
-    __slots__ = ("about", "credit", "is_pulling", "session", "topic", "window")
+    __slots__ = ("about", "credit", "is_pulling", "rights", "session", "topic", "window")
 
     def __init__(
         self, session: Session, topic: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
     ) -> None:
         self.session = session
+        self.rights = session.rights
+        """Those by which it serves: a text session may show another token with each request."""
         self.topic = topic
         self.window = window
         """How many requests it takes unanswered."""

@@ -43,7 +43,7 @@ IDLE_TICKS_MAX: Final = 6
 ZBUS_IDLE_TICKS_MAX: Final = 18
 """One of zbus after three: its clients send a heartbeat each minute at least."""
 PARTIAL_TICKS_MAX: Final = 3
-"""A request that is incomplete for half a minute is answered 408."""
+"""A request that is incomplete for half a minute is answered 408; so long a full line may not move."""
 PING_TICKS: Final = 3
 """A WebSocket that was silent so long is sent a ping; an event stream gets a comment."""
 LAST_ANSWERS_S: Final = 0.5
@@ -109,12 +109,7 @@ class TextPeer(asyncio.Protocol):
                 if request.is_upgrade:
                     self._upgrade(request)
         except HttpError as error:
-            exchange = self._open(is_ordered=True, keep_alive=False)
-            if self._is_zbus or self._decoder.has_begun_with("cmd"):
-                exchange.answer_text(error.status, str(error))
-            else:
-                exchange.answer_http(gateway.protocol_error_response(error))
-            self._is_ending = True
+            self._end_by(error)
 
     def pause_writing(self) -> None:
         self._is_congested = True
@@ -134,10 +129,7 @@ class TextPeer(asyncio.Protocol):
         self._timer.cancel()
         self._is_ending = True
         self._dialect.close()
-        for exchange in self._exchanges:
-            if exchange.data is not None and exchange.on_lost is not None:
-                exchange.on_lost()
-        self._exchanges.clear()
+        self._drop_exchanges()
         self._server.disconnect(self._session)
 
     # -- requests ----------------------------------------------------------------------------------------
@@ -313,6 +305,7 @@ class TextPeer(asyncio.Protocol):
             if exchange.is_stream:
                 break
             exchanges.popleft()
+            self._partial_ticks = 0
             keep_alive = exchange.keep_alive
         if keep_alive and not exchanges and self._decoder.wants_continue:
             self._decoder.wants_continue = False
@@ -323,7 +316,7 @@ class TextPeer(asyncio.Protocol):
         self._write()
         if not keep_alive:
             self._is_ending = True
-            self._exchanges.clear()
+            self._drop_exchanges()
             may_answer = self._is_zbus and self._socket is None
             self._loop.call_later(LAST_ANSWERS_S if may_answer else 0, self._transport.close)
         else:
@@ -353,7 +346,15 @@ class TextPeer(asyncio.Protocol):
             self._socket.close(1001, reason)
         self._is_ending = True
         self._flush()
+        self._dialect.withdraw()
         self._transport.close()
+
+    def _drop_exchanges(self) -> None:
+        """Forget the requests whose answers will not be written; messages among them go to others."""
+        for exchange in self._exchanges:
+            if exchange.data is not None and exchange.on_lost is not None:
+                exchange.on_lost()
+        self._exchanges.clear()
 
     # -- bounds ------------------------------------------------------------------------------------------
 
@@ -371,7 +372,8 @@ class TextPeer(asyncio.Protocol):
     def _tick(self) -> None:
         """Close a connection that is idle or dribbling, and show one that waits that it is alive."""
         self._ticks += 1
-        is_partial = self._decoder.is_partial if self._socket is None else self._socket.is_partial
+        is_stuck = self._is_reading_paused and not self._is_congested  # else it is not seen that the peer has gone
+        is_partial = (self._decoder.is_partial or is_stuck) if self._socket is None else self._socket.is_partial
         is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested
         self._idle_ticks = 0 if is_waiting and self._socket is None else self._idle_ticks + 1
         self._partial_ticks = self._partial_ticks + 1 if is_partial else 0
@@ -387,10 +389,21 @@ class TextPeer(asyncio.Protocol):
     def _end_partial(self) -> None:
         if self._socket is not None:
             self._socket.close(1002, "a message is incomplete for too long")
+        elif self._exchanges:  # what is to be said would have to wait for their answers
+            self._transport.abort()
+            return
         else:
-            error = HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request is incomplete for too long")
-            self._open(is_ordered=True, keep_alive=False).answer_http(gateway.protocol_error_response(error))
+            self._end_by(HttpError(HTTPStatus.REQUEST_TIMEOUT, "the request is incomplete for too long"))
         self._flush()
+
+    def _end_by(self, error: HttpError) -> None:
+        """Answer what breaks the rules, in the form of whoever does; it is the last that is taken."""
+        exchange = self._open(is_ordered=True, keep_alive=False)
+        if self._is_zbus or self._decoder.has_begun_with("cmd"):
+            exchange.answer_text(error.status, str(error))
+        else:
+            exchange.answer_http(gateway.protocol_error_response(error))
+        self._is_ending = True
 
     def _show_life(self) -> None:
         if self._socket is not None:

@@ -20,6 +20,8 @@ from zbusrpc.transport.http import STATUS_LINES
 JSON_HEADER: Final = "content-type: application/json\r\n"
 """Exactly so: clients of zbus compare the value for equality."""
 TEXT_HEADER: Final = "content-type: text/plain; charset=utf-8\r\n"
+_WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
+"""Whoever reads one of these takes a body for the next answer."""
 _NOT_IN_HEADERS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """What some client takes for the end of a line."""
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -30,7 +32,7 @@ def encode_text(status: int, head: str, body: bytes, *, keep_alive: bool = True)
     """Return a message: `head` holds its headers as lines, but for `connection` and `content-length`."""
     line = STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown Status\r\n" % status
     connection = b"connection: Keep-Alive\r\n" if keep_alive else b"connection: close\r\n"
-    if status == HTTPStatus.NO_CONTENT:
+    if status in _WITHOUT_BODY:
         return b"%b%b%b\r\n" % (line, connection, head.encode())
     return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, connection, head.encode(), len(body), body)
 

@@ -47,6 +47,19 @@ class TextReply(Message):
         self.text = b""
 
 
+def body_of_path(command: Command) -> bytes:
+    """Return the request that a 0.11 URL makes: module, method and parameters follow the topic."""
+    path, module = command.path, command.headers.get("module", "")
+    if not module and len(path) > 1:
+        module, path = path[0], path[1:]
+    if module == "index":  # what zbus 0.11 calls the module without a name
+        module = ""
+    if not path or not path[0]:
+        return b""
+    request: dict[str, Any] = {"method": path[0], "params": path[1:]}
+    return orjson.dumps(request | ({"module": module} if module else {}))
+
+
 def answer_of(reply: Message, name: str, *, is_bare: bool) -> tuple[int, bytes, str]:
     """Return status, body and further headers of the answer that a zbus caller gets for a REPLY."""
     if isinstance(reply, TextReply) and reply.is_bare == is_bare:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from zbusrpc.broker.access import Operation
+from zbusrpc.broker.access import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.group import Group
@@ -44,28 +44,46 @@ ACK_WINDOW_MAX: Final = 999
 # -- finding -------------------------------------------------------------------------------------------------
 
 
-def topic_of(dialect: "Dialect", command: Command, exchange: Exchange) -> Topic | None:
-    """Return the stored topic that a command names; where there is none, answer 400 or 404."""
-    name = command.topic
-    if not name:
-        exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
-        return None
-    topic = dialect.hub.topic(name)
+def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation) -> Topic | None:
+    """Return the stored topic that a command for all its groups names; where there is none, answer 400 or 404.
+
+    Raises:
+        RpcError: PERMISSION_DENIED, whether there is such a topic or not, so that nobody learns it by asking.
+    """
+    topic = dialect.hub.topic(command.topic)
+    if command.topic:
+        dialect.require(command, operation, topic.name if topic is not None else command.topic, ALL)
     if topic is None:
-        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
+        _answer_no_topic(command, exchange)
     return topic
 
 
-def topic_and_group(dialect: "Dialect", command: Command, exchange: Exchange) -> tuple[Topic | None, Group | None]:
-    """Return topic and group that a command names, by default the topic's own; where one is missing, answer."""
-    topic = topic_of(dialect, command, exchange)
+def topic_and_group(
+    dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation
+) -> tuple[Topic | None, Group | None]:
+    """Return topic and group that a command names, by default the topic's own; where one is missing, answer.
+
+    Raises:
+        RpcError: PERMISSION_DENIED, whether they are there or not.
+    """
+    topic = dialect.hub.topic(command.topic)
+    topic_name = topic.name if topic is not None else command.topic
+    name = command.group or topic_name
+    group = group_of(topic, name) if topic is not None else None
+    if topic_name:
+        dialect.require(command, operation, topic_name, group.name if group is not None else name)
     if topic is None:
-        return None, None
-    name = command.group or topic.name
-    group = group_of(topic, name)
-    if group is None:
+        _answer_no_topic(command, exchange)
+    elif group is None:
         exchange.answer_text(HTTPStatus.NOT_FOUND, f"ConsumeGroup({name}) not found")
     return topic, group
+
+
+def _answer_no_topic(command: Command, exchange: Exchange) -> None:
+    if command.topic:
+        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({command.topic}) not found")
+    else:
+        exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
 
 
 def group_of(topic: Topic, name: str) -> Group | None:
@@ -84,7 +102,10 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     store = dialect.hub.queues.store
     known = dialect.hub.topic(command.topic)
     name = known.name if known is not None else check_topic(command.topic)
-    dialect.require(command, Operation.DECLARE, name, command.group or name)
+    group = command.group or name
+    dialect.require(command, Operation.DECLARE, name, group)
+    if _is_auto(command):
+        dialect.require(command, Operation.DECLARE, name, f"{group}1")  # as which it may be made
     mask = values.number_of(command.headers, "topic_mask", MASK_MAX)
     group_options, start = _group_options(command), _start(command)
     options = masks.topic_options(mask, is_new=known is None) if mask is not None else {}
@@ -110,7 +131,7 @@ def _declare_group(
 ) -> None:
     """Make the group of a `declare`, or change it, and answer."""
     (options, start), hub = wanted, dialect.hub
-    is_auto = values.is_true(command.headers.get("group_name_auto", ""))
+    is_auto = _is_auto(command)
     names_group = bool(command.group) or is_auto
     name = command.group or topic.name
     if is_auto:
@@ -215,6 +236,10 @@ def _beside_the_first(topic: Topic) -> StartAt:
     return "oldest" if most is None else Start(offset=max(most.position, topic.log.start_offset))
 
 
+def _is_auto(command: Command) -> bool:
+    return values.is_true(command.headers.get("group_name_auto", ""))
+
+
 def _free_name(topic: Topic, name: str) -> str:
     """Return the name of a new group: the one that is asked for, or that with a number."""
     names = chain([name], (f"{name}{number}" for number in count(1)))
@@ -231,14 +256,17 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     if not name:
         info: Any = hub.server_info(dialect.session.rights)
     elif command.group:
-        topic, group = topic_and_group(dialect, command, exchange)
+        topic = hub.topic(name)
+        group = group_of(topic, command.group) if topic is not None else None
         if topic is None or group is None:
+            missing = f"Topic({name})" if topic is None else f"ConsumeGroup({command.group})"
+            exchange.answer_text(HTTPStatus.NOT_FOUND, f"{missing} not found")
             return
         info = infos.group_info(topic, group)
     else:
         info = hub.info_of(name)
         if info is None:
-            exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
+            _answer_no_topic(command, exchange)
             return
     exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
@@ -248,14 +276,12 @@ def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     store = dialect.hub.queues.store
     dialect.hub.queues.intake.flush()
     if command.group:
-        topic, group = topic_and_group(dialect, command, exchange)
+        topic, group = topic_and_group(dialect, command, exchange, Operation.REMOVE)
         if topic is not None and group is not None:
-            dialect.require(command, Operation.REMOVE, topic.name, group.name)
             store.remove_group(topic, group, _telling(dialect, exchange))
         return
-    topic = topic_of(dialect, command, exchange)
+    topic = topic_of(dialect, command, exchange, Operation.REMOVE)
     if topic is not None:
-        dialect.require(command, Operation.REMOVE, topic.name, "*")
         store.remove_topic(topic, _telling(dialect, exchange))
 
 
@@ -265,14 +291,12 @@ def empty(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     dialect.hub.queues.intake.flush()
     tell = _telling(dialect, exchange)
     if command.group:
-        topic, group = topic_and_group(dialect, command, exchange)
+        topic, group = topic_and_group(dialect, command, exchange, Operation.EMPTY)
         if topic is not None and group is not None:
-            dialect.require(command, Operation.EMPTY, topic.name, group.name)
             store.seek(topic, group, "newest", tell)
         return
-    topic = topic_of(dialect, command, exchange)
+    topic = topic_of(dialect, command, exchange, Operation.EMPTY)
     if topic is not None:
-        dialect.require(command, Operation.EMPTY, topic.name, "*")
         store.empty_topic(topic, lambda count, error: tell(error))
 
 
@@ -303,14 +327,22 @@ def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:
 
 def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: Exchange) -> None:
     """Send messages as events from now on; an EventSource that comes back is sent what it has not seen."""
-    exchange.is_stream = True
-    exchange.stream(sse.HEAD % exchange.head.encode())
     seen = command.headers.get("last-event-id", "")
     topic, group = place.topic, place.group
     is_alone = len(group.pool.members) == 1
     if is_alone and seen.isascii() and seen.isdecimal() and int(seen[:18]) < group.position:
-        dialect.hub.queues.store.seek(topic, group, Start(offset=int(seen[:18]) + 1), lambda error: None)
+        _go_back(dialect.hub, topic, group, int(seen[:18]) + 1)
+    exchange.is_stream = True
+    exchange.stream(sse.HEAD % exchange.head.encode())
     place.stream(exchange)
+
+
+def _go_back(hub: Hub, topic: Topic, group: Group, offset: int) -> None:
+    """Let a group go on at an offset; what is not done below that stays so."""
+    pending = {number: what for number, what in group.pending_copy().items() if number < offset}
+    hub.queues.store.seek(topic, group, Start(offset=offset), lambda error: None)
+    group.restore(pending, hub.now(), hub.now_ms())
+    hub.queues.store.note_change(group)
 
 
 # -- the broker itself ---------------------------------------------------------------------------------------

@@ -63,6 +63,11 @@ class Dialect:
         self._heard: OrderedDict[tuple[str, str], None] = OrderedDict()
         hub.enter(self)
 
+    def withdraw(self) -> None:
+        """Take no more messages: the connection is about to end, and what it is given may get lost."""
+        if self.hub.broker.queues is not None:
+            self.hub.broker.queues.disconnect(self.session)
+
     def close(self) -> None:
         """Let go of everything; the session itself has ended."""
         self.hub.leave(self)
@@ -99,7 +104,7 @@ class Dialect:
         """
         rights = self.session.rights
         if rights is not None and not rights.allows(operation, topic, group):
-            text = f"Command({command.name}) Topic({topic}) Forbidden for token {rights.name}"
+            text = f"Command({command.name}) Topic({command.topic}) Forbidden for token {rights.name}"
             raise RpcError(Code.PERMISSION_DENIED, text)
 
     def _refuse_unknown(self, command: Command, exchange: Exchange) -> None:
@@ -118,12 +123,13 @@ class Dialect:
             return
         hub = self.hub
         topic = hub.topic(name)
+        if self.session.rights is not None:
+            self.require(command, Operation.PRODUCE, topic.name if topic is not None else hub.name_of(name))
         if topic is None or command.name == "rpc" or hub.is_service(topic):
             self._call(command, exchange, name)
             return
-        if self.session.rights is not None:
-            self.require(command, Operation.PRODUCE, topic.name)
-        entry = stored.entry_of(command, self.name)
+        sender = "" if command.is_by_url else hub.signed(self.name, command.headers.get("id", "").encode())
+        entry = stored.entry_of(command, sender)
 
         def told(stored_ms: int, error: RpcError | None) -> None:
             if error is not None:
@@ -152,7 +158,7 @@ class Dialect:
             kept["id"] = headers["id"]
         body = command.body
         if not body and command.path:
-            body, kept[HEADER_PARAMS] = _body_of_path(command), "text"
+            body, kept[HEADER_PARAMS] = calling.body_of_path(command), "text"
         message = Message(Kind.REQUEST, 0, known, body, stored.encode_kept(kept), timeout_ms=limit_ms)
         is_bare = calling.wants_bare_result(headers.get("version", ""))
         self.ask(message, partial(self._answer_call, exchange, name, is_bare))
@@ -170,10 +176,9 @@ class Dialect:
     # -- consuming ---------------------------------------------------------------------------------------
 
     def _consume(self, command: Command, exchange: Exchange) -> None:
-        topic, group = declaring.topic_and_group(self, command, exchange)
+        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
-        self.require(command, Operation.CONSUME, topic.name, group.name)
         offset = values.number_of(command.headers, "offset")
         if offset is not None:
             declaring.read_at(topic, offset, exchange)
@@ -204,7 +209,7 @@ class Dialect:
             exchange.answer(HTTPStatus.NO_CONTENT)
 
     def _unconsume(self, command: Command, exchange: Exchange) -> None:
-        topic, group = declaring.topic_and_group(self, command, exchange)
+        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
         place = self.places.pop((topic.uid, group.name), None)
@@ -221,7 +226,7 @@ class Dialect:
         place.abandon()
 
     def _ack(self, command: Command, exchange: Exchange) -> None:
-        topic, group = declaring.topic_and_group(self, command, exchange)
+        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
         offset = values.number_of(command.headers, "offset")
@@ -285,7 +290,7 @@ class Dialect:
         headers = command.headers
         recver, id_ = headers.get("recver", ""), headers.get("id", "")
         self.require(command, Operation.ROUTE)
-        status = values.number_of(headers, "origin_status", 999) or HTTPStatus.OK
+        status = max(values.number_of(headers, "origin_status", 999) or 0, HTTPStatus.OK)  # below it none is the last
         kept = {name: value for name, value in stored.kept_headers(command).items() if name != "origin_status"}
         served = self._served.pop((recver, id_), None)
         if served is not None:
@@ -377,19 +382,6 @@ class Dialect:
 
 def _serves(place: Place, topic: bytes) -> bool:
     return place.consumer is not None and place.consumer.topic == topic
-
-
-def _body_of_path(command: Command) -> bytes:
-    """Return the request that a 0.11 URL makes: module, method and parameters follow the topic."""
-    path, module = command.path, command.headers.get("module", "")
-    if not module and len(path) > 1:
-        module, path = path[0], path[1:]
-    if module == "index":  # what zbus 0.11 calls the module without a name
-        module = ""
-    if not path or not path[0]:
-        return b""
-    request: dict[str, Any] = {"method": path[0], "params": path[1:]}
-    return orjson.dumps(request | ({"module": module} if module else {}))
 
 
 _PUSH_HEAD: Final = f"cmd: track_pub\r\n{JSON_HEADER}"

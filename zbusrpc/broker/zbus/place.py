@@ -19,13 +19,17 @@ from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.session import Consumer
+from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.broker.zbus.stored import head_of
+from zbusrpc.telemetry import get_logger
 
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
+
+log = get_logger("mq")
 
 STREAM_WINDOW = 256
 """Credit of a consumer that is sent messages as they come; what its connection cannot take stops it."""
@@ -67,6 +71,7 @@ class Place:
 
     def wait(self, exchange: Exchange) -> None:
         """Let a request wait for a message."""
+        self.subscription.rights = self._dialect.session.rights
         if not exchange.is_ordered:
             for number, earlier in enumerate(self._waiting):
                 if not earlier.is_ordered:
@@ -107,6 +112,7 @@ class Place:
     def stream(self, exchange: Exchange) -> None:
         """Have an exchange be sent messages as they come: each is done when it is sent."""
         self._stream = exchange
+        self.subscription.rights = self._dialect.session.rights
         self.subscription.is_answering = False
         self.subscription.window = STREAM_WINDOW
         self.group.pool.give(self.subscription, STREAM_WINDOW)
@@ -141,7 +147,9 @@ class Place:
         self._withdraw_call()
         head, sender, id_ = head_of(self.topic, self.group.name, delivery, record)
         if sender:
-            self._dialect.hear(sender, id_)
+            name = sender.partition(" ")[0]
+            if sender == self._dialect.hub.signed(name, record.id):
+                self._dialect.hear(name, id_)
         if not self.subscription.is_answering:
             exchange.on_lost = lambda: self._give_back(delivery.offset)
         exchange.answer(200, record.body, head)
@@ -153,7 +161,10 @@ class Place:
             self.group.release(self.subscription, offset, offset)
             hub.queues.wake(self.group)
         elif not self.group.is_gone:
-            hub.queues.store.revive(self.group, offset)
+            try:
+                hub.queues.store.revive(self.group, offset)
+            except StorageError as error:  # the session must end all the same
+                log.error("mq.revive_failed", topic=self.topic.name, group=self.group.name, reason=str(error))
 
     def take_call(self) -> Exchange | None:
         """Return a waiting request to be answered with a call, or None."""

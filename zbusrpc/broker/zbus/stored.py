@@ -35,7 +35,11 @@ _OF_HTTP_CLIENTS: Final = frozenset({
     "sec-fetch-user", "sec-gpc", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "x-forwarded-for",
 })  # fmt: skip
 """Headers of a request without `cmd`, which no zbus client has made."""
-_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {"origin_status"}
+_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {
+    "origin_status", "set-cookie", "clear-site-data", "refresh", "alt-svc", "strict-transport-security",
+    "content-security-policy", "access-control-allow-origin", "access-control-allow-credentials",
+}  # fmt: skip
+"""Those, and what would have a browser do something to the broker's site for whoever has produced the message."""
 
 
 def kept_headers(command: Command) -> dict[str, str]:
@@ -105,7 +109,7 @@ def _url_to_show(command: Command) -> str:
 
 
 def head_of(topic: Topic, group: str, delivery: Delivery, record: Record) -> tuple[str, str, str]:
-    """Return the headers of a message as lines, the session that its producer can be reached at, and its id."""
+    """Return the headers of a message as lines, the session that produced it as `Hub.signed` has it, and its id."""
     try:
         headers = decode_headers(record.headers)
     except ProtocolError:  # a native producer's fault
@@ -122,7 +126,7 @@ def head_of(topic: Topic, group: str, delivery: Delivery, record: Record) -> tup
     if delivery.attempts > 1:
         head += f"retry: {delivery.attempts - 1}\r\n"
     if sender:
-        head += header_line("sender", sender)
+        head += header_line("sender", sender.partition(" ")[0])
     if headers:
         head += header_line("origin_method", headers.pop("origin_method", ""))
         head += header_line("origin_status", headers.pop("origin_status", ""))

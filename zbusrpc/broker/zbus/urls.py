@@ -20,6 +20,10 @@ COMMANDS: Final = GROUP_COMMANDS | {
 }  # fmt: skip
 RESERVED: Final = COMMANDS | PAGES
 """First parts of a path that name no topic."""
+PATH_REMEMBERED_MAX: Final = 256
+"""Longer paths would fill the memory, and are no topic's."""
+_OF_BROWSERS: Final = frozenset({"host", "origin", "referer", "cookie", "authorization", "sec-fetch-site"})
+"""Headers by which a browser says who asks: a page can write any URL, so there they do not count."""
 
 
 class _Path(NamedTuple):
@@ -34,9 +38,8 @@ class _Path(NamedTuple):
     """What follows the topic of a 0.11 URL, or the name of a page's file."""
 
 
-@lru_cache(maxsize=4096)
 def _read_path(path: str) -> _Path:
-    """Return what a path says; there are few that come often."""
+    """Return what a path says."""
     if "://" in path[:8]:
         path = "/" + path.split("://", 1)[1].partition("/")[2]  # the absolute form (RFC 9112, 3.2.2)
     parts = [unquote(part) for part in path.split("/")[1:]]
@@ -49,6 +52,10 @@ def _read_path(path: str) -> _Path:
         return _Path("", "produce", parts[0], parts[1] if len(parts) > 1 else "", tuple(parts[1:]))
     topic = parts[1] if len(parts) > 1 else ""
     return _Path(name, "", topic, parts[2] if len(parts) > 2 and name in GROUP_COMMANDS else "")
+
+
+_read_short_path: Final = lru_cache(maxsize=4096)(_read_path)
+"""The same for paths of up to PATH_REMEMBERED_MAX letters: there are few that come often."""
 
 
 class Command:
@@ -83,13 +90,13 @@ class Command:
         """Take over what the URL says, and return the command."""
         path, _, query = target.decode("latin-1").partition("?")
         headers = self.headers
-        if query:
-            self._read_query(query)
-        named = _read_path(path)
+        named = _read_short_path(path) if len(path) <= PATH_REMEMBERED_MAX else _read_path(path)
         if named.topic:
             headers.setdefault("topic", named.topic)
             if named.group:
                 headers.setdefault("consume_group", named.group)
+        if query:
+            self._read_query(query)
         self.path = named.rest
         return named.command or headers.get("cmd", named.otherwise)
 
@@ -103,5 +110,5 @@ class Command:
             name = written.lower()
             if name == "body":
                 self.body = self.body or value.encode()
-            else:
+            elif name not in _OF_BROWSERS:
                 self.headers.setdefault(name, value)

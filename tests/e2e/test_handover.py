@@ -16,32 +16,11 @@ from uuid import uuid4
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.fixtures import Site
 from tests.support.processes import Process, Processes
 from tests.support.waiting import WAIT_S, wait_until
 from tests.support.web import Web, WebLab, request
 
 ROUNDS = 25
-
-
-@pytest.fixture
-def lab(zbus_site: Site) -> WebLab:
-    """Look at the shared broker."""
-    return WebLab(zbus_site.address)
-
-
-@pytest.fixture
-def queue(lab: WebLab, topic: str) -> str:
-    """Return the name of a topic with its own group, and a group g."""
-    lab.declare(topic, "g")
-    return topic
-
-
-@pytest.fixture
-def web(zbus_site: Site) -> Iterator[Web]:
-    """Return a connection."""
-    with Web(zbus_site.address) as connection:
-        yield connection
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +52,14 @@ def zbus_request(command: str, queue: str, id_: str = "") -> bytes:
 
 @pytest.mark.parametrize("wait", [poll, zbus_consume], ids=["http", "zbus"])
 def test_message_for_a_reset_connection_goes_to_the_next(
-    lab: WebLab, web: Web, queue: str, wait: Callable[[str], bytes]
+    web_lab: WebLab, web: Web, queue: str, wait: Callable[[str], bytes]
 ) -> None:
     """The reset is on its way when the message is stored: each time the message is the next consumer's."""
-    with Web(lab.address) as left:
+    with Web(web_lab.address) as left:
         for number in range(ROUNDS):
-            dying = Web(lab.address)
+            dying = Web(web_lab.address)
             dying.socket.sendall(wait(queue))
-            lab.wait_consumers(queue, 2 if number else 1, "g")
+            web_lab.wait_consumers(queue, 2 if number else 1, "g")
 
             dying.reset()
             web.send(f"POST /produce/{queue}", b"%d" % number)
@@ -91,57 +70,57 @@ def test_message_for_a_reset_connection_goes_to_the_next(
             assert web.receive().status == 200
 
 
-def test_message_for_a_websocket_that_is_gone_goes_to_the_next(lab: WebLab, queue: str) -> None:
+def test_message_for_a_websocket_that_is_gone_goes_to_the_next(web_lab: WebLab, queue: str) -> None:
     """A WebSocket that was closed, and one whose connection was cut, take nothing along."""
     for number in range(ROUNDS):
-        with connect(f"ws://{lab.address}/", compression=None, proxy=None) as websocket:
+        with connect(f"ws://{web_lab.address}/", compression=None, proxy=None) as websocket:
             websocket.send(zbus_consume(queue))
-            lab.wait_consumers(queue, 1, "g")
+            web_lab.wait_consumers(queue, 1, "g")
             if number % 2:
                 websocket.socket.shutdown(socket.SHUT_RDWR)
-        lab.wait_consumers(queue, 0, "g")
-        lab.produce(queue, str(number))
+        web_lab.wait_consumers(queue, 0, "g")
+        web_lab.produce(queue, str(number))
 
-        assert lab.ask(f"GET /consume/{queue}/g?timeout=60").body == b"%d" % number
+        assert web_lab.ask(f"GET /consume/{queue}/g?timeout=60").body == b"%d" % number
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closes", "resets"])
 def test_messages_that_wait_behind_an_unanswered_request_are_given_back(
-    lab: WebLab, web: Web, queue: str, is_reset: bool
+    web_lab: WebLab, web: Web, queue: str, is_reset: bool
 ) -> None:
     """Answers that were held back by an earlier one were not handed over: they come again, in order, and first."""
-    lab.produce(queue, *"abcd")
-    dying = Web(lab.address)
-    lab.declare(f"{queue}-2")
+    web_lab.produce(queue, *"abcd")
+    dying = Web(web_lab.address)
+    web_lab.declare(f"{queue}-2")
     dying.socket.sendall(request(f"GET /consume/{queue}-2?timeout=60") + poll(queue) * 3)
-    wait_until(lambda: lab.group(queue, "g")["messageCount"] == 1, "three messages taken")
+    wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 1, "three messages taken")
 
     dying.reset() if is_reset else dying.socket.close()
-    wait_until(lambda: lab.group(queue, "g")["messageCount"] == 4, "three messages given back")
+    wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 4, "three messages given back")
 
     assert [web.ask(f"GET /consume/{queue}/g?timeout=60").body for _ in range(4)] == [b"a", b"b", b"c", b"d"]
 
 
-def test_full_pipeline_that_was_reset_takes_nothing_along(lab: WebLab, web: Web, queue: str) -> None:
+def test_full_pipeline_that_was_reset_takes_nothing_along(web_lab: WebLab, web: Web, queue: str) -> None:
     """A connection with so many requests that the broker reads no more of it is found to be gone when it is written."""
-    dying = Web(lab.address)
+    dying = Web(web_lab.address)
     dying.socket.sendall(poll(queue) * 300)
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
     dying.reset()
 
-    lab.produce(queue, *(str(number) for number in range(20)))
+    web_lab.produce(queue, *(str(number) for number in range(20)))
 
     received = [web.ask(f"GET /consume/{queue}/g?timeout=60").body for _ in range(20)]
     assert received == [b"%d" % number for number in range(20)]
 
 
-def test_poll_that_is_answered_is_consumed_once(lab: WebLab, web: Web, queue: str) -> None:
+def test_poll_that_is_answered_is_consumed_once(web_lab: WebLab, web: Web, queue: str) -> None:
     """A client that hangs up after its message has come gives nothing back."""
-    lab.produce(queue, "one", "two")
-    with Web(lab.address) as leaving:
+    web_lab.produce(queue, "one", "two")
+    with Web(web_lab.address) as leaving:
         assert leaving.ask(f"GET /consume/{queue}/g?timeout=60").body == b"one"
         leaving.reset()
-    lab.wait_consumers(queue, 0, "g")
+    web_lab.wait_consumers(queue, 0, "g")
 
     assert web.ask(f"GET /consume/{queue}/g?timeout=60").body == b"two"
     assert web.ask(f"GET /consume/{queue}/g?timeout=0").status == 204
@@ -152,24 +131,24 @@ def test_poll_that_is_answered_is_consumed_once(lab: WebLab, web: Web, queue: st
 
 def test_consumers_that_are_killed_leave_nothing_behind(os_site: tuple[Process, WebLab]) -> None:
     """After 200 of them the group has no consumer, the broker no more descriptors, and nothing is missing."""
-    process, lab = os_site
+    process, web_lab = os_site
     queue = f"T{uuid4().hex}"
-    lab.declare(queue, "g")
+    web_lab.declare(queue, "g")
     descriptors = count_descriptors(process)
 
     for number in range(200):
-        dying = Web(lab.address)
+        dying = Web(web_lab.address)
         dying.socket.sendall((poll, zbus_consume)[number % 2](queue) * (1 + number % 3))
         if number % 5 == 0:
-            lab.wait_consumers(queue, 1, "g")
+            web_lab.wait_consumers(queue, 1, "g")
         dying.reset() if number % 4 else dying.socket.close()
         if number % 5 == 0:
-            lab.wait_consumers(queue, 0, "g")
-    lab.wait_consumers(queue, 0, "g")
+            web_lab.wait_consumers(queue, 0, "g")
+    web_lab.wait_consumers(queue, 0, "g")
     wait_until(lambda: count_descriptors(process) <= descriptors, "the end of all connections")
 
-    lab.produce(queue, *(str(number) for number in range(200)))
-    with Web(lab.address) as web:
+    web_lab.produce(queue, *(str(number) for number in range(200)))
+    with Web(web_lab.address) as web:
         received = [int(web.ask(f"GET /consume/{queue}/g?timeout=60").body) for _ in range(200)]
     assert received == list(range(200))
 
@@ -182,8 +161,8 @@ def count_descriptors(process: Process) -> int:
 class Crowd:
     """Consumers of one group that come and go at random, and what they have received."""
 
-    def __init__(self, lab: WebLab, queue: str, count: int, seed: int) -> None:
-        self._lab, self._queue, self._count, self._seed = lab, queue, count, seed
+    def __init__(self, web_lab: WebLab, queue: str, count: int, seed: int) -> None:
+        self._lab, self._queue, self._count, self._seed = web_lab, queue, count, seed
         self._lock = threading.Lock()
         self.received: list[int] = []
         self.per_connection: list[list[int]] = []
@@ -241,13 +220,13 @@ def test_consumers_that_come_and_go_lose_and_double_nothing(os_site: tuple[Proce
     """Eight of them share 2,000 messages that are produced meanwhile; who is cut off gives back what it had."""
     seed = random.randrange(10_000)
     print(f"seed {seed}")
-    _, lab = os_site
+    _, web_lab = os_site
     queue = f"T{uuid4().hex}"
-    lab.declare(queue, "g")
-    lab.declare(f"{queue}-2")
-    crowd = Crowd(lab, queue, 2000, seed)
+    web_lab.declare(queue, "g")
+    web_lab.declare(f"{queue}-2")
+    crowd = Crowd(web_lab, queue, 2000, seed)
 
-    with ThreadPoolExecutor(8) as threads, Web(lab.address) as producer:
+    with ThreadPoolExecutor(8) as threads, Web(web_lab.address) as producer:
         consuming = [threads.submit(crowd.consume, number, is_cut=is_cut) for number in range(8)]
         for first in range(0, 2000, 20):
             numbers = range(first, first + 20)
@@ -257,7 +236,7 @@ def test_consumers_that_come_and_go_lose_and_double_nothing(os_site: tuple[Proce
             future.result(3 * WAIT_S)
 
     assert sorted(crowd.received) == list(range(2000))
-    lab.wait_consumers(queue, 0, "g")
-    assert lab.group(queue, "g")["messageCount"] == 0
+    web_lab.wait_consumers(queue, 0, "g")
+    assert web_lab.group(queue, "g")["messageCount"] == 0
     if not is_cut:  # what was given back comes late
         assert all(bodies == sorted(bodies) for bodies in crowd.per_connection)

@@ -4,14 +4,12 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from websockets.sync.client import connect
 
-from tests.support.fixtures import Site
 from tests.support.native import read_to_end
 from tests.support.waiting import WAIT_S, wait_until
 from tests.support.web import Answer, Web, WebLab, request
@@ -19,37 +17,17 @@ from tests.support.web import Answer, Web, WebLab, request
 CURL = shutil.which("curl")
 
 
-@pytest.fixture
-def lab(zbus_site: Site) -> WebLab:
-    """Look at the shared broker."""
-    return WebLab(zbus_site.address)
-
-
-@pytest.fixture
-def queue(lab: WebLab, topic: str) -> str:
-    """Return the name of a topic with its own group, and a group g."""
-    lab.declare(topic, "g")
-    return topic
-
-
-@pytest.fixture
-def web(zbus_site: Site) -> Iterator[Web]:
-    """Return a connection."""
-    with Web(zbus_site.address) as connection:
-        yield connection
-
-
 # -- long polling --------------------------------------------------------------------------------------------
 
 
-def test_poll_ends_when_no_message_comes(lab: WebLab, web: Web, queue: str) -> None:
+def test_poll_ends_when_no_message_comes(web_lab: WebLab, web: Web, queue: str) -> None:
     """After its time a poll is answered 204, the connection goes on, and what comes later is not lost."""
     answer = web.ask(f"GET /consume/{queue}/g?timeout=0.1")
-    lab.produce(queue, "later")
+    web_lab.produce(queue, "later")
 
     assert (answer.status, answer.body) == (204, b"")
     assert "content-length" not in answer.headers
-    assert lab.group(queue, "g")["messageCount"] == 1
+    assert web_lab.group(queue, "g")["messageCount"] == 1
     assert web.ask(f"GET /consume/{queue}/g").body == b"later"
 
 
@@ -58,21 +36,21 @@ def test_time_of_a_poll_may_stand_in_a_header(web: Web, queue: str) -> None:
     assert web.ask(f"GET /consume/{queue}/g", Timeout="0.05").status == 204
 
 
-def test_poll_that_does_not_wait_takes_what_is_there(lab: WebLab, web: Web, queue: str) -> None:
+def test_poll_that_does_not_wait_takes_what_is_there(web_lab: WebLab, web: Web, queue: str) -> None:
     """A time of nothing means: a message if there is one now."""
-    lab.produce(queue, "one", "two")
+    web_lab.produce(queue, "one", "two")
 
     answers = [web.ask(f"GET /consume/{queue}/g?timeout=0") for _ in range(3)]
 
     assert [(answer.status, answer.body) for answer in answers] == [(200, b"one"), (200, b"two"), (204, b"")]
 
 
-def test_message_comes_while_a_poll_waits(lab: WebLab, web: Web, queue: str) -> None:
+def test_message_comes_while_a_poll_waits(web_lab: WebLab, web: Web, queue: str) -> None:
     """The poll is answered with the message as soon as it is there."""
     web.send(f"GET /consume/{queue}/g?timeout=60")
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
 
-    lab.produce(queue, "now")
+    web_lab.produce(queue, "now")
 
     answer = web.receive()
     assert (answer.status, answer.body, answer.headers["topic"]) == (200, b"now", queue)
@@ -80,27 +58,27 @@ def test_message_comes_while_a_poll_waits(lab: WebLab, web: Web, queue: str) -> 
 
 
 @pytest.mark.parametrize("is_reset", [False, True], ids=["closes", "resets"])
-def test_client_that_hangs_up_takes_no_message(lab: WebLab, web: Web, queue: str, is_reset: bool) -> None:
+def test_client_that_hangs_up_takes_no_message(web_lab: WebLab, web: Web, queue: str, is_reset: bool) -> None:
     """A poll whose client is gone takes nothing; the next one gets the message."""
-    leaving = Web(lab.address)
+    leaving = Web(web_lab.address)
     leaving.send(f"GET /consume/{queue}/g?timeout=60")
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
 
     leaving.reset() if is_reset else leaving.socket.close()
-    lab.wait_consumers(queue, 0, "g")
-    lab.produce(queue, "hello")
+    web_lab.wait_consumers(queue, 0, "g")
+    web_lab.produce(queue, "hello")
 
     assert web.ask(f"GET /consume/{queue}/g?timeout=60").body == b"hello"
 
 
 @pytest.mark.parametrize("text", ["abc", "-1", "nan", "inf", "1e9", "3601", "", "0x1", "1s"])
-def test_wrong_time_of_a_poll_is_refused(lab: WebLab, web: Web, queue: str, text: str) -> None:
+def test_wrong_time_of_a_poll_is_refused(web_lab: WebLab, web: Web, queue: str, text: str) -> None:
     """The answer is 400 and names what was wrong; the request has not become a consumer."""
     answer = web.ask(f"GET /consume/{queue}/g?timeout={text}")
 
     assert answer.status == 400
     assert answer.text == f"timeout: {text} is no number of seconds from 0 to 3600"
-    assert lab.group(queue, "g")["consumerCount"] == 0
+    assert web_lab.group(queue, "g")["consumerCount"] == 0
 
 
 def test_poll_of_what_is_not_there_is_told(web: Web, queue: str) -> None:
@@ -110,11 +88,11 @@ def test_poll_of_what_is_not_there_is_told(web: Web, queue: str) -> None:
     assert (answer.status, answer.text) == (404, "ConsumeGroup(other) not found")
 
 
-def test_two_pollers_get_each_message_once_and_in_order(lab: WebLab, queue: str) -> None:
+def test_two_pollers_get_each_message_once_and_in_order(web_lab: WebLab, queue: str) -> None:
     """Two connections that poll by turns share the group: none is lost, none comes twice, each sees growing offsets."""
-    lab.produce(queue, *(str(number) for number in range(100)))
+    web_lab.produce(queue, *(str(number) for number in range(100)))
 
-    with Web(lab.address) as first, Web(lab.address) as second:
+    with Web(web_lab.address) as first, Web(web_lab.address) as second:
         received: list[list[int]] = [[], []]
         for turn in range(100):
             number = turn * 7 % 3 % 2
@@ -146,16 +124,16 @@ def test_head_is_the_head_of_get(web: Web, queue: str, path: str) -> None:
     "path", ["/consume/{}/g", "/{}/g?cmd=consume", "/?cmd=consume&topic={}&consume_group=g", "/produce/{}?body=x"]
 )
 @pytest.mark.parametrize("method", ["HEAD", "PUT", "DELETE", "PATCH"])
-def test_other_methods_do_nothing(lab: WebLab, web: Web, queue: str, method: str, path: str) -> None:
+def test_other_methods_do_nothing(web_lab: WebLab, web: Web, queue: str, method: str, path: str) -> None:
     """Where a request would change something, only GET and POST do it, however the command is named."""
-    lab.produce(queue, "stays")
+    web_lab.produce(queue, "stays")
 
     answer = web.ask(f"{method} {path.format(queue)}")
 
     assert answer.status == 405
     assert answer.headers["allow"] == "GET, POST"
-    assert lab.group(queue, "g")["messageCount"] == 1
-    assert lab.group(queue, "g")["consumerCount"] == 0
+    assert web_lab.group(queue, "g")["messageCount"] == 1
+    assert web_lab.group(queue, "g")["consumerCount"] == 0
 
 
 def test_head_of_a_call_is_refused(web: Web) -> None:
@@ -191,23 +169,23 @@ def test_connection_ends_when_it_is_to(web: Web, version: str, connection: str, 
     assert web.ask("GET /ping").status == 200 if is_kept else web.is_at_end
 
 
-def test_poll_with_connection_close_ends_after_its_message(lab: WebLab, web: Web, queue: str) -> None:
+def test_poll_with_connection_close_ends_after_its_message(web_lab: WebLab, web: Web, queue: str) -> None:
     """A message that comes late is the last that comes."""
     web.send(f"GET /consume/{queue}/g?timeout=60", Connection="close")
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
 
-    lab.produce(queue, "last", "next")
+    web_lab.produce(queue, "last", "next")
 
     assert web.receive().body == b"last"
     assert web.is_at_end
-    wait_until(lambda: lab.group(queue, "g")["consumerCount"] == 0, "the end of the session")
-    assert lab.group(queue, "g")["messageCount"] == 1
+    wait_until(lambda: web_lab.group(queue, "g")["consumerCount"] == 0, "the end of the session")
+    assert web_lab.group(queue, "g")["messageCount"] == 1
 
 
 # -- bodies --------------------------------------------------------------------------------------------------
 
 
-def test_body_may_come_after_the_broker_has_agreed(lab: WebLab, web: Web, queue: str) -> None:
+def test_body_may_come_after_the_broker_has_agreed(web_lab: WebLab, web: Web, queue: str) -> None:
     """Who expects 100-continue gets it, sends the body then, and is answered."""
     web.socket.sendall(request(f"POST /produce/{queue}", Expect="100-continue", Content_Length="5"))
 
@@ -216,16 +194,16 @@ def test_body_may_come_after_the_broker_has_agreed(lab: WebLab, web: Web, queue:
     web.socket.sendall(b"llo")
 
     assert web.receive().status == 200
-    assert lab.ask(f"GET /consume/{queue}/g").body == b"hello"
+    assert web_lab.ask(f"GET /consume/{queue}/g").body == b"hello"
 
 
-def test_agreement_waits_for_earlier_answers(lab: WebLab, web: Web, queue: str) -> None:
+def test_agreement_waits_for_earlier_answers(web_lab: WebLab, web: Web, queue: str) -> None:
     """A request that expects 100-continue behind a poll gets it when the poll has ended, not before and not never."""
     web.send(f"GET /consume/{queue}/g?timeout=60")
     web.socket.sendall(request(f"POST /produce/{queue}", Expect="100-continue", Content_Length="5"))
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
 
-    lab.produce(queue, "first")
+    web_lab.produce(queue, "first")
 
     assert web.receive().body == b"first"
     assert web.receive().status == 100
@@ -241,7 +219,7 @@ def test_body_that_is_too_long_is_refused_before_it_is_sent(web: Web, queue: str
     assert web.is_at_end
 
 
-def test_chunked_body_is_one_message(lab: WebLab, web: Web, queue: str) -> None:
+def test_chunked_body_is_one_message(web_lab: WebLab, web: Web, queue: str) -> None:
     """A body in chunks, however they are cut into blocks, is the body."""
     head = request(f"POST /produce/{queue}", Transfer_Encoding="chunked", Content_Length="0")
     head = head.replace(b"Content-Length: 0\r\n", b"")
@@ -249,40 +227,40 @@ def test_chunked_body_is_one_message(lab: WebLab, web: Web, queue: str) -> None:
         web.socket.sendall(block)
 
     assert web.receive().status == 200
-    answer = lab.ask(f"GET /consume/{queue}/g")
+    answer = web_lab.ask(f"GET /consume/{queue}/g")
     assert (answer.body, answer.headers.get("trailer")) == (b"hello world", None)
 
 
 @pytest.mark.parametrize("size", [0, 1, 10 * 1024 * 1024], ids=["nothing", "one byte", "10 MiB"])
-def test_body_of_any_bytes_arrives_whole(lab: WebLab, web: Web, queue: str, size: int) -> None:
+def test_body_of_any_bytes_arrives_whole(web_lab: WebLab, web: Web, queue: str, size: int) -> None:
     """Bodies are bytes: none of them means anything to the broker."""
     body = (bytes(range(256)) * (size // 256 + 1))[:size]
 
     assert web.ask(f"POST /produce/{queue}", body).status == 200
 
-    assert lab.ask(f"GET /consume/{queue}/g").body == body
+    assert web_lab.ask(f"GET /consume/{queue}/g").body == body
 
 
 @pytest.mark.parametrize(
     "content_type", ["application/json", "text/plain; charset=iso-8859-1", "image/png", 'multipart/x; boundary="a b"']
 )
-def test_content_type_goes_along(lab: WebLab, web: Web, queue: str, content_type: str) -> None:
+def test_content_type_goes_along(web_lab: WebLab, web: Web, queue: str, content_type: str) -> None:
     """The consumer is told what the producer said that its body is, and the headers of its own."""
     web.ask(f"POST /produce/{queue}", b"{}", Content_Type=content_type, X_Trace="7", Content_Encoding="br")
 
-    headers = lab.ask(f"GET /consume/{queue}/g").headers
+    headers = web_lab.ask(f"GET /consume/{queue}/g").headers
 
     assert (headers["content-type"], headers["x-trace"], headers["content-encoding"]) == (content_type, "7", "br")
 
 
-def test_message_without_type_has_none(lab: WebLab, web: Web, queue: str) -> None:
+def test_message_without_type_has_none(web_lab: WebLab, web: Web, queue: str) -> None:
     """The broker does not guess."""
     web.ask(f"POST /produce/{queue}", b"{}")
 
-    assert "content-type" not in lab.ask(f"GET /consume/{queue}/g").headers
+    assert "content-type" not in web_lab.ask(f"GET /consume/{queue}/g").headers
 
 
-def test_message_holds_nothing_of_its_request(lab: WebLab, web: Web, queue: str) -> None:
+def test_message_holds_nothing_of_its_request(web_lab: WebLab, web: Web, queue: str) -> None:
     """Credentials, and what a browser says of itself and the connection, do not reach consumers."""
     web.ask(
         f"POST /produce/{queue}?token=secret-1",
@@ -297,7 +275,7 @@ def test_message_holds_nothing_of_its_request(lab: WebLab, web: Web, queue: str)
         Sec_Fetch_Mode="cors",
     )
 
-    answer = lab.ask(f"GET /consume/{queue}/g")
+    answer = web_lab.ask(f"GET /consume/{queue}/g")
 
     assert b"secret" not in answer.head
     assert not {"user-agent", "accept-language", "sec-fetch-mode", "cookie", "token"} & answer.headers.keys()
@@ -308,7 +286,7 @@ def test_message_holds_nothing_of_its_request(lab: WebLab, web: Web, queue: str)
 # -- names and values in URLs --------------------------------------------------------------------------------
 
 
-def test_names_and_values_are_percent_decoded(lab: WebLab, web: Web, topic: str) -> None:
+def test_names_and_values_are_percent_decoded(web_lab: WebLab, web: Web, topic: str) -> None:
     """Umlauts and plus signs in path and query arrive as they were meant."""
     name = f"{topic}-Größe+1"
     path = quote(name, safe="")
@@ -316,15 +294,15 @@ def test_names_and_values_are_percent_decoded(lab: WebLab, web: Web, topic: str)
     assert web.ask(f"GET /declare/{path}/{quote('Grüße', safe='')}").json["groupName"] == "Grüße"
     assert web.ask(f"GET /declare/{path}").json["topicName"] == name
     assert web.ask(f"GET /produce/{path}?body=a%26b+c%2Bd%3D%C3%BC&tag=%C3%A4").status == 200
-    answer = lab.ask(f"GET /consume/{path}?timeout=60")
+    answer = web_lab.ask(f"GET /consume/{path}?timeout=60")
     assert (answer.body.decode(), answer.headers["topic"], answer.headers["tag"]) == ("a&b c+d=ü", name, "ä")
-    assert lab.ask(f"GET /query?topic={path}").json["topicName"] == name
+    assert web_lab.ask(f"GET /query?topic={path}").json["topicName"] == name
 
 
-def test_plus_in_a_path_is_a_plus(lab: WebLab, topic: str) -> None:
+def test_plus_in_a_path_is_a_plus(web_lab: WebLab, topic: str) -> None:
     """Only in a query does it stand for a space."""
-    assert lab.ask(f"GET /declare/{topic}+1").json["topicName"] == f"{topic}+1"
-    assert lab.ask(f"GET /query?topic={topic}%2B1").json["topicName"] == f"{topic}+1"
+    assert web_lab.ask(f"GET /declare/{topic}+1").json["topicName"] == f"{topic}+1"
+    assert web_lab.ask(f"GET /query?topic={topic}%2B1").json["topicName"] == f"{topic}+1"
 
 
 def test_encoded_slash_is_part_of_a_name(web: Web, topic: str) -> None:
@@ -336,18 +314,18 @@ def test_encoded_slash_is_part_of_a_name(web: Web, topic: str) -> None:
     assert web.ask(f"GET /consume/{topic}%2Fg").text == f"Topic({topic}/g) not found"
 
 
-def test_percent_that_encodes_nothing_stays(lab: WebLab, web: Web, queue: str) -> None:
+def test_percent_that_encodes_nothing_stays(web_lab: WebLab, web: Web, queue: str) -> None:
     """A value is taken for what it can be."""
     web.ask(f"GET /produce/{queue}?body=100%25%20of%zz")
 
-    assert lab.ask(f"GET /consume/{queue}/g").body == b"100% of%zz"
+    assert web_lab.ask(f"GET /consume/{queue}/g").body == b"100% of%zz"
 
 
-def test_value_may_hold_what_parts_values(lab: WebLab, web: Web, queue: str) -> None:
+def test_value_may_hold_what_parts_values(web_lab: WebLab, web: Web, queue: str) -> None:
     """An equals sign, a question mark and a slash after the first are part of the value."""
     web.ask(f"GET /produce/{queue}?body=a=b?c/d")
 
-    assert lab.ask(f"GET /consume/{queue}/g").body == b"a=b?c/d"
+    assert web_lab.ask(f"GET /consume/{queue}/g").body == b"a=b?c/d"
 
 
 def test_urls_of_the_later_zbus_are_understood(web: Web, topic: str) -> None:
@@ -362,12 +340,12 @@ def test_urls_of_the_later_zbus_are_understood(web: Web, topic: str) -> None:
     assert web.ask("GET /Lab//add/1/2").json["result"] == 3
 
 
-def test_command_of_a_url_makes_no_other_message(lab: WebLab, web: Web, queue: str) -> None:
+def test_command_of_a_url_makes_no_other_message(web_lab: WebLab, web: Web, queue: str) -> None:
     """A message is stored the same way however its URL names the command: browsers' headers are not in it."""
     for path in (f"/produce/{queue}", f"/{queue}?cmd=produce", f"/?cmd=produce&topic={queue}"):
         web.ask(f"POST {path}", b"x", User_Agent="browser", Referer="http://127.0.0.1/secret")
 
-    answers = [lab.ask(f"GET /consume/{queue}/g") for _ in range(3)]
+    answers = [web_lab.ask(f"GET /consume/{queue}/g") for _ in range(3)]
 
     assert not any({"user-agent", "referer", "cmd"} & answer.headers.keys() for answer in answers)
     assert [answer.headers["origin_method"] for answer in answers] == ["POST"] * 3
@@ -410,12 +388,12 @@ def test_pipeline_behind_a_poll_that_ends_in_vain(web: Web, queue: str) -> None:
     assert answers[1].json["topicName"] == queue
 
 
-def test_pipelined_polls_of_one_connection_get_messages_in_order(lab: WebLab, web: Web, queue: str) -> None:
+def test_pipelined_polls_of_one_connection_get_messages_in_order(web_lab: WebLab, web: Web, queue: str) -> None:
     """Each of many polls that wait at once gets its own message."""
     web.socket.sendall(request(f"GET /consume/{queue}/g?timeout=60") * 50)
-    lab.wait_consumers(queue, 1, "g")
+    web_lab.wait_consumers(queue, 1, "g")
 
-    lab.produce(queue, *(str(number) for number in range(50)))
+    web_lab.produce(queue, *(str(number) for number in range(50)))
 
     assert [int(web.receive().body) for _ in range(50)] == list(range(50))
 
@@ -423,7 +401,7 @@ def test_pipelined_polls_of_one_connection_get_messages_in_order(lab: WebLab, we
 # -- services beside queues ----------------------------------------------------------------------------------
 
 
-def test_services_and_queues_share_a_connection(lab: WebLab, web: Web, queue: str) -> None:
+def test_services_and_queues_share_a_connection(web_lab: WebLab, web: Web, queue: str) -> None:
     """Calls of the gateway and commands of zbus take turns on one connection, which is one session."""
     senders: set[str] = set()
 
@@ -437,9 +415,9 @@ def test_services_and_queues_share_a_connection(lab: WebLab, web: Web, queue: st
     assert len(senders) == 1
 
 
-def test_gateway_is_called_by_websocket(lab: WebLab, queue: str) -> None:
+def test_gateway_is_called_by_websocket(web_lab: WebLab, queue: str) -> None:
     """A frame may hold a request of the gateway as well as a command; the answer carries the id of its request."""
-    with connect(f"ws://{lab.address}/", compression=None, proxy=None) as websocket:
+    with connect(f"ws://{web_lab.address}/", compression=None, proxy=None) as websocket:
         websocket.send(request("GET /rpc/Lab/add/1/2", id="a").decode())
         websocket.send(request("POST /rpc/Lab", b'{"method":"add","params":[3,4]}', id="b"))
         websocket.send(request(f"GET /produce/{queue}?body=x", cmd="", id="c"))
@@ -463,9 +441,9 @@ def curl(*arguments: str, stdin: bytes = b"") -> bytes:
 
 
 @pytest.mark.skipif(CURL is None, reason="there is no curl; on Debian: apt-get install curl")
-def test_curl_works_with_queues_and_services(lab: WebLab, queue: str, tmp_path: Path) -> None:
+def test_curl_works_with_queues_and_services(web_lab: WebLab, queue: str, tmp_path: Path) -> None:
     """Curl produces text and files, polls, follows an event stream and calls a service."""
-    url = f"http://{lab.address}"
+    url = f"http://{web_lab.address}"
     file = tmp_path / "data"
     file.write_bytes(bytes(range(256)) * 8192)
 
@@ -484,10 +462,10 @@ def test_curl_works_with_queues_and_services(lab: WebLab, queue: str, tmp_path: 
 
 
 @pytest.mark.skipif(CURL is None, reason="there is no curl; on Debian: apt-get install curl")
-def test_curl_shows_the_reason_of_an_error(lab: WebLab) -> None:
+def test_curl_shows_the_reason_of_an_error(web_lab: WebLab) -> None:
     """A person who mistypes reads why."""
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        curl(f"http://{lab.address}/consume/Nobody")
+        curl(f"http://{web_lab.address}/consume/Nobody")
 
     assert caught.value.stdout == b"Topic(Nobody) not found"
 
@@ -495,11 +473,11 @@ def test_curl_shows_the_reason_of_an_error(lab: WebLab) -> None:
 # -- those that send and hang up -----------------------------------------------------------------------------
 
 
-def test_client_that_sends_and_closes_its_side_has_produced(lab: WebLab, queue: str) -> None:
+def test_client_that_sends_and_closes_its_side_has_produced(web_lab: WebLab, queue: str) -> None:
     """A request that came whole is carried out even if its client does not stay for the answer."""
-    with Web(lab.address) as web:
+    with Web(web_lab.address) as web:
         web.socket.sendall(request(f"GET /produce/{queue}?body=bye"))
         web.socket.shutdown(socket.SHUT_WR)
         read_to_end(web.socket)
 
-    assert lab.ask(f"GET /consume/{queue}/g?timeout=60").body == b"bye"
+    assert web_lab.ask(f"GET /consume/{queue}/g?timeout=60").body == b"bye"

@@ -1,13 +1,11 @@
 """Server-sent events: a stored topic as a browser's EventSource reads it."""
 
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support.fixtures import Site
 from tests.support.processes import Processes
 from tests.support.waiting import WAIT_S, wait_until
 from tests.support.web import Web, WebLab, request
@@ -15,26 +13,6 @@ from tests.support.web import Web, WebLab, request
 EVENTS = {"Accept": "text/event-stream"}
 BLOCK = b"0123456789abcdef" * 16_384
 """256 KiB: some of it fill every buffer between the broker and a reader that stalls."""
-
-
-@pytest.fixture
-def lab(zbus_site: Site) -> WebLab:
-    """Look at the shared broker."""
-    return WebLab(zbus_site.address)
-
-
-@pytest.fixture
-def queue(lab: WebLab, topic: str) -> str:
-    """Return the name of a topic with its own group, and a group g."""
-    lab.declare(topic, "g")
-    return topic
-
-
-@pytest.fixture
-def web(zbus_site: Site) -> Iterator[Web]:
-    """Return a connection."""
-    with Web(zbus_site.address) as connection:
-        yield connection
 
 
 def follow(web: Web, path: str, **headers: str) -> bytes:
@@ -67,10 +45,10 @@ def test_stream_begins_with_its_type(web: Web, queue: str) -> None:
     )
 
 
-def test_message_is_an_event(lab: WebLab, web: Web, queue: str) -> None:
+def test_message_is_an_event(web_lab: WebLab, web: Web, queue: str) -> None:
     """An event has the offset as its id, the tag as its name where there is one, and the body as data."""
-    lab.produce(queue, "plain")
-    lab.ask(f"POST /produce/{queue}?tag=eur.usd", b"1.0834")
+    web_lab.produce(queue, "plain")
+    web_lab.ask(f"POST /produce/{queue}?tag=eur.usd", b"1.0834")
 
     follow(web, queue)
 
@@ -89,48 +67,48 @@ def test_message_is_an_event(lab: WebLab, web: Web, queue: str) -> None:
         (b"data: x\n\nid: 9", "data: data: x\ndata: \ndata: id: 9\n"),
     ],
 )
-def test_body_cannot_leave_its_event(lab: WebLab, web: Web, queue: str, body: bytes, data: str) -> None:
+def test_body_cannot_leave_its_event(web_lab: WebLab, web: Web, queue: str, body: bytes, data: str) -> None:
     """Each line of a body is a line of data, whatever stands in it; what is no UTF-8 is replaced."""
-    lab.produce(queue, body)
+    web_lab.produce(queue, body)
 
     follow(web, queue)
 
     assert web.receive_until(b"\n\n").decode() == f"id: 0\n{data}\n"
 
 
-def test_events_come_as_they_are_produced(lab: WebLab, web: Web, queue: str) -> None:
+def test_events_come_as_they_are_produced(web_lab: WebLab, web: Web, queue: str) -> None:
     """A stream goes on for as long as messages come."""
     follow(web, f"{queue}/g")
 
     for number in range(20):
-        lab.produce(queue, str(number))
+        web_lab.produce(queue, str(number))
         assert web.receive_event() == {"id": str(number), "data": str(number)}
-    assert lab.group(queue, "g")["messageCount"] == 0
+    assert web_lab.group(queue, "g")["messageCount"] == 0
 
 
 @pytest.mark.parametrize("connection", ["close", "keep-alive"])
-def test_stream_does_not_end_with_its_request(lab: WebLab, web: Web, queue: str, connection: str) -> None:
+def test_stream_does_not_end_with_its_request(web_lab: WebLab, web: Web, queue: str, connection: str) -> None:
     """A client that wants no second request on its connection gets all events of the first."""
     follow(web, f"{queue}/g", Connection=connection)
 
     for number in range(3):
-        lab.produce(queue, str(number))
+        web_lab.produce(queue, str(number))
         assert web.receive_event()["data"] == str(number)
 
 
-def test_what_follows_a_stream_takes_nothing_along(lab: WebLab, web: Web, queue: str) -> None:
+def test_what_follows_a_stream_takes_nothing_along(web_lab: WebLab, web: Web, queue: str) -> None:
     """A request behind a stream cannot be answered: the message that was meant for it is somebody else's in the end."""
     follow(web, f"{queue}/g")
     web.send(f"GET /consume/{queue}?timeout=60")
-    lab.wait_consumers(queue, 1)
-    lab.produce(queue, "one")
+    web_lab.wait_consumers(queue, 1)
+    web_lab.produce(queue, "one")
     assert web.receive_event()["data"] == "one"
-    wait_until(lambda: lab.group(queue)["messageCount"] == 0, "the message taken")
+    wait_until(lambda: web_lab.group(queue)["messageCount"] == 0, "the message taken")
 
     web.reset()
-    wait_until(lambda: lab.group(queue)["messageCount"] == 1, "the message given back")
+    wait_until(lambda: web_lab.group(queue)["messageCount"] == 1, "the message given back")
 
-    assert lab.ask(f"GET /consume/{queue}").body == b"one"
+    assert web_lab.ask(f"GET /consume/{queue}").body == b"one"
 
 
 def test_stream_of_what_is_not_there_is_told(web: Web, queue: str) -> None:
@@ -140,18 +118,18 @@ def test_stream_of_what_is_not_there_is_told(web: Web, queue: str) -> None:
     assert (answer.status, answer.text) == (404, "ConsumeGroup(none) not found")
 
 
-def test_stream_may_follow_a_poll_on_the_same_connection(lab: WebLab, web: Web, queue: str) -> None:
+def test_stream_may_follow_a_poll_on_the_same_connection(web_lab: WebLab, web: Web, queue: str) -> None:
     """Browsers use connections again: one that has polled a group may stream it then."""
     assert web.ask(f"GET /consume/{queue}/g?timeout=0").status == 204
 
     follow(web, f"{queue}/g")
-    lab.produce(queue, "one")
+    web_lab.produce(queue, "one")
 
     assert web.receive_event()["data"] == "one"
-    assert lab.group(queue, "g")["consumerCount"] == 1
+    assert web_lab.group(queue, "g")["consumerCount"] == 1
 
 
-def test_stream_behind_a_request_that_waits_is_refused(lab: WebLab, web: Web, queue: str) -> None:
+def test_stream_behind_a_request_that_waits_is_refused(web_lab: WebLab, web: Web, queue: str) -> None:
     """Its events could not be sent before the other answer, and would pile up: the broker says so."""
     web.socket.sendall(request(f"GET /consume/{queue}?timeout=0.2") + request(f"GET /consume/{queue}/g", **EVENTS))
 
@@ -159,59 +137,59 @@ def test_stream_behind_a_request_that_waits_is_refused(lab: WebLab, web: Web, qu
 
     assert [answer.status for answer in answers] == [204, 400]
     assert answers[1].text == "an event stream cannot begin behind requests that wait for answers"
-    assert lab.group(queue, "g")["consumerCount"] == 0
+    assert web_lab.group(queue, "g")["consumerCount"] == 0
 
 
 # -- beginning again -----------------------------------------------------------------------------------------
 
 
-def test_stream_goes_on_where_it_was_cut(lab: WebLab, queue: str) -> None:
+def test_stream_goes_on_where_it_was_cut(web_lab: WebLab, queue: str) -> None:
     """An EventSource that comes back with the last id it has seen misses nothing, though more had been sent."""
-    lab.produce(queue, *(str(number) for number in range(10)))
-    with Web(lab.address) as first:
+    web_lab.produce(queue, *(str(number) for number in range(10)))
+    with Web(web_lab.address) as first:
         follow(first, f"{queue}/g")
         assert ids(first, 10) == list(range(10))
-    lab.wait_consumers(queue, 0, "g")
-    lab.produce(queue, "10")
+    web_lab.wait_consumers(queue, 0, "g")
+    web_lab.produce(queue, "10")
 
-    with Web(lab.address) as second:
+    with Web(web_lab.address) as second:
         follow(second, f"{queue}/g", Last_Event_ID="3")
         assert ids(second, 7) == list(range(4, 11))
 
 
-def test_stream_that_comes_back_and_has_seen_all_gets_what_is_new(lab: WebLab, queue: str) -> None:
+def test_stream_that_comes_back_and_has_seen_all_gets_what_is_new(web_lab: WebLab, queue: str) -> None:
     """What was seen does not come again."""
-    lab.produce(queue, "0", "1", "2")
-    with Web(lab.address) as first:
+    web_lab.produce(queue, "0", "1", "2")
+    with Web(web_lab.address) as first:
         follow(first, f"{queue}/g")
         ids(first, 3)
-    lab.wait_consumers(queue, 0, "g")
+    web_lab.wait_consumers(queue, 0, "g")
 
-    with Web(lab.address) as second:
+    with Web(web_lab.address) as second:
         follow(second, f"{queue}/g", Last_Event_ID="2")
-        lab.produce(queue, "3")
+        web_lab.produce(queue, "3")
         assert ids(second, 1) == [3]
 
 
-def test_others_in_the_group_are_not_moved_back(lab: WebLab, web: Web, queue: str) -> None:
+def test_others_in_the_group_are_not_moved_back(web_lab: WebLab, web: Web, queue: str) -> None:
     """Where somebody else consumes in the group the place is not one stream's to say."""
-    lab.produce(queue, "0", "1", "2")
-    with Web(lab.address) as other:
+    web_lab.produce(queue, "0", "1", "2")
+    with Web(web_lab.address) as other:
         follow(other, f"{queue}/g")
         assert ids(other, 3) == [0, 1, 2]
 
         follow(web, f"{queue}/g", Last_Event_ID="0")
-        lab.produce(queue, "3", "4")
-        wait_until(lambda: lab.group(queue, "g")["messageCount"] == 0, "both messages sent")
-        lab.ask(f"GET /remove/{queue}")
+        web_lab.produce(queue, "3", "4")
+        wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 0, "both messages sent")
+        web_lab.ask(f"GET /remove/{queue}")
 
         assert sorted(rest(web) + rest(other)) == [3, 4]
 
 
 @pytest.mark.parametrize("seen", ["99", "x", "-1", "", "1" * 40, "²"])
-def test_id_that_was_never_sent_is_ignored(lab: WebLab, web: Web, queue: str, seen: str) -> None:
+def test_id_that_was_never_sent_is_ignored(web_lab: WebLab, web: Web, queue: str, seen: str) -> None:
     """An id of another topic, or no number at all, does not move the group."""
-    lab.produce(queue, "0", "1")
+    web_lab.produce(queue, "0", "1")
 
     follow(web, f"{queue}/g", Last_Event_ID=seen)
 
@@ -221,15 +199,15 @@ def test_id_that_was_never_sent_is_ignored(lab: WebLab, web: Web, queue: str, se
 # -- several readers -----------------------------------------------------------------------------------------
 
 
-def test_streams_of_one_group_share_its_messages(lab: WebLab, web: Web, queue: str) -> None:
+def test_streams_of_one_group_share_its_messages(web_lab: WebLab, web: Web, queue: str) -> None:
     """Each message comes to one of them, to each in order."""
-    with Web(lab.address) as other:
+    with Web(web_lab.address) as other:
         follow(web, f"{queue}/g")
         follow(other, f"{queue}/g")
 
-        lab.produce(queue, *(str(number) for number in range(40)))
-        wait_until(lambda: lab.group(queue, "g")["messageCount"] == 0, "all messages sent")
-        lab.ask(f"GET /remove/{queue}")
+        web_lab.produce(queue, *(str(number) for number in range(40)))
+        wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 0, "all messages sent")
+        web_lab.ask(f"GET /remove/{queue}")
         received = rest(web), rest(other)
 
     assert all(received)
@@ -237,33 +215,33 @@ def test_streams_of_one_group_share_its_messages(lab: WebLab, web: Web, queue: s
     assert sorted(received[0] + received[1]) == list(range(40))
 
 
-def test_reader_that_stalls_gets_everything_when_it_goes_on(lab: WebLab, web: Web, queue: str) -> None:
+def test_reader_that_stalls_gets_everything_when_it_goes_on(web_lab: WebLab, web: Web, queue: str) -> None:
     """Its stream pauses: another group's reader is not kept waiting, and afterwards nothing is missing."""
     follow(web, f"{queue}/g")
-    with Web(lab.address) as other:
+    with Web(web_lab.address) as other:
         follow(other, queue)
         for number in range(60):
-            lab.produce(queue, b"%d " % number + BLOCK)
+            web_lab.produce(queue, b"%d " % number + BLOCK)
             assert other.receive_event()["data"].startswith(f"{number} ")
 
-    assert lab.group(queue, "g")["messageCount"] > 0  # they wait in the group, not in memory of the connection
+    assert web_lab.group(queue, "g")["messageCount"] > 0  # they wait in the group, not in memory of the connection
     for number in range(60):
         event = web.receive_event()
         assert (event["id"], event["data"]) == (str(number), f"{number} " + BLOCK.decode())
-    wait_until(lambda: lab.group(queue, "g")["messageCount"] == 0, "the end of the pause")
+    wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 0, "the end of the pause")
 
 
-def test_group_of_a_reader_that_stalls_goes_on_by_others(lab: WebLab, web: Web, queue: str) -> None:
+def test_group_of_a_reader_that_stalls_goes_on_by_others(web_lab: WebLab, web: Web, queue: str) -> None:
     """Others in the group take what the stalled reader cannot; together they have everything once."""
     follow(web, f"{queue}/g")
-    lab.produce(queue, *(BLOCK for _ in range(60)))
-    wait_until(lambda: 0 < lab.group(queue, "g")["messageCount"] < 60, "the pause")
+    web_lab.produce(queue, *(BLOCK for _ in range(60)))
+    wait_until(lambda: 0 < web_lab.group(queue, "g")["messageCount"] < 60, "the pause")
 
-    with Web(lab.address) as other, ThreadPoolExecutor() as threads:
+    with Web(web_lab.address) as other, ThreadPoolExecutor() as threads:
         follow(other, f"{queue}/g")
         taken = threads.submit(rest, other)
-        wait_until(lambda: lab.group(queue, "g")["messageCount"] == 0, "all messages sent")
-        lab.ask(f"GET /remove/{queue}")
+        wait_until(lambda: web_lab.group(queue, "g")["messageCount"] == 0, "all messages sent")
+        web_lab.ask(f"GET /remove/{queue}")
         received = rest(web), taken.result(WAIT_S)
 
     assert all(received)
@@ -275,26 +253,26 @@ def test_group_of_a_reader_that_stalls_goes_on_by_others(lab: WebLab, web: Web, 
 
 
 @pytest.mark.parametrize("what", ["Topic", "ConsumeGroup"])
-def test_removal_ends_the_stream(lab: WebLab, web: Web, queue: str, what: str) -> None:
+def test_removal_ends_the_stream(web_lab: WebLab, web: Web, queue: str, what: str) -> None:
     """The last event says what is gone, and the connection ends: an EventSource that comes back is told 404."""
-    lab.produce(queue, "0")
+    web_lab.produce(queue, "0")
     follow(web, f"{queue}/g")
 
-    lab.ask(f"GET /remove/{queue}" if what == "Topic" else f"GET /remove/{queue}/g")
+    web_lab.ask(f"GET /remove/{queue}" if what == "Topic" else f"GET /remove/{queue}/g")
 
     assert web.receive_event() == {"id": "0", "data": "0"}
     name = queue if what == "Topic" else "g"
     assert web.receive_event() == {"event": "end", "data": f"{what}({name}) not found"}
     assert web.is_at_end
-    assert lab.ask(f"GET /consume/{queue}/g", **EVENTS, Last_Event_ID="0").status == 404
+    assert web_lab.ask(f"GET /consume/{queue}/g", **EVENTS, Last_Event_ID="0").status == 404
 
 
 def test_stream_ends_with_the_broker(processes: Processes, tmp_path: Path) -> None:
     """A broker that stops closes its streams; whoever comes back afterwards goes on where it was."""
     broker, address = processes.broker("--data-dir", str(tmp_path / "data"))
-    lab = WebLab(address)
-    lab.declare("T")
-    lab.produce("T", "0", "1")
+    web_lab = WebLab(address)
+    web_lab.declare("T")
+    web_lab.produce("T", "0", "1")
     with Web(address) as web:
         follow(web, "T")
         assert ids(web, 2) == [0, 1]
@@ -311,14 +289,14 @@ def test_stream_ends_with_the_broker(processes: Processes, tmp_path: Path) -> No
         assert ids(web, 2) == [1, 2]
 
 
-def test_reader_that_is_gone_is_no_consumer_any_more(lab: WebLab, web: Web, queue: str) -> None:
+def test_reader_that_is_gone_is_no_consumer_any_more(web_lab: WebLab, web: Web, queue: str) -> None:
     """The group is free for the next as soon as the connection is gone."""
-    with Web(lab.address) as leaving:
+    with Web(web_lab.address) as leaving:
         follow(leaving, f"{queue}/g")
         leaving.reset()
-    lab.wait_consumers(queue, 0, "g")
+    web_lab.wait_consumers(queue, 0, "g")
 
-    lab.produce(queue, "0")
+    web_lab.produce(queue, "0")
     follow(web, f"{queue}/g")
 
     assert ids(web, 1) == [0]

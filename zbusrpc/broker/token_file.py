@@ -38,6 +38,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from zbusrpc.broker.access import ALL, ANONYMOUS, Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.errors import ConfigError, did_you_mean
 
 SECRET_BYTES: Final = 32
@@ -313,7 +314,7 @@ def _write(path: str, text: str) -> None:
             with suppress(OSError):
                 os.unlink(copy)
             raise
-        _sync_directory(target.parent)
+        RealDisk().sync_directory(str(target.parent))
     except OSError as error:
         raise ConfigError(f"{path}: {(error.strerror or str(error)).lower()}") from None
 
@@ -326,13 +327,3 @@ def _keep_owner(old: Path, descriptor: int) -> None:
     if (there.st_uid, there.st_gid) != (os.geteuid(), os.getegid()):
         os.fchown(descriptor, there.st_uid, there.st_gid)
     os.fchmod(descriptor, stat.S_IMODE(there.st_mode))
-
-
-def _sync_directory(path: Path) -> None:
-    if os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

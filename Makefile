@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench clean
+.PHONY: demo test check format bench fuzz clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
@@ -24,6 +24,12 @@ format: $(VENV)/.ready
 bench: $(VENV)/.ready
 	$(PYTHON) -m pip --quiet --python $(BIN)/python install --editable ".[bench]"
 	$(BIN)/python benchmarks/rpc.py
+
+# As long as FUZZ_S says; what breaks the broker is left in .hypothesis/text_port.
+FUZZ_S ?= 300
+fuzz: $(VENV)/.ready
+	$(PYTHON) -m pip --quiet --python $(BIN)/python install --editable ".[fuzz]"
+	$(BIN)/python tests/fuzz/fuzz_text_port.py --seconds $(FUZZ_S)
 
 # `--without-pip` and `pip --python` work where Debian's python3-venv is not installed.
 $(VENV)/.ready: pyproject.toml

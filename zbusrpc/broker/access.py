@@ -25,6 +25,9 @@ ANONYMOUS: Final = "anonymous"
 DECISIONS_MAX: Final = 4096
 """Remembered answers of one token: names of topics come from clients, so there must be a bound."""
 
+NAMES_REMEMBERED_MAX: Final = 512
+"""Longer names, of which there are none, are asked about as well: their answers are not remembered."""
+
 
 class Operation(StrEnum):
     """What a token may be allowed to do."""
@@ -98,9 +101,12 @@ class Rights:
         question = (operation, topic, group)
         known = self._decisions.get(question)
         if known is None:
+            known = any(rule.allows(operation, topic, group) for rule in self._rules)
+            if len(topic) + len(group or "") > NAMES_REMEMBERED_MAX:
+                return known
             if len(self._decisions) >= DECISIONS_MAX:
                 self._decisions.clear()
-            known = self._decisions[question] = any(rule.allows(operation, topic, group) for rule in self._rules)
+            self._decisions[question] = known
         return known
 
     def __repr__(self) -> str:

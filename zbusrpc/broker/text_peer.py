@@ -12,23 +12,19 @@ connection goes back to its group; a peer that is slow, silent or dribbling lose
 """
 
 import asyncio
-import socket
 from collections import deque
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from zbusrpc.broker import gateway
-from zbusrpc.broker.doorkeeper import Doorkeeper
-from zbusrpc.broker.exchange import Exchange, clean_id
-from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.line import Line
+from zbusrpc.broker.reception import Reception, is_message
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.dialect import Dialect
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.message import Kind, Message
-from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, OUTBOX_HIGH_BYTES, format_peername
+from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, OUTBOX_HIGH_BYTES, format_peername, keep_alive
 from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
 from zbusrpc.transport.websocket import WebSocket
 
@@ -47,7 +43,8 @@ PARTIAL_TICKS_MAX: Final = 3
 PING_TICKS: Final = 3
 """A WebSocket that was silent so long is sent a ping; an event stream gets a comment."""
 LAST_ANSWERS_S: Final = 0.5
-"""A connection of zbus that is closed for what the client has sent gets the answers to what came before."""
+"""A connection that is closed for what the client has sent: it gets the answers to what came before, and the reason,
+which the system would drop if more came in."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -66,35 +63,39 @@ class TextPeer(asyncio.Protocol):
         self._is_ending = False
         self._is_congested = False
         self._is_reading_paused = False
-        self._doorkeeper = Doorkeeper(server)
+        self._line = Line(self._take, self._takes_answers)
+        self._is_move_due = False
+        self._fault: HttpError | None = None
+        """What was wrong after the requests in the line."""
 
     # -- the life of the transport -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=OUTBOX_HIGH_BYTES)
-        _keep_alive(transport)
+        keep_alive(transport)
         name = format_peername(transport.get_extra_info("peername"))
         self._session: Session = self._server.connect(f"http@{name}", self)
         self._dialect = Dialect(self._server.hub, self._session, self._push)
+        self._reception = Reception(self._server, self._dialect)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_ending:
+        if self._is_ending or self._fault is not None:
             return
         self._idle_ticks = 0
         if self._socket is not None:
             self._receive_frames(data)
         else:
-            request = self._decoder.repeat(data)
+            request = self._decoder.repeat(data) if self._line.is_free else None
             if request is not None:
                 self._take(request)
             else:
                 self._receive_requests(data)
             if self._decoder.wants_continue:
                 self._flush()
-        if len(self._exchanges) >= PIPELINE_MAX:
+        if self._line or len(self._exchanges) >= PIPELINE_MAX:
             self._adjust_reading()
         self._server.flush_soon()
 
@@ -105,11 +106,34 @@ class TextPeer(asyncio.Protocol):
                 if request.is_upgrade and "websocket" not in request.headers.get("upgrade", "").lower():
                     # RFC 9110, 7.8: it may be ignored. The decoder has stopped, so this is the last request here.
                     request.is_upgrade = request.keep_alive = False
-                self._take(request)
-                if request.is_upgrade:
-                    self._upgrade(request)
+                self._line.join(request)
         except HttpError as error:
-            self._end_by(error)
+            self._fault = error
+        self._move()
+
+    def _takes_answers(self) -> bool:
+        return not self._is_congested and len(self._exchanges) < PIPELINE_MAX
+
+    def _move(self) -> None:
+        """Carry out what stands in the line, some of it a turn, and at its end say what was wrong."""
+        self._line.move()
+        if self._line:
+            self._move_soon()
+        elif self._fault is not None:
+            fault, self._fault = self._fault, None
+            self._end_by(fault)
+
+    def _move_soon(self) -> None:
+        if self._line.can_move and not self._is_move_due:
+            self._is_move_due = True
+            self._loop.call_soon(self._move_on)
+
+    def _move_on(self) -> None:
+        self._is_move_due = False
+        if not self._transport.is_closing():
+            self._move()
+            self._adjust_reading()
+            self._server.flush_soon()
 
     def pause_writing(self) -> None:
         self._is_congested = True
@@ -121,6 +145,7 @@ class TextPeer(asyncio.Protocol):
         self._adjust_reading()
         self._server.set_congested(self._session, False)
         self._server.hub.catch_up(self._dialect)
+        self._move_soon()
 
     def eof_received(self) -> None:
         """Let the transport close itself: a caller that hangs up gives its calls up."""
@@ -128,6 +153,7 @@ class TextPeer(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._is_ending = True
+        self._line.drain(is_message)
         self._dialect.close()
         self._drop_exchanges()
         self._server.disconnect(self._session)
@@ -143,43 +169,16 @@ class TextPeer(asyncio.Protocol):
 
     def _take(self, request: HttpRequest) -> None:
         """Carry out one request."""
-        headers = request.headers
-        is_zbus = "cmd" in headers and not request.is_upgrade
+        is_zbus = "cmd" in request.headers and not request.is_upgrade
         if is_zbus:
             self._is_zbus = True
         # whoever says that this is the last request is no zbus client, and waits for the answer and the end
         is_ordered = self._socket is None and not (is_zbus and request.keep_alive)
         exchange = self._open(is_ordered=is_ordered, keep_alive=request.keep_alive and not request.is_upgrade)
-        command = None if not is_zbus and gateway.is_for_it(request.target) else Command(request)
-        id_ = headers.get("id")
-        if id_ is not None:
-            exchange.id = id_ if id_.isprintable() else clean_id(id_)
-        exchange.is_head = request.method == "HEAD"
-        if not self._doorkeeper.admits(request, command, exchange, self._session):
-            return
+        if self._reception.take(request, exchange):
+            self._line.wait_for(exchange)
         if request.is_upgrade:  # answered when all requests before it are
-            return
-        if command is None:
-            self._ask_gateway(request, exchange)
-        else:
-            self._dialect.take(command, exchange)
-
-    def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
-        """Have services called by a request of the gateway."""
-        services = self._server.broker.services
-        asked = gateway.take(request, lambda: services(self._session.rights))
-        for call in asked.calls if asked.response is None else []:
-            if not call.reply:  # else it is a wrong element of a batch: answered already
-                message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)
-                message.timeout_ms = asked.timeout_ms
-                self._dialect.ask(message, partial(self._finish_call, asked, call, exchange))
-        if asked.response is not None:
-            exchange.answer_http(asked.response)
-
-    def _finish_call(self, asked: GatewayRequest, call: GatewayCall, exchange: Exchange, reply: Message) -> None:
-        asked.finish_call(call, reply)
-        if asked.response is not None:
-            exchange.answer_http(asked.response)
+            self._upgrade(request)
 
     # -- WebSocket ---------------------------------------------------------------------------------------
 
@@ -209,15 +208,16 @@ class TextPeer(asyncio.Protocol):
         for message in self._socket.feed(data):
             self._partial_ticks = 0
             self._take_message(message)
+        self._move()
         self._flush()  # pongs and the like
 
     def _take_message(self, data: bytes) -> None:
-        """Carry out the request that a WebSocket message is."""
+        """Let the request that a WebSocket message is join the line."""
         decoder = self._decoder
         try:
             requests = list(decoder.feed(data))
             if len(requests) == 1 and not decoder.is_partial:
-                self._take_only(requests[0])
+                self._join_alone(requests[0])
                 return
             what = f"{len(requests)} and a part" if decoder.is_partial else str(len(requests))
             status, text = HTTPStatus.BAD_REQUEST, f"a WebSocket message holds one whole zbus message, not {what}"
@@ -226,17 +226,19 @@ class TextPeer(asyncio.Protocol):
         self._decoder = HttpDecoder(self._server.message_bytes_max)  # each message begins anew
         self._open(is_ordered=False).answer_text(status, text)
 
-    def _take_only(self, request: HttpRequest) -> None:
-        """Carry out the request of one WebSocket message; there is nothing to upgrade to from here."""
+    def _join_alone(self, request: HttpRequest) -> None:
+        """Let the request of one WebSocket message join the line; there is nothing to upgrade to from here."""
         if request.is_upgrade:
             request.is_upgrade = False
             self._decoder = HttpDecoder(self._server.message_bytes_max)
-        self._take(request)
+        self._line.join(request)
 
     # -- answers -----------------------------------------------------------------------------------------
 
     def _answered(self, exchange: Exchange) -> None:
         """Have an answer written at the end of this turn."""
+        if self._line.note_answer(exchange):
+            self._move_soon()
         self._server.broker.send(self._session, exchange)
 
     def _push(self, data: bytes) -> None:
@@ -311,15 +313,18 @@ class TextPeer(asyncio.Protocol):
             self._decoder.wants_continue = False
             self._out.append(CONTINUE)
         if self._socket is not None:
+            if self._socket.is_closing:
+                self._line.drain(is_message)
             self._out.append(self._socket.data_to_send())
             keep_alive = not self._socket.is_closing
         self._write()
         if not keep_alive:
             self._is_ending = True
             self._drop_exchanges()
-            may_answer = self._is_zbus and self._socket is None
-            self._loop.call_later(LAST_ANSWERS_S if may_answer else 0, self._transport.close)
+            lingers = self._is_zbus if self._socket is None else not self._socket.has_peer_closed
+            self._loop.call_later(LAST_ANSWERS_S if lingers else 0, self._transport.close)
         else:
+            self._move_soon()
             self._adjust_reading()
 
     def _write(self) -> None:
@@ -360,7 +365,7 @@ class TextPeer(asyncio.Protocol):
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        is_full = self._is_congested or len(self._exchanges) >= PIPELINE_MAX
+        is_full = bool(self._line) or not self._takes_answers()
         if is_full == self._is_reading_paused or self._transport.is_closing():
             return
         self._is_reading_paused = is_full
@@ -411,10 +416,3 @@ class TextPeer(asyncio.Protocol):
             self._flush()
         elif self._exchanges and self._exchanges[0].is_stream:
             self._transport.write(sse.KEEP_ALIVE)
-
-
-def _keep_alive(transport: asyncio.BaseTransport) -> None:
-    """Have the system find out about peers that vanish while they wait for a message."""
-    connected = transport.get_extra_info("socket")
-    if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
-        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -10,6 +10,7 @@ once at the end, messages in the order of the wire and only between the two. Not
 """
 
 import asyncio
+import socket
 import sys
 from collections import deque
 from collections.abc import Iterator
@@ -302,3 +303,10 @@ def format_peername(peername: object) -> str:
         host = f"[{peername[0]}]" if ":" in str(peername[0]) else peername[0]
         return f"{host}:{peername[1]}"
     return str(peername) if peername else "unknown"
+
+
+def keep_alive(transport: asyncio.BaseTransport) -> None:
+    """Have the system find out about peers that vanish while they wait for a message."""
+    connected = transport.get_extra_info("socket")
+    if connected is not None and connected.family in {socket.AF_INET, socket.AF_INET6}:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

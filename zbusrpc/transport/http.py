@@ -81,12 +81,13 @@ def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
 _NAMES: Final[dict[bytes, str]] = {}
 """Names of headers as they came, and in lower case: there are few, and each comes often."""
 _NAMES_MAX: Final = 1024
+_NAME_REMEMBERED_MAX: Final = 64
 _GET_LINE: Final = re.compile(rb"GET (/[!-~]*) (HTTP/1\.[01])").fullmatch
 
 
 def _lower(name: bytes) -> str:
     text = name.decode("latin-1").lower()
-    if len(_NAMES) < _NAMES_MAX:
+    if len(_NAMES) < _NAMES_MAX and len(name) <= _NAME_REMEMBERED_MAX:
         _NAMES[name] = text
     return text
 
@@ -208,7 +209,8 @@ class HttpDecoder:
         if self._header_count > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
             limits = f"{HEADERS_MAX} headers or {HEADERS_BYTES_MAX} bytes of them"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {limits}")
-        if value:
+        value = value.rstrip(b" \t")  # the parser leaves what RFC 9110 (5.5) has for no part of it
+        if value and self._is_in_head:  # else it is a trailer, which whoever looks at headers has not seen (6.5.1)
             text = value.decode() if value.isascii() else _decode(value)
             self._headers[_NAMES.get(name) or _lower(name)] = text
 

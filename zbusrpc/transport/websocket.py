@@ -94,6 +94,11 @@ class WebSocket:
         return self._protocol.state is not State.OPEN
 
     @property
+    def has_peer_closed(self) -> bool:
+        """Whether the peer has said goodbye: it sends nothing more."""
+        return self._protocol.close_rcvd is not None
+
+    @property
     def is_partial(self) -> bool:
         """Whether part of a message or of a frame is waiting for the rest."""
         return self._protocol.is_partial

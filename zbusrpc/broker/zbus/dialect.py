@@ -23,8 +23,10 @@ import orjson
 from zbusrpc.broker.access import Operation
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.gateway import STATUS
+from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.session import Session
+from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.zbus import calling, declaring, stored, values
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
@@ -58,6 +60,7 @@ class Dialect:
         self.places: dict[tuple[str, str], Place] = {}
         """Where it consumes, by uid of the topic and group."""
         self._asked: dict[int, Callable[[Message], None]] = {}
+        self._last_ask = 0
         self._served: dict[tuple[str, str], tuple[Message, tuple[bool, Any]]] = {}
         self._serving: dict[tuple[int, int], tuple[str, str]] = {}
         self._heard: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -90,6 +93,8 @@ class Dialect:
             carry_out(self, command, exchange)
         except RpcError as error:
             self.refuse(exchange, error)
+        except StorageError as error:
+            self.refuse(exchange, as_rpc_error(command.topic, error))
 
     def refuse(self, exchange: Exchange, error: RpcError) -> None:
         """Answer with an error as text."""
@@ -169,7 +174,8 @@ class Dialect:
 
     def ask(self, message: Message, on_reply: Callable[[Message], None]) -> None:
         """Have the core carry out a REQUEST of this session, and hear of its reply."""
-        message.id = self.session.last_id + 1
+        self._last_ask += 1
+        message.id = self._last_ask
         self._asked[message.id] = on_reply
         self.hub.broker.receive(self.session, message, self.hub.now())
 
@@ -271,6 +277,8 @@ class Dialect:
             return
         headers = message.headers()
         id_, sender = headers.pop("id", "") or str(message.id), self.hub.session_name(message.session)
+        while (sender, id_) in self._served:  # another caller's: those of stored calls have no session any more
+            sender += "+"
         headers.pop(HEADER_PARAMS, None)
         body = bytes(message.body)
         self._served[sender, id_] = message, calling.jsonrpc_id_of(body)

@@ -1,0 +1,70 @@
+"""The line of a text connection: requests that have come and wait for their turn, in the order they came.
+
+A block of bytes may hold thousands of small requests with large answers; some are carried out a turn, and none while
+the peer does not take its answers. A request also waits for the answer to a `declare`, `remove` or `empty` before it:
+what it names may not be there yet.
+
+Pure.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.transport.http import HttpRequest
+
+TURN_MAX: Final = 64
+"""Requests of one connection that are carried out before others have their turn."""
+
+
+class Line:
+    """Requests that wait for their turn."""
+
+    def __init__(self, take: Callable[[HttpRequest], None], is_open: Callable[[], bool]) -> None:
+        """Have `take` carry a request out, while `is_open` says that its answer can be taken."""
+        self._take, self._is_open = take, is_open
+        self._held: deque[HttpRequest] = deque()
+        self._step: Exchange | None = None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @property
+    def can_move(self) -> bool:
+        """Whether there is a request that may be carried out now."""
+        return bool(self._held) and self._step is None and self._is_open()
+
+    @property
+    def is_free(self) -> bool:
+        """Whether a request that comes now need not wait."""
+        return not self._held and self._step is None and self._is_open()
+
+    def join(self, request: HttpRequest) -> None:
+        """Let a request wait."""
+        self._held.append(request)
+
+    def move(self, most: int = TURN_MAX) -> None:
+        """Carry out what may be, up to so many."""
+        while most and self.can_move:
+            most -= 1
+            self._take(self._held.popleft())
+
+    def drain(self, is_wanted: Callable[[HttpRequest], bool]) -> None:
+        """Carry out those that are wanted though nobody waits for the answers any more, and forget the others."""
+        held, self._held = self._held, deque()
+        for request in held:
+            if is_wanted(request):
+                self._take(request)
+
+    def wait_for(self, exchange: Exchange) -> None:
+        """Stop until a request has its answer."""
+        if exchange.data is None:
+            self._step = exchange
+
+    def note_answer(self, exchange: Exchange) -> bool:
+        """Take note of an answer; say whether the line may move because of it."""
+        if exchange is not self._step:
+            return False
+        self._step = None
+        return bool(self._held)

@@ -1,0 +1,73 @@
+"""The reception of a text session: what becomes of one request.
+
+    request ──> doorkeeper ──> /rpc/...         gateway: calls of services, as JSON
+                          └──> cmd, /produce..  dialect: commands of zbus
+
+Pure: answers leave through exchanges.
+"""
+
+from functools import partial
+from typing import Final
+
+from zbusrpc.broker import gateway
+from zbusrpc.broker.doorkeeper import Doorkeeper, House
+from zbusrpc.broker.exchange import Exchange, clean_id
+from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.zbus.dialect import Dialect
+from zbusrpc.broker.zbus.urls import Command
+from zbusrpc.message import Kind, Message
+from zbusrpc.transport.http import HttpRequest
+
+STEPS: Final = frozenset({"declare", "remove", "empty"})
+"""Commands that take their time, and that those after them may build upon."""
+MESSAGES: Final = frozenset({"produce", "rpc", "route", "ack"})
+"""Commands that are carried out though whoever sent them has gone."""
+
+
+class Reception:
+    """Takes the requests of one session."""
+
+    def __init__(self, house: House, dialect: Dialect) -> None:
+        self._dialect = dialect
+        self._doorkeeper = Doorkeeper(house)
+
+    def take(self, request: HttpRequest, exchange: Exchange) -> bool:
+        """Carry a request out, unless it only wants to go on with WebSocket; say whether others wait for its answer."""
+        headers = request.headers
+        is_gateway = "cmd" not in headers and gateway.is_for_it(request.target)
+        command = None if is_gateway else Command(request)
+        id_ = headers.get("id")
+        if id_ is not None:
+            exchange.id = id_ if id_.isprintable() else clean_id(id_)
+        exchange.is_head = request.method == "HEAD"
+        if not self._doorkeeper.admits(request, command, exchange, self._dialect.session) or request.is_upgrade:
+            return False
+        if command is None:
+            self._ask_gateway(request, exchange)
+            return False
+        self._dialect.take(command, exchange)
+        return command.name in STEPS
+
+    def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
+        """Have services called by a request of the gateway."""
+        services, session = self._dialect.hub.broker.services, self._dialect.session
+        asked = gateway.take(request, lambda: services(session.rights))
+        for call in asked.calls if asked.response is None else []:
+            if not call.reply:  # else it is a wrong element of a batch: answered already
+                message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)
+                message.timeout_ms = asked.timeout_ms
+                self._dialect.ask(message, partial(_finish_call, asked, call, exchange))
+        if asked.response is not None:
+            exchange.answer_http(asked.response)
+
+
+def _finish_call(asked: GatewayRequest, call: GatewayCall, exchange: Exchange, reply: Message) -> None:
+    asked.finish_call(call, reply)
+    if asked.response is not None:
+        exchange.answer_http(asked.response)
+
+
+def is_message(request: HttpRequest) -> bool:
+    """Whether a request brings a message, and is carried out though nobody waits for the answer any more."""
+    name = request.headers.get("cmd")
+    return name in MESSAGES if name is not None else request.target.startswith((b"/produce/", b"/rpc/"))

@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)  # many tests wait for a time-out or another process
 
 .PHONY: demo test check format bench fuzz clean
 
@@ -10,7 +11,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
 test: check
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n $(WORKERS)
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check

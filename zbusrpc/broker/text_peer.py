@@ -322,17 +322,19 @@ class TextPeer(asyncio.Protocol):
             self._is_ending = True
             self._drop_exchanges()
             lingers = self._is_zbus if self._socket is None else not self._socket.has_peer_closed
+            if lingers and self._socket is not None and self._transport.can_write_eof():
+                self._transport.write_eof()
             self._loop.call_later(LAST_ANSWERS_S if lingers else 0, self._transport.close)
         else:
             self._move_soon()
             self._adjust_reading()
 
     def _write(self) -> None:
-        out, self._out = self._out, []
+        out, self._out = b"".join(self._out), []
         lost, self._lost = self._lost, []
         is_alive = not self._transport.is_closing()
         if out and is_alive:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._transport.write(out)
             is_alive = not self._transport.is_closing()
         if lost and not is_alive:
             for exchange in lost:

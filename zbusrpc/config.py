@@ -5,12 +5,13 @@ that over the defaults here.
 """
 
 import os
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from zbusrpc.errors import ConfigError, did_you_mean
 
@@ -37,9 +38,21 @@ QUEUED_BYTES_MAX: Final = 256 * MIB
 CONNECTIONS_PER_ADDRESS_MAX: Final = 10_000
 
 
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
+
+
 def _split(value: Any) -> Any:
     """Return what a list of an environment variable holds; anything else is left to the model."""
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Return origins as browsers write them."""
+    plain = tuple(origin.rstrip("/").lower() for origin in origins)
+    wrong = next((origin for origin in plain if origin != "*" and not _ORIGIN.fullmatch(origin)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong} is no origin: write https://app.example.org, with the port if it has one, or *")
+    return plain
 
 
 class Settings(BaseModel):
@@ -53,7 +66,7 @@ class Settings(BaseModel):
     """Address that a broker listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """Port that a broker listens on; 0 takes a free one."""
-    advertise: str | None = None
+    advertise: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:[0-9]{1,5})?$")] | None = None
     """Address that a broker tells zbus clients to connect to, as `host` or `host:port`; by default where it listens."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
     """Time limit of a call, in seconds."""
@@ -87,7 +100,7 @@ class Settings(BaseModel):
     """File with the tokens that a broker knows: see `zbusrpc token`. Without it everybody may do everything."""
     insecure: bool = False
     """Whether a broker without tokens may listen on more than the loopback."""
-    allow_origins: Annotated[tuple[str, ...], BeforeValidator(_split)] = ()
+    allow_origins: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_origins)] = ()
     """Web pages that may use a broker, as `https://app.example.org`; in the environment with commas between them."""
     token: SecretStr = SecretStr("")
     """Secret that a client shows to a broker."""

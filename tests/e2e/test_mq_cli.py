@@ -133,6 +133,14 @@ def test_pub_stores_what_options_say(cli: Cli, topic: str, tmp_path: Path) -> No
     assert message["expiry_ms"] - message["timestamp_ms"] == 7_200_000
 
 
+@pytest.mark.parametrize("bodies", [["a", "b"], [], ["a", "--count", "2"]])
+def test_pub_gives_an_id_to_one_message_only(cli: Cli, topic: str, bodies: list[str]) -> None:
+    """Those that follow would count as sent again, and be dropped without a word."""
+    assert cli.fails("pub", topic, *bodies, "--id", "same", code=2).startswith(
+        "--id same names one message: give one BODY"
+    )
+
+
 def test_pub_reads_lines(cli: Cli, topic: str) -> None:
     """Without a body, and for `-`, each line of standard input is a message, the last one with or without its end."""
     first = succeeded(cli.shell(f"printf 'a\\n\\nb b' | zbusrpc pub {topic}"))

@@ -429,3 +429,13 @@ def test_broker_listens_everywhere_when_that_was_thought_of(
     broker = processes.zbusrpc("broker", "--host", "0.0.0.0", "--port", "0", "--json", *how, cwd=tmp_path)
 
     assert broker.wait_ready()["broker"].startswith("0.0.0.0:")
+
+
+def test_hang_up_ends_no_broker_in_the_background(processes: Processes) -> None:
+    """Rotation of logs, or the end of a session, sends SIGHUP; where nothing is to be read again nothing happens."""
+    broker, address = processes.broker()
+
+    broker.send_signal(signal.SIGHUP)
+
+    wait_until(lambda: broker.log("broker.reloaded"), "line of the log")
+    assert processes.run("topics", "--broker", address)[0] == 0

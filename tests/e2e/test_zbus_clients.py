@@ -310,3 +310,13 @@ def test_groups_are_shared_by_the_dialects(zbus: ZbusLab, zbus_site: Site, topic
         rest = [message.body for message in consumer.fetch(5, timeout=WAIT_S)]
 
     assert (first, rest) == (b"one", [b"two"])
+
+
+def test_topic_of_python_has_its_own_group_when_it_is_asked_for(zbus: ZbusLab, topic: str) -> None:
+    """What a native producer has stored is there for a zbus client that never declared anything."""
+    with SyncProducer(topic, broker=zbus.address) as producer:
+        producer.send("before")
+    client = zbus.client(PYTHON)
+
+    assert client.ask("consume", topic=topic).text == "before"
+    assert client.ask("consume", topic=topic, consume_group="other").status == 404

@@ -179,3 +179,30 @@ def test_list_of_the_environment_has_commas(
     monkeypatch.setenv("ZBUSRPC_ALLOW_ORIGINS", value)
 
     assert load_settings().allow_origins == origins
+
+
+@pytest.mark.parametrize(
+    ("written", "known"),
+    [
+        ("https://App.example.org/", "https://app.example.org"),
+        ("http://localhost:8000", "http://localhost:8000"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_as_browsers_write_them(written: str, known: str) -> None:
+    """A slash at the end, as it stands in the address bar, and capital letters do no harm."""
+    assert load_settings(allow_origins=[written]).allow_origins == (known,)
+
+
+@pytest.mark.parametrize("wrong", ["app.example.org", "http://", "https://a.example/path", "foo"])
+def test_what_is_no_origin_is_refused(wrong: str) -> None:
+    """A page would get 403, and nobody would know why."""
+    with pytest.raises(ConfigError, match="is no origin: write https://app"):
+        load_settings(allow_origins=[wrong])
+
+
+@pytest.mark.parametrize("wrong", ["foo:bar", "http://x", "a b", "host:"])
+def test_what_is_no_address_is_not_advertised(wrong: str) -> None:
+    """Clients of zbus would be sent there."""
+    with pytest.raises(ConfigError, match="--advertise"):
+        load_settings(advertise=wrong)

@@ -14,6 +14,7 @@ from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus.urls import PAGES, Command
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest
 from zbusrpc.transport.text import header_lines
 
@@ -25,6 +26,8 @@ METHODS: Final = "GET, HEAD, POST, OPTIONS"
 _PLAIN_METHODS: Final = frozenset({"GET", "POST"})
 _SIGNS_OF_LIFE: Final = frozenset({"heartbeat", "ping"})
 """Commands that clients send without their token, which does not make them others."""
+
+log = get_logger("broker")
 
 
 class House(Protocol):
@@ -56,6 +59,7 @@ class Doorkeeper:
         if origins.checks_host and headers.get("host", "") != self._host:
             if origins.is_rebound(headers):
                 text = f"this broker is for this machine, and not known as {headers['host']:.200}; see --advertise"
+                _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
             self._host = headers.get("host", "")
@@ -66,6 +70,7 @@ class Doorkeeper:
             if not _admits_page(origins, request, command):
                 page = f"of {headers['origin']:.200}" if "origin" in headers else "of another site"
                 text = f"pages {page} may not use this broker; start it with --allow-origin to let them"
+                _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
         if "text/html" in headers.get("accept", ""):
@@ -83,7 +88,9 @@ class Doorkeeper:
             return True
         rights = access.rights_of(token)
         if rights is None:
-            _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, "this broker does not know the token")
+            text = "this broker does not know the token"
+            _note(session, text)
+            _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, text)
             return False
         if shown and not _written_token(request.headers) and _may_be_forged(request, command):
             text = "a cookie does not tell who asks for this: show the token by the header token or authorization"
@@ -138,6 +145,11 @@ def _is_safe(request: HttpRequest, command: Command | None) -> bool:
     if command is None:
         return request.method != "POST" and request.target.count(b"/") < 3
     return command.name in SAFE
+
+
+def _note(session: Session, reason: str) -> None:
+    """Let whoever looks at the log see who is not let in."""
+    log.info("broker.refused", peer=session.name, reason=reason)
 
 
 def _refuse(exchange: Exchange, command: Command | None, status: int, text: str) -> None:

@@ -345,10 +345,10 @@ class TextPeer(asyncio.Protocol):
             self._transport.abort()
 
     def close(self, reason: str) -> None:
-        """Answer what has not been answered with UNAVAILABLE, and close."""
-        for exchange in list(self._exchanges):
-            if exchange.data is None and not exchange.is_stream:
-                exchange.answer_http(gateway.error_response(RpcError(Code.UNAVAILABLE, reason)))
+        """Answer what has not been answered with the reason, and close."""
+        code = Code.UNAUTHENTICATED if reason.startswith(Code.UNAUTHENTICATED) else Code.UNAVAILABLE
+        for exchange in [one for one in self._exchanges if one.data is None and not one.is_stream]:
+            exchange.answer_http(gateway.error_response(RpcError(code, reason)))
         if self._socket is not None:
             self._socket.close(1001, reason)
         self._is_ending = True

@@ -75,7 +75,7 @@ class TlsListener:
             )
         except OSError as error:
             arrival.leave()
-            log.debug("broker.tls_failed", peer=format_peername(peername), reason=str(error) or type(error).__name__)
+            log.info("broker.tls_failed", peer=format_peername(peername), reason=str(error) or type(error).__name__)
         except Exception:  # a fault of ours must not go unseen
             arrival.leave()
             log.exception("broker.handshake_fault", peer=format_peername(peername))

@@ -109,8 +109,12 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
 
 
 def reload_on_signal(server: Server, settings: Settings) -> None:
-    """Read tokens and certificate again on SIGHUP. What cannot be used is logged, and the old ones stay in force."""
-    if sys.platform != "win32" and (settings.tokens or settings.tls_cert):
+    """Read tokens and certificate again on SIGHUP, where there are any; in the background it ends no broker.
+
+    What cannot be used is logged, and the old ones stay in force.
+    """
+    has_files = settings.tokens is not None or settings.tls_cert is not None
+    if sys.platform != "win32" and (has_files or not sys.stdin.isatty()):  # a terminal that closes ends what it shows
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server, settings)
 
 

@@ -130,6 +130,9 @@ def run_pub(
     """
     if file is not None and bodies:
         fail(f"{bodies[0]!r} and --file {file}: a body comes from one place", USAGE)
+    id_ = options.get("id")
+    if id_ is not None and file is None and (len(bodies) != 1 or count != 1):
+        fail(f"--id {id_} names one message: give one BODY; those that follow would count as sent again", USAGE)
     tally = Tally(topic)
     source = _bodies(bodies, file, settings.message_bytes_max, tally)
     try:

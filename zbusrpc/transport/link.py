@@ -14,7 +14,7 @@ import ssl
 from functools import partial
 from typing import Final, Protocol
 
-from zbusrpc.config import client_security
+from zbusrpc.config import DEFAULT_PORT, client_security
 from zbusrpc.errors import FrameTooLargeError, LinkError, TokenRefusedError, ZbusError, did_you_mean
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
@@ -239,12 +239,17 @@ def _explain_system(address: Address, error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"the host name {address.host} is unknown{did_you_mean(address.host, ['localhost'])}"
     if isinstance(error, ConnectionRefusedError):
-        return "nothing listens there; start one with: zbusrpc broker"
+        is_here = address.host in {"localhost", "127.0.0.1", "::1"}
+        return f"nothing listens there{f'; start one with: {_command(address)}' if is_here else ''}"
     if isinstance(error, TimeoutError):
         return f"no answer within {DIAL_TIMEOUT_S:g} s"
     if isinstance(error, ConnectionError):
         return _explain_closed(address, "it may speak no TLS")
     return (error.strerror or str(error)).lower()
+
+
+def _command(address: Address) -> str:
+    return "zbusrpc broker" + (f" --port {address.port}" if address.port != DEFAULT_PORT else "")
 
 
 def _explain_closed(address: Address, guess: str) -> str:

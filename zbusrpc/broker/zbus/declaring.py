@@ -12,7 +12,6 @@ from itertools import chain, count
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zbusrpc.broker.access import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
@@ -196,6 +195,35 @@ def _masked(options: dict[str, Any], topic: Topic) -> dict[str, Any]:
     return masked
 
 
+def make_own_group(
+    dialect: "Dialect", command: Command, exchange: Exchange, then: Callable[[Command, Exchange], None]
+) -> bool:
+    """Make the group of its own name that a topic lacks, as one that a native client has declared does, and go on.
+
+    Returns:
+        Whether that is to be waited for; if not, `then` is not called.
+
+    Raises:
+        RpcError: PERMISSION_DENIED, or there are too many groups.
+    """
+    topic = dialect.hub.topic(command.topic)
+    if topic is None or topic.options.rpc or group_of(topic, topic.name) is not None:
+        return False
+    dialect.require(command, Operation.CONSUME, topic.name, topic.name)
+
+    def made(group: Group | None, error: RpcError | None) -> None:
+        try:
+            if error is not None:
+                raise error
+            then(command, exchange)
+        except RpcError as refusal:
+            dialect.refuse(exchange, refusal)
+
+    options = GroupOptions(**_masked({}, topic))
+    dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made)
+    return True
+
+
 def _group_options(command: Command) -> dict[str, Any]:
     """Return the options of a group that a command names.
 
@@ -346,39 +374,6 @@ def _go_back(hub: Hub, topic: Topic, group: Group, offset: int) -> None:
 
 
 # -- the broker itself ---------------------------------------------------------------------------------------
-
-
-class _ServerAddress(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    address: str
-
-
-class _ServerInfo(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    serverAddress: _ServerAddress  # noqa: N815 - the wire's own name
-
-
-class _ServerEvent(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    serverInfo: _ServerInfo  # noqa: N815 - the wire's own name
-    live: bool
-
-
-def check_event(body: bytes) -> None:
-    """See that the body of a `track_pub` is a ServerEvent.
-
-    Raises:
-        RpcError: INVALID_ARGUMENT.
-    """
-    try:
-        _ServerEvent.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "body"
-        raise RpcError(Code.INVALID_ARGUMENT, f"track_pub: {where}: {first['msg'].lower():.200}") from None
 
 
 def home_text(hub: Hub) -> str:

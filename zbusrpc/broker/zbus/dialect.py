@@ -28,6 +28,7 @@ from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.zbus import calling, declaring, stored, values
+from zbusrpc.broker.zbus.events import check_event
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.urls import PAGES, Command
@@ -182,6 +183,8 @@ class Dialect:
     # -- consuming ---------------------------------------------------------------------------------------
 
     def _consume(self, command: Command, exchange: Exchange) -> None:
+        if not command.group and declaring.make_own_group(self, command, exchange, self._consume):
+            return
         topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
@@ -365,7 +368,7 @@ class Dialect:
 
     def _track_pub(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACK_PUB)
-        declaring.check_event(command.body)
+        check_event(command.body)
         if exchange.is_ordered or ("ack" in command.headers and values.wants_ack(command.headers)):
             exchange.answer_text(HTTPStatus.NOT_IMPLEMENTED, "this broker is the tracker of itself only")
 

@@ -438,4 +438,6 @@ def test_hang_up_ends_no_broker_in_the_background(processes: Processes) -> None:
     broker.send_signal(signal.SIGHUP)
 
     wait_until(lambda: broker.log("broker.reloaded"), "line of the log")
-    assert processes.run("topics", "--broker", address)[0] == 0
+    with dial(address) as connection:
+        connection.sendall(b"GET /ping HTTP/1.0\r\n\r\n")
+        assert read_to_end(connection).endswith(b"\r\n\r\nOK")

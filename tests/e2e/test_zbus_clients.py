@@ -318,5 +318,5 @@ def test_topic_of_python_has_its_own_group_when_it_is_asked_for(zbus: ZbusLab, t
         producer.send("before")
     client = zbus.client(PYTHON)
 
-    assert client.ask("consume", topic=topic).text == "before"
+    assert client.ask("consume", topic=topic).body == "before"
     assert client.ask("consume", topic=topic, consume_group="other").status == 404

@@ -53,6 +53,12 @@ class Pipe(asyncio.Transport):
         if not self._is_closing:
             self.written += data
 
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        pass
+
     def close(self) -> None:
         if not self._is_closing:
             self._is_closing = True

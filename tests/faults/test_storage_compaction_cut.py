@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from typing import Final
 
 import pytest
 
@@ -87,7 +88,15 @@ def changes_of_work() -> int:
     return changes
 
 
-@pytest.mark.parametrize("cut_after", range(1, changes_of_work() + 1))
+EACH: Final = 3
+"""By default one cut of so many is tried; all of them with --long."""
+CUTS: Final = [
+    pytest.param(number, marks=[pytest.mark.long] if number % EACH else [])
+    for number in range(1, changes_of_work() + 1)
+]
+
+
+@pytest.mark.parametrize("cut_after", CUTS)
 def test_power_cut_during_compaction_leaves_old_or_new(cut_after: int) -> None:
     """No latest record is lost, and none that was replaced or removed comes back; nothing is taken for damage."""
     disk, ledger = FaultyDisk(), Ledger()

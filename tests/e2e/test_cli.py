@@ -439,3 +439,19 @@ def test_bench_uses_the_broker_that_is_named(shared_site: Site, processes: Proce
 
     assert code == 0
     assert "calls/s with 32 in flight" in output
+
+
+def test_service_that_cannot_start_says_why_in_one_line(processes: Processes, tmp_path: Path) -> None:
+    """What its own code raises when it is entered is told as a line; the traceback stands in the log."""
+    (tmp_path / "down.py").write_text(
+        "from zbusrpc import service\n\n\n@service\nclass Down:\n    async def ping(self) -> int:\n        return 1\n\n"
+        "    async def __aenter__(self) -> 'Down':\n        raise RuntimeError('db down')\n\n"
+        "    async def __aexit__(self, *_: object) -> None:\n        pass\n"
+    )
+    _, address = processes.broker()
+
+    code, output, errors = processes.run("serve", "down:Down", "--broker", address, cwd=tmp_path)
+
+    assert (code, output) == (1, "")
+    assert errors.rstrip().splitlines()[-1] == "zbusrpc: Down cannot start: RuntimeError: db down; the log says where"
+    assert '"event":"serve.start_failed"' in errors.replace('": "', '":"')

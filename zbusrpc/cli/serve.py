@@ -12,7 +12,7 @@ from zbusrpc.cli.broker import address_of, make_server
 from zbusrpc.cli.loading import load
 from zbusrpc.cli.shell import announce, fail, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
-from zbusrpc.errors import ConfigError
+from zbusrpc.errors import ConfigError, ZbusError
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.hosting import hosted, make_instance
 from zbusrpc.service.worker import Worker
@@ -36,6 +36,23 @@ def run_serve(targets: list[str], settings: Settings, *, as_json: bool) -> None:
         run(_serve(loaded, settings, as_json=as_json))
 
 
+async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
+    """Start a service up.
+
+    Raises:
+        ZbusError: it is no service.
+        ConfigError: its own code failed; the log has the traceback.
+    """
+    try:
+        return await stack.enter_async_context(hosted(target))
+    except ZbusError:
+        raise
+    except Exception as error:
+        name = getattr(target, "__name__", type(target).__name__)
+        log.exception("serve.start_failed", service=name)
+        raise ConfigError(f"{name} cannot start: {type(error).__name__}: {error}; the log says where") from error
+
+
 async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> None:
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
@@ -44,7 +61,7 @@ async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> Non
     try:
         async with AsyncExitStack() as stack:
             for target in loaded:
-                definition, instance = await stack.enter_async_context(hosted(target))
+                definition, instance = await _enter(stack, target)
                 worker = Worker(
                     definition,
                     instance,

@@ -127,6 +127,10 @@ class TextSession:
         """Send a request of a zbus client."""
         return self._take(HttpRequest("GET", b"/", {"cmd": cmd, **headers}, body, True), is_ordered=False)
 
+    def start(self, cmd: str, **headers: str) -> Exchange:
+        """Send a request of a zbus client, and let no turn pass."""
+        return self._begin(HttpRequest("GET", b"/", {"cmd": cmd, **headers}, b"", True), is_ordered=False)
+
     def http(self, target: str, body: bytes = b"", **headers: str) -> Exchange:
         """Send a request of an HTTP client; `_` in names of headers stands for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -145,6 +149,11 @@ class TextSession:
                 self.dialect.receive(item)
 
     def _take(self, request: HttpRequest, *, is_ordered: bool) -> Exchange:
+        exchange = self._begin(request, is_ordered=is_ordered)
+        self._core.run()
+        return exchange
+
+    def _begin(self, request: HttpRequest, *, is_ordered: bool) -> Exchange:
         exchange = Exchange(
             lambda answered: self._core.broker.send(self.session, answered),
             id_=request.headers.get("id", ""),
@@ -152,7 +161,6 @@ class TextSession:
         )
         exchange.is_first = not self.is_behind
         self.dialect.take(Command(request), exchange)
-        self._core.run()
         return exchange
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.waiting import eventually
 from tests.support.zbus_core import TextSession, ZbusCore, read
+from zbusrpc.broker.access import Operation, Rights, Rule
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.text_peer import TextPeer
@@ -326,3 +327,30 @@ async def test_connections_that_were_cut_leave_no_object_behind(tmp_path: object
 
         assert len(asyncio.all_tasks()) == tasks
         assert not group.pool.members
+
+
+def test_group_that_is_made_for_a_consumer_which_has_gone_stays_empty(core: ZbusCore, anna: TextSession) -> None:
+    """The group of its own name is made for who asks for it; nobody consumes there who left before it was there."""
+    core.lab.store.declare("native", {}, update=False, done=lambda topic, error: None)
+    core.run()
+    anna.start("consume", topic="native")
+    anna.close()
+    core.run()
+
+    assert not core.group("native").pool.members
+
+
+def test_consume_that_waits_for_its_group_keeps_its_rights(core: ZbusCore, anna: TextSession) -> None:
+    """What the next request on the connection shows decides nothing about the one before."""
+    mine = Rights("mine", [Rule(operations=frozenset({Operation.CONSUME}))])
+    core.lab.store.declare("native", {}, update=False, done=lambda topic, error: None)
+    core.run()
+    anna.session.rights = mine
+    waiting = anna.start("consume", topic="native")
+    anna.session.rights = Rights("other")
+    core.run()
+
+    assert waiting.data is None
+    (consumer,) = core.group("native").pool.members
+    assert consumer.rights is mine
+    assert anna.session.rights is not mine

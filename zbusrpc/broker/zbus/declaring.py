@@ -210,14 +210,20 @@ def make_own_group(
     if topic is None or topic.options.rpc or group_of(topic, topic.name) is not None:
         return False
     dialect.require(command, Operation.CONSUME, topic.name, topic.name)
+    session, rights = dialect.session, dialect.session.rights
 
     def made(group: Group | None, error: RpcError | None) -> None:
+        if session.is_gone:
+            return
+        later, session.rights = session.rights, rights  # those of the request, and not of one that came meanwhile
         try:
             if error is not None:
                 raise error
             then(command, exchange)
         except RpcError as refusal:
             dialect.refuse(exchange, refusal)
+        finally:
+            session.rights = later
 
     options = GroupOptions(**_masked({}, topic))
     dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made)

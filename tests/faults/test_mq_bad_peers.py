@@ -2,8 +2,6 @@
 
 import random
 import struct
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.processes import Process, Processes
 from tests.support.queue_peer import QueuePeer, entry
+from tests.support.watch import watching
 from zbusrpc.broker.limits import Limits
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
@@ -47,28 +46,13 @@ class Site:
     @contextmanager
     def undisturbed(self, memory_mib_max: int = 64) -> Iterator[None]:
         """See that the good peer never waits long, and that the broker does not grow, while something is done."""
-        over, longest = threading.Event(), 0.0
         before = self.broker.memory_bytes
-
-        def watch() -> None:
-            nonlocal longest
-            with QueuePeer(self.address) as watcher:
-                while not over.is_set():
-                    began = time.monotonic()
-                    watcher.command("stats")
-                    longest = max(longest, time.monotonic() - began)
-                    time.sleep(0.01)
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        try:
+        good = QueuePeer(self.address)
+        with watching(self.broker, good, lambda peer: peer.command("stats"), every_s=0.01) as watch:
             yield
-        finally:
-            over.set()
-            watching.join()
         self.check()
-        print(f"longest wait {longest:.3f} s, {(self.broker.memory_bytes - before) // MIB} MiB more")
-        assert longest < STALL_S_MAX
+        print(f"longest wait {watch.longest_s:.3f} s, {(self.broker.memory_bytes - before) // MIB} MiB more")
+        assert watch.longest_s < STALL_S_MAX
         assert self.broker.memory_bytes - before < memory_mib_max * MIB
         assert "Traceback" not in self.broker.errors
 

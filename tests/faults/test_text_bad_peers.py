@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +27,7 @@ from tests.support.text_wire import (
     wire,
 )
 from tests.support.waiting import wait_until
+from tests.support.watch import watching
 from zbusrpc.message import Kind, Message, encode_headers
 from zbusrpc.transport.entries import encode_entry
 
@@ -56,36 +56,22 @@ class Site:
     def undisturbed(self, memory_mib_max: int = 32) -> Iterator[None]:
         """See that the good client never waits long, and that the broker does not grow, while something is done."""
         self.check()
-        over, longest, grown = threading.Event(), 0.0, 0
-        before = self.broker.memory_bytes
-
-        def watch() -> None:
-            nonlocal longest, grown
-            with wire(self.address) as watcher:
-                while not over.is_set():
-                    began = time.monotonic()
-                    assert body_of(watcher.ask(command("ping"))) == b"OK"
-                    longest = max(longest, time.monotonic() - began)
-                    grown = max(grown, self.broker.memory_bytes - before)
-                    time.sleep(0.005)
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        try:
+        with watching(self.broker, wire(self.address), _ping) as watch:
             yield
-        finally:
-            over.set()
-            watching.join()
         self.check()
-        print(f"longest wait {longest:.3f} s, at most {grown // MIB} MiB more")
-        assert longest < STALL_S_MAX
-        assert grown < memory_mib_max * MIB
+        print(f"longest wait {watch.longest_s:.3f} s, at most {watch.grown_bytes // MIB} MiB more")
+        assert watch.longest_s < STALL_S_MAX
+        assert watch.grown_bytes < memory_mib_max * MIB
         assert "Traceback" not in self.broker.errors
 
     def sessions(self) -> int:
         """Return how many sessions the broker has."""
         with QueuePeer(self.address) as peer:
             return int(peer.query()["statistics"]["sessions"])
+
+
+def _ping(peer: TextWire) -> None:
+    assert body_of(peer.ask(command("ping"))) == b"OK"
 
 
 @pytest.fixture(scope="module")

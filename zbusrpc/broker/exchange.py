@@ -104,8 +104,3 @@ class Exchange:
 def clean_id(text: str) -> str:
     """Return an id as it may stand in a header."""
     return header_line("id", text)[4:-2] if text else ""
-
-
-def is_error(status: int) -> bool:
-    """Whether a status says that something went wrong."""
-    return status >= HTTPStatus.BAD_REQUEST

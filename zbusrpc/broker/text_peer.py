@@ -57,7 +57,8 @@ class TextPeer(asyncio.Protocol):
         self._socket: WebSocket | None = None
         self._exchanges: deque[Exchange] = deque()
         self._out: list[bytes] = []
-        self._lost: list[Exchange] = []
+        self._unsure: list[Exchange] = []
+        """Those whose messages go back if what is written next meets no live connection."""
         self._ticks = self._idle_ticks = self._partial_ticks = 0
         self._is_zbus = False
         self._is_ending = False
@@ -265,9 +266,8 @@ class TextPeer(asyncio.Protocol):
         transport = self._transport
         if not transport.is_closing():
             transport.write(cast("bytes", exchange.data))
-        if exchange.on_lost is not None and transport.is_closing():
-            exchange.on_lost()
-            self._server.flush_soon()
+        if transport.is_closing():
+            self._lose(exchange)
 
     def _is_all(self, item: Any) -> bool:
         """Whether an item is the answer to the only request that waits, and nothing else is to be looked at."""
@@ -286,12 +286,10 @@ class TextPeer(asyncio.Protocol):
         if data is None:
             return
         if self._socket is not None and self._socket.is_closing:  # which sends nothing any more
-            if exchange.on_lost is not None:
-                exchange.on_lost()
-                self._server.flush_soon()
+            self._lose(exchange)
             return
         if exchange.on_lost is not None:
-            self._lost.append(exchange)
+            self._unsure.append(exchange)
         if self._socket is None:
             self._out.append(data)
         else:
@@ -331,16 +329,12 @@ class TextPeer(asyncio.Protocol):
 
     def _write(self) -> None:
         out, self._out = b"".join(self._out), []
-        lost, self._lost = self._lost, []
-        is_alive = not self._transport.is_closing()
-        if out and is_alive:
+        unsure, self._unsure = self._unsure, []
+        if out and not self._transport.is_closing():
             self._transport.write(out)
-            is_alive = not self._transport.is_closing()
-        if lost and not is_alive:
-            for exchange in lost:
-                assert exchange.on_lost is not None
-                exchange.on_lost()
-            self._server.flush_soon()
+        if self._transport.is_closing():
+            for exchange in unsure:
+                self._lose(exchange)
         if self._is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
             self._transport.abort()
 
@@ -359,9 +353,15 @@ class TextPeer(asyncio.Protocol):
     def _drop_exchanges(self) -> None:
         """Forget the requests whose answers will not be written; messages among them go to others."""
         for exchange in self._exchanges:
-            if exchange.data is not None and exchange.on_lost is not None:
-                exchange.on_lost()
+            if exchange.data is not None:
+                self._lose(exchange)
         self._exchanges.clear()
+
+    def _lose(self, exchange: Exchange) -> None:
+        """Give the message in an answer back, which nobody got."""
+        if exchange.on_lost is not None:
+            exchange.on_lost()
+            self._server.flush_soon()
 
     # -- bounds ------------------------------------------------------------------------------------------
 

@@ -19,7 +19,6 @@ from zbusrpc.transport.http import STATUS_LINES
 
 JSON_HEADER: Final = "content-type: application/json\r\n"
 """Exactly so: clients of zbus compare the value for equality."""
-TEXT_HEADER: Final = "content-type: text/plain; charset=utf-8\r\n"
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 """Whoever reads one of these takes a body for the next answer."""
 _NOT_IN_HEADERS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -83,11 +83,6 @@ class Journal:
         """How many groups it keeps."""
         return len(self._members)
 
-    @property
-    def is_failing(self) -> bool:
-        """Whether the last write failed."""
-        return self.failure is not None
-
     def read(self) -> dict[bytes, dict[str, Any]]:
         """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there."""
         found: dict[bytes, dict[str, Any]] = {}

@@ -101,9 +101,7 @@ def jsonrpc_id_of(body: bytes) -> tuple[bool, Any]:
         value = envelope.load(body)
     except RpcError:
         return False, None
-    return isinstance(value, dict) and value.get("jsonrpc") == "2.0", value.get("id") if isinstance(
-        value, dict
-    ) else None
+    return (value.get("jsonrpc") == "2.0", value.get("id")) if isinstance(value, dict) else (False, None)
 
 
 def reply_of(request: Message, command: Command, status: int, head: str, jsonrpc: tuple[bool, Any]) -> TextReply:

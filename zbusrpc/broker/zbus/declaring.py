@@ -18,10 +18,11 @@ from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
+from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.zbus import infos, masks, sse, values
-from zbusrpc.broker.zbus.hub import Hub, check_topic
+from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.stored import head_of
@@ -100,7 +101,7 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
         return
     store = dialect.hub.queues.store
     known = dialect.hub.topic(command.topic)
-    name = known.name if known is not None else check_topic(command.topic)
+    name = known.name if known is not None else check_name("topic", command.topic)
     group = command.group or name
     dialect.require(command, Operation.DECLARE, name, group)
     if _is_auto(command):

@@ -230,8 +230,7 @@ class Dialect:
     def _leave(self, place: Place) -> None:
         """Give up a place; requests that wait there get no answer, as their client has asked."""
         self.hub.queues.leave(place.subscription)
-        if place.consumer is not None:
-            self.hub.calls.leave(self.session, place.consumer.topic, self.hub.now())
+        place.stop_serving()
         place.abandon()
 
     def _ack(self, command: Command, exchange: Exchange) -> None:
@@ -339,8 +338,7 @@ class Dialect:
         for key, place in list(self.places.items()):
             if place.subscription.number == number:
                 del self.places[key]
-                if place.consumer is not None:
-                    self.hub.calls.leave(self.session, place.consumer.topic, self.hub.now())
+                place.stop_serving()
                 what = "Topic" if place.topic.is_removed else "ConsumeGroup"
                 name = place.topic.name if place.topic.is_removed else place.group.name
                 place.end(HTTPStatus.NOT_FOUND, f"{what}({name}) not found")

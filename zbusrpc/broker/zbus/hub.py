@@ -6,7 +6,6 @@ topology when that has changed (some changes at once: see PUSH_DELAY_S). A singl
 Pure: time and timers come from outside.
 """
 
-import random
 import secrets
 from collections.abc import Callable
 from hashlib import blake2b
@@ -18,7 +17,6 @@ from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.zbus import infos
@@ -50,7 +48,7 @@ class Hub:
         self.is_tls = False
         self.certificate = ""
         """Of the broker, in PEM."""
-        self._boot = f"{random.getrandbits(48):012x}"
+        self._boot = secrets.token_hex(6)
         self._key = secrets.token_bytes(32)
         self._sessions: dict[str, Dialect] = {}
         self._subscribers: dict[Dialect, Rights | None] = {}
@@ -251,7 +249,7 @@ class Hub:
         """Return the TopicInfo of a stored topic."""
         calls = self.calls.topics.get(topic.name.encode())
         groups = [topic.groups[name] for name in sorted(topic.groups)]
-        return infos.topic_info(self.server_facts(), topic, calls, groups)
+        return infos.topic_info(self.server_facts(), topic, calls, groups, is_service=self.is_service(topic))
 
     def info_of(self, name: str) -> Info | None:
         """Return the TopicInfo of a topic or service, or None."""
@@ -275,12 +273,3 @@ class Hub:
 
 def _may_see(rights: Rights | None, name: str) -> bool:
     return rights is None or rights.allows(Operation.QUERY, name)
-
-
-def check_topic(name: str) -> str:
-    """Return the name of a topic that is to be declared.
-
-    Raises:
-        RpcError: INVALID_ARGUMENT.
-    """
-    return check_name("topic", name)

@@ -48,13 +48,12 @@ def group_info(topic: Topic, group: Group) -> Info:
     }
 
 
-def topic_info(server: Info, topic: Topic, calls: CallTopic | None, groups: Iterable[Group]) -> Info:
+def topic_info(
+    server: Info, topic: Topic, calls: CallTopic | None, groups: Iterable[Group], *, is_service: bool
+) -> Info:
     """Return the TopicInfo of a stored topic; `calls` is the service of the same name, where one runs."""
     listed = [group_info(topic, group) for group in groups]
     serving = len(calls.consumers) if calls is not None else 0
-    is_service = topic.options.rpc or any(
-        not consumer.is_pulling for consumer in (calls.consumers if calls else {}).values()
-    )
     return {
         "error": None,
         **server,

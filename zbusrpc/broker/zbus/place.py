@@ -193,6 +193,12 @@ class Place:
             for _ in self._waiting:
                 hub.calls.ask(self.consumer, hub.now())
 
+    def stop_serving(self) -> None:
+        """Take no more calls; those that were taken may still be answered."""
+        if self.consumer is not None:
+            hub = self._dialect.hub
+            hub.calls.leave(self._dialect.session, self.consumer.topic, hub.now())
+
     def _stop_timer(self, exchange: Exchange) -> None:
         timer = self._timers.pop(exchange, None)
         if timer is not None:

@@ -22,7 +22,7 @@ import processes
 from calc import Calc
 
 from zbusrpc import connect, service
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.service.definition import define
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
@@ -50,7 +50,7 @@ async def latency_at_rate(address: str, rate: int, seconds: float) -> dict[str, 
             await asyncio.sleep(wait if wait > 0.001 else 0)
         tasks.append(asyncio.create_task(one(due)))
     await asyncio.gather(*tasks)
-    await close_callers()
+    await close_fleets()
     cuts = statistics.quantiles(latencies, n=100)
     return {"rate": rate, "p50_us": round(cuts[49] * 1e6), "p99_us": round(cuts[98] * 1e6)}
 
@@ -71,7 +71,7 @@ async def calls_per_s(address: str, seconds: float, size: int = 0, in_flight: in
     start = time.perf_counter()
     await asyncio.gather(*[caller() for _ in range(in_flight)])
     rate = count / (time.perf_counter() - start)
-    await close_callers()
+    await close_fleets()
     return rate
 
 

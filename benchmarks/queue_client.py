@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from zbusrpc import Consumer, Producer, mq
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 
 TOPIC = "bench"
 
@@ -19,7 +19,7 @@ async def produce_tasks_per_s(address: str, body: bytes, in_flight: int, seconds
     async with Producer(TOPIC, broker=address) as producer:
         await producer.send(body)
         count = await keep_busy(lambda: producer.send(body), in_flight, seconds)
-    await close_callers()
+    await close_fleets()
     return count / seconds
 
 
@@ -34,7 +34,7 @@ async def produce_pipelined_per_s(address: str, body: bytes, in_flight: int, sec
             count += 100
         await producer.flush()
         elapsed = time.perf_counter() - begin
-    await close_callers()
+    await close_fleets()
     return count / elapsed
 
 
@@ -44,7 +44,7 @@ async def produce_batches_per_s(address: str, body: bytes, size: int, in_flight:
     async with Producer(TOPIC, broker=address, in_flight_max=2 * size * in_flight) as producer:
         await producer.send(body)
         count = await keep_busy(lambda: producer.send_batch(batch), in_flight, seconds)
-    await close_callers()
+    await close_fleets()
     return count * size / seconds
 
 
@@ -73,7 +73,7 @@ async def consume_per_s(address: str, messages: int) -> float:
             if count >= messages:
                 break
         elapsed = time.perf_counter() - begin
-    await close_callers()
+    await close_fleets()
     return count / elapsed
 
 
@@ -88,7 +88,7 @@ async def fetch_per_s(address: str, messages: int, size: int) -> float:
                 await message.ack()
             count += len(fetched)
         elapsed = time.perf_counter() - begin
-    await close_callers()
+    await close_fleets()
     return count / elapsed
 
 
@@ -104,7 +104,7 @@ async def fill(address: str, body: bytes, messages: int) -> list[float]:
             for _ in range(part // 2000):
                 await asyncio.gather(*[producer.send_batch(batch) for _ in range(4)])
             rates.append((part // 2000) * 2000 / (time.perf_counter() - begin))
-    await close_callers()
+    await close_fleets()
     return rates
 
 
@@ -124,7 +124,7 @@ async def seek_ms(address: str, messages: int) -> dict[str, float]:
         start = first.timestamp + timedelta(seconds=chance.random() * span)
         await mq.peek(TOPIC, start=start, count=1, broker=address)
         by_time.append(time.perf_counter() - begin)
-    await close_callers()
+    await close_fleets()
     return {
         name: round(value * 1000, 3)
         for name, value in {
@@ -145,7 +145,7 @@ async def declare_many(address: str, count: int) -> None:
         producers = [Producer(name, broker=address) for name in names]
         await asyncio.gather(*[producer.send(b"x") for producer in producers])
         await asyncio.gather(*[producer.close() for producer in producers])
-    await close_callers()
+    await close_fleets()
 
 
 async def latency_us(address: str, body: bytes, rate: int, seconds: float, options: dict[str, Any]) -> dict[str, float]:
@@ -169,7 +169,7 @@ async def latency_us(address: str, body: bytes, rate: int, seconds: float, optio
             await asyncio.sleep(0.001)
         await asyncio.gather(*tasks)
     info = await mq.topic(TOPIC, broker=address)
-    await close_callers()
+    await close_fleets()
     cuts = statistics.quantiles(latencies, n=100)
     return {
         "p50_us": round(cuts[49] * 1e6),

@@ -28,7 +28,7 @@ import processes
 from calc import Calc
 
 from zbusrpc import connect
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 
 IN_FLIGHT = (1, 32, 128)
 TARGETS = {"nats": {1: 2.2, 32: 2.4, 128: 3.5}, "grpc.aio": {1: 4.0, 32: 12.0}}
@@ -49,7 +49,7 @@ class Contender:
 
 async def zbusrpc_add(address: str) -> Opened:
     """Return `add` of the typed proxy, and how to close."""
-    return connect(Calc, broker=address).add, close_callers
+    return connect(Calc, broker=address).add, close_fleets
 
 
 def start_contenders(stack: ExitStack, only: str | None) -> tuple[dict[str, Contender], list[str]]:

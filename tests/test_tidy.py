@@ -4,7 +4,7 @@ Imports point down. A module may import modules of its own layer and of those be
 
     5  assembly          cli, testing, __main__, zbusrpc itself
     4  links, servers    what waits: connection, link, peers, server, worker, client, producer, consumer, ...
-    3  cores             what decides: broker core; service dispatcher, schema, definition
+    3  cores             what decides: broker core; service dispatcher, schema, definition; selection, ring, health, ...
     2  codecs            how bytes become messages
     1  base              errors, message, config, telemetry, deadlines, envelope, version
 
@@ -29,9 +29,22 @@ ASSEMBLY, SHELL, CORE, CODEC, BASE = 5, 4, 3, 2, 1
 BASE_MODULES = {"errors", "message", "config", "telemetry", "deadlines", "envelope", "version"}
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
-BROKER_SHELLS = {"server", "advertise", "arrival", "tls_listener", "text_peer", "native_peer", "node", "loop_scheduler"}
-SERVICE_CORES = {"definition", "schema", "dispatcher"}
+BROKER_SHELLS = {
+    "reporter",
+    "reporting",
+    "server",
+    "advertise",
+    "arrival",
+    "tls_listener",
+    "text_peer",
+    "native_peer",
+    "node",
+    "loop_scheduler",
+    "usage",
+}
+SERVICE_CORES = {"definition", "schema", "dispatcher", "interface"}
 MQ_CORES = {"bodies", "infos", "naming", "options", "outgoing", "receipt"}
+CLUSTER_CORES = {"selection", "ring", "health", "topology"}
 CODEGEN_BANNED = {"broker", "transport", "cli"}
 WAITING = {
     "asyncio",
@@ -47,7 +60,7 @@ WAITING = {
 }
 """Libraries that wait, or that know the time or the network."""
 PURE_BASE = {"errors", "message", "deadlines", "envelope", "version"}
-HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "zbusrpc.broker", "zbusrpc.cli"}
+HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "prometheus_client", "zbusrpc.broker", "zbusrpc.cli"}
 """What `import zbusrpc` must not load: a client does without it. (structlog loads rich.)"""
 
 MODULES = {
@@ -65,13 +78,14 @@ def layer_of(module: str) -> int:
     if package in BASE_MODULES:
         return BASE
     if len(parts) == 1:
-        faces = {"transport": BASE, "broker": BASE, "service": BASE, "codegen": BASE, "mq": SHELL}
+        faces = {"transport": BASE, "broker": BASE, "service": BASE, "codegen": BASE, "cluster": BASE, "mq": SHELL}
         return faces.get(package, ASSEMBLY)
     layers = {
         "transport": SHELL if name in TRANSPORT_SHELLS else CODEC,
         "broker": SHELL if name in BROKER_SHELLS else CORE,
         "service": CORE if name in SERVICE_CORES else SHELL,
         "mq": CORE if name in MQ_CORES else SHELL,
+        "cluster": CORE if name in CLUSTER_CORES else SHELL,
         "codegen": CORE,
     }
     return layers[package]
@@ -127,7 +141,7 @@ def test_service_and_broker_meet_on_the_wire() -> None:
         (module, target)
         for module in MODULES
         for target, _ in imports_of(module)
-        if {package_of(module), package_of(target)} in ({"service", "broker"}, {"mq", "broker"})
+        if {package_of(module), package_of(target)} in ({"service", "broker"}, {"mq", "broker"}, {"cluster", "broker"})
     ]
 
     assert not met

@@ -68,6 +68,10 @@ class Settings(BaseModel):
     """Port that a broker listens on; 0 takes a free one."""
     advertise: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:[0-9]{1,5})?$")] | None = None
     """Address that a broker tells zbus clients to connect to, as `host` or `host:port`; by default where it listens."""
+    tracker: str = ""
+    """Trackers to which a broker reports, as `host:port;host2:port`; it may be one of them itself."""
+    tracker_only: bool = False
+    """Whether a broker has neither topics nor services, and only tracks others."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
     """Time limit of a call, in seconds."""
     concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None

@@ -71,6 +71,12 @@ class Kind(IntEnum):
     """Consumer to broker: I want no more; broker to consumer: there will be no more, and why."""
     COMMAND = 21
     """Client to broker: declare, remove, seek, peek, ...: what people and tools do with topics and groups."""
+    TRACK = 22
+    """Client to broker: tell me which brokers there are, and of every change. Answered by a REPLY."""
+    TOPOLOGY = 23
+    """Broker to client: what has changed among the brokers."""
+    REPORT = 24
+    """Broker to tracker: what I am, what has changed of it, or only that I live."""
 
 
 LINK_KINDS_MAX: Final = Kind.GOODBYE

@@ -29,10 +29,10 @@ from typing import Any, TypeVar, overload
 
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.service.blocking import close_blocking_callers
-from zbusrpc.service.calls import close_callers
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import is_service
 from zbusrpc.service.hosting import hosted
@@ -139,7 +139,7 @@ async def running_broker(
     try:
         yield address
     finally:
-        await close_callers(parse_addresses(address))
+        await close_fleets(parse_addresses(address))
         await close_blocking_callers(parse_addresses(address))
         await server.close()
 

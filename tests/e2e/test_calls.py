@@ -254,7 +254,7 @@ async def test_unexpected_error_keeps_its_secrets_and_is_logged_once(site: Site,
     assert "s3cret" not in str(caught.value)
     lines = await eventually(lambda: site.service.log("service.failed"), "log line")
     assert len(lines) == 1
-    assert lines[0]["call"] == f"{CALLER_SESSION}-1"
+    assert lines[0]["call"] == f"{CALLER_SESSION}-2"  # its first message asked which brokers there are
     assert lines[0]["method"] == "explode"
     assert "ZeroDivisionError: the secret is s3cret" in lines[0]["exception"]
     assert site.service.errors.count("service.failed") == 1

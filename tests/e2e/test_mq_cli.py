@@ -18,7 +18,7 @@ from tests.support.processes import Process, Processes
 from tests.support.terminal import run_on_terminal
 from tests.support.waiting import wait_until
 from zbusrpc import mq
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 
 ZBUSRPC = f"{shlex.quote(sys.executable)} -m zbusrpc"
 
@@ -469,7 +469,7 @@ async def letters(broker: str, topic: str) -> str:
             await message.reject(f"no stock of {message.offset}")
         while len(await mq.dead_letters(topic, broker=broker)) < 3:
             pass
-    await close_callers()
+    await close_fleets()
     return topic
 
 

@@ -14,7 +14,7 @@ from tests.support.processes import Processes, port_of
 from tests.support.relay import Relay, relaying
 from tests.support.waiting import WAIT_S, eventually
 from zbusrpc import Code, Producer, RpcError, UsageError, deadline, mq
-from zbusrpc.service.calls import caller_of_loop
+from zbusrpc.cluster.fleet import caller_of_loop
 from zbusrpc.testing import running_broker
 from zbusrpc.transport.address import parse_addresses
 

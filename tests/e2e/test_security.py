@@ -20,9 +20,9 @@ from zbusrpc import RpcError, connect
 from zbusrpc.broker import arrival, tls_listener
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.config import ClientSecurity
 from zbusrpc.errors import Code, ConfigError
-from zbusrpc.service.calls import close_callers
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.tls import client_context, renew_certificate, server_context
 
@@ -412,7 +412,7 @@ async def test_place_is_given_back_by_every_kind_of_connection() -> None:
             await connect("Lab", broker=server.broker.name).add(1, 2)
         assert caught.value.code is Code.UNAVAILABLE
         assert len(server.door._places) == 1
-        await close_callers(parse_addresses(server.broker.name))
+        await close_fleets(parse_addresses(server.broker.name))
         await eventually(lambda: not server.door._places, "a free place")
 
 

@@ -128,7 +128,7 @@ CASES: Final[list[tuple[str, Operation, dict[str, str], int | set[int]]]] = [
     ("server", Operation.SERVER, {}, 200),
     ("tracker", Operation.TRACKER, {}, 200),
     ("track_sub", Operation.TRACK_SUB, {}, 200),
-    ("track_pub", Operation.TRACK_PUB, {"ack": "true"}, 501),
+    ("track_pub", Operation.TRACK_PUB, {"ack": "true"}, 200),
     ("ssl", Operation.SSL, {}, 404),
 ]
 EVENT: Final = b'{"serverInfo":{"serverAddress":{"address":"x:1","sslEnabled":false}},"live":true}'

@@ -11,7 +11,7 @@ from tests.support.lab import Lab
 from tests.support.native import NativePeer, statistics
 from tests.support.processes import Processes
 from zbusrpc import Code, RpcError, UsageError, aio, blocking, connect, options
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 
 
 def test_blocking_proxy_is_shared_by_64_threads(shared_site: Site) -> None:
@@ -50,7 +50,7 @@ def test_one_proxy_works_in_several_loops_at_once(shared_site: Site) -> None:
     async def calls(number: int) -> list[int]:
         await asyncio.to_thread(together.wait)
         results = await asyncio.gather(*[proxy.add(number, step) for step in range(50)])
-        await close_callers()
+        await close_fleets()
         return results
 
     with ThreadPoolExecutor(4) as threads:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
 from zbusrpc import connect
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def site(processes: Processes) -> Site:
 async def links() -> AsyncIterator[None]:
     """Close the connections that the test's calls open."""
     yield
-    await close_callers()
+    await close_fleets()
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import orjson
 
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.message import Kind, Message
-from zbusrpc.service.calls import close_callers
 from zbusrpc.service.hosting import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
@@ -29,7 +29,7 @@ async def running_broker(*, limits: Limits | None = None, **options: Any) -> Asy
     try:
         yield server
     finally:
-        await close_callers()
+        await close_fleets()
         await server.close()
 
 

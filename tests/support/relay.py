@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.transport.address import parse_addresses
 
 
@@ -113,5 +113,5 @@ async def relaying(target: str) -> AsyncIterator[Relay]:
     try:
         yield relay
     finally:
-        await close_callers(parse_addresses(relay.address))
+        await close_fleets(parse_addresses(relay.address))
         await relay.close()

@@ -43,6 +43,8 @@ class ZbusCore:
     """One broker's core with its hub."""
 
     def __init__(self, *, has_queues: bool = True) -> None:
+        self._rings: list[tuple[float, int, Ring]] = []
+        self._numbers = itertools.count()
         self.lab = QueueLab()
         self.broker = Broker("127.0.0.1:15555")
         if has_queues:
@@ -51,8 +53,6 @@ class ZbusCore:
         self.hub = Hub(self.broker, now=scheduler.now, now_ms=scheduler.now_ms, later=self._later)
         self.hub.address = self.broker.name
         self.hub.attach()
-        self._rings: list[tuple[float, int, Ring]] = []
-        self._numbers = itertools.count()
         self._sessions: dict[int, TextSession] = {}
 
     def session(self) -> "TextSession":

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from zbusrpc.cli.loading import load
+from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, ConfigError, DefinitionError, RpcError, UsageError
 from zbusrpc.message import Kind, Message, encode_headers
 from zbusrpc.service.context import Context, ambient_deadline, context, deadline
 from zbusrpc.service.definition import service
 from zbusrpc.service.hosting import hosted, make_instance
-from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.telemetry import current_call
 
 

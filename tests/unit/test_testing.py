@@ -9,7 +9,7 @@ import pytest
 
 from zbusrpc import Code, DefinitionError, LinkError, RpcError, UsageError, aio, connect, context, options, service
 from zbusrpc.broker.limits import Limits
-from zbusrpc.service.calls import close_callers
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.testing import running, running_broker
 
 pytestmark = pytest.mark.anyio
@@ -182,7 +182,7 @@ async def test_nothing_is_left_running() -> None:
     assert asyncio.all_tasks() == before
     with pytest.raises(RpcError) as gone:
         await connect(Calc, broker=broker).add(1, 2)
-    await close_callers()
+    await close_fleets()
     assert gone.value.code is Code.UNAVAILABLE
 
 

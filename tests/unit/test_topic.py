@@ -10,7 +10,7 @@ def consumer(number: int, window: int) -> Consumer:
 
 
 def call(number: int) -> Call:
-    return Call(Session(99, "caller"), Message(Kind.REQUEST, number), None)
+    return Call(Session(99, "caller"), Message(Kind.REQUEST, number), None, 0.0)
 
 
 def test_consumer_with_the_most_credit_is_taken() -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.zbus.hub import BROADCAST_S, PUSH_DELAY_S
+from zbusrpc.broker.tracker.tracker import PUSH_DELAY_S
+from zbusrpc.broker.zbus.hub import BROADCAST_S
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Kind, Message
 

@@ -90,6 +90,11 @@ class Rights:
         self._rules = tuple(rules)
         self._decisions: dict[tuple[Operation, str, str | None], bool] = {}
 
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """What it is allowed, to be shown to whoever has the token."""
+        return self._rules
+
     def allows(self, operation: Operation, topic: str = "", group: str | None = None) -> bool:
         """Say whether the token may do something.
 

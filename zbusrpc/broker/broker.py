@@ -27,12 +27,14 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.reports import list_services
 from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import Flag, Kind, Message
 
 UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the token"
 """Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
 _PRODUCE: Final = int(Kind.PRODUCE)
+_COMMAND: Final = int(Kind.COMMAND)
 
 
 class Broker:
@@ -42,6 +44,8 @@ class Broker:
         self.calls = Calls(name, limits or Limits(), self.send)
         self.queues: Queues | None = None
         """Stored topics, where the broker has a data directory."""
+        self.tracker: Tracker | None = None
+        """What is known of other brokers."""
         self._stored_calls: StoredCalls | None = None
         self.dirty: list[Session] = []
         """Sessions whose outbox holds something; whoever sends it clears both."""
@@ -69,6 +73,18 @@ class Broker:
         if self._stored_calls is not None:
             self._stored_calls.restore()
 
+    def attach_tracker(self, tracker: Tracker) -> None:
+        """Take reports of other brokers in, and tell clients of them, from now on."""
+        self.tracker = tracker
+        self._commands |= {Kind.TRACK: tracker.track, Kind.REPORT: tracker.report}
+
+    def serve_nothing(self) -> None:
+        """Be a tracker only: calls, services and topics are refused from now on."""
+        self._commands |= {Kind.REQUEST: self._refuse, Kind.SUBSCRIBE: self._refuse}
+
+    def _refuse(self, session: Session, message: Message, now: float) -> None:
+        self.calls.send_error(session, message.id, refusals.tracker_only(self.name))
+
     # -- the life of a session ---------------------------------------------------------------------------
 
     def connect(self, name: str, message_bytes_max: int = BYTES_MAX) -> Session:
@@ -86,7 +102,7 @@ class Broker:
         kind = message.kind
         if session.rights is not None and not self._is_allowed(session.rights, session, message):
             return
-        if kind >= _PRODUCE:
+        if _PRODUCE <= kind <= _COMMAND:
             self._receive_queued(session, message)
         elif kind in self._commands:
             self._commands[kind](session, message, now)
@@ -131,6 +147,8 @@ class Broker:
         self.calls.set_congested(session, is_congested, now)
         if self.queues is not None:
             self.queues.set_congested(session, is_congested)
+        if self.tracker is not None and not is_congested:
+            self.tracker.catch_up(session)
 
     def disconnect(self, session: Session, now: float) -> None:
         """End a session: what it worked on is given to others, or fails."""
@@ -139,6 +157,8 @@ class Broker:
         self.calls.disconnect(session, now)
         if self.queues is not None:
             self.queues.disconnect(session)
+        if self.tracker is not None:
+            self.tracker.disconnect(session)
 
     # -- time and turns ----------------------------------------------------------------------------------
 
@@ -168,6 +188,11 @@ class Broker:
         session.outbox.append(message)
 
     # -- what it tells -----------------------------------------------------------------------------------
+
+    @property
+    def session_count(self) -> int:
+        """How many peers are connected."""
+        return len(self._sessions)
 
     def services(self, rights: Rights | None = None) -> list[dict[str, Any]]:
         """Return what is running, for listings: services with their instances and queues, as far as `rights` go."""

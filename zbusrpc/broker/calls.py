@@ -63,8 +63,8 @@ class Calls:
         """Whether durable services may subscribe."""
         self.on_stored_end: Callable[[Call, Message | None], None] = lambda call, reply: None
         """Told of the end of calls that are stored: see `mq/stored_calls.py`."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Told when an instance came or went."""
+        self.on_change: Callable[[str], None] = lambda name: None
+        """Told of the service of which an instance came or went."""
         self.on_unserved: Callable[[bytes], None] = lambda name: None
         """Told of a call that nobody serves, before it is refused: who hears it may still join."""
 
@@ -122,10 +122,11 @@ class Calls:
         session.last_id = message.id
         self.counters.requests += 1
         message.session = session.number
-        call = Call(session, message, now + message.timeout_ms / 1000 if message.timeout_ms else None)
+        call = Call(session, message, now + message.timeout_ms / 1000 if message.timeout_ms else None, now)
         session.calls[message.id] = call
         if self.is_draining or len(session.calls) > self.limits.calls_per_session_max:
-            self.refuse(call, self._refusal_of_session())
+            limit = self.limits.calls_per_session_max
+            self.refuse(call, refusals.of_session(self.name, limit, is_draining=self.is_draining))
             return None
         self.watch(call)
         return call
@@ -152,11 +153,6 @@ class Calls:
                 self._deliver(call, consumer, now)
                 return
         self._enqueue(call, topic)
-
-    def _refusal_of_session(self) -> RpcError:
-        if self.is_draining:
-            return refusals.draining(self.name)
-        return refusals.too_many("unanswered calls of one caller", self.limits.calls_per_session_max)
 
     def _topic_to_wait_in(self, call: Call) -> Topic | None:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
@@ -204,6 +200,8 @@ class Calls:
             self.counters.late_replies += 1
             return
         self.counters.replies += 1
+        assert call.consumer is not None
+        call.consumer.statistics.note_reply(now - call.began, now, is_error=bool(message.flags & _ERROR))
         if call.stored_offset >= 0:
             message.session, message.id = call.caller.number, call.request_id
         self._end(call, message)
@@ -255,7 +253,7 @@ class Calls:
             return None
         consumer = session.consumers[name] = Consumer(session, name, window, about, is_pulling=is_pulling)
         topic.join(consumer)
-        self.on_change()
+        self.on_change(topic_name(name))
         return consumer
 
     def ask(self, consumer: Consumer, now: float) -> None:
@@ -331,15 +329,8 @@ class Calls:
         self._dispatch(topic, now)
         if not topic.consumers:
             for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
-                self._fail_unserved(call)
+                self.refuse(call, refusals.unserved(topic_name(name), call))
         self.topics.forget_if_unused(name, topic)
-
-    def _fail_unserved(self, call: Call) -> None:
-        name = topic_name(call.message.topic)
-        if call.attempts:
-            self.refuse(call, refusals.instance_died(name, call, is_idempotent=True))
-        else:
-            self.refuse(call, refusals.not_started(name))
 
     def _lose_instance(self, call: Call) -> None:
         """Let a call whose instance died wait for another if that does no harm, or fail it."""
@@ -359,7 +350,7 @@ class Calls:
     def _leave(self, session: Session, name: bytes) -> None:
         """Take a session out of a topic's consumers; `_settle` the topic afterwards."""
         self.topics[name].leave(session.consumers.pop(name))
-        self.on_change()
+        self.on_change(topic_name(name))
 
     def _finish(self, session: Session, message: Message, now: float) -> Call | None:
         """Take a delivery off a session, give its credit back, and return the call unless it has ended."""
@@ -397,6 +388,9 @@ class Calls:
     def refuse(self, call: Call, error: RpcError) -> None:
         """End a call with an error of the broker's own."""
         self.counters.refused += 1
+        topic = self.topics.get(call.message.topic)
+        if topic is not None:
+            topic.statistics.note_refusal()
         self._end(call)
         self.send_error(call.caller, call.request_id, error)
 

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access import Access
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus.urls import PAGES, Command
@@ -50,7 +51,8 @@ class Doorkeeper:
 
         Args:
             request: As it came.
-            command: What it asks of the zbus dialect; None where it is for the gateway, which calls services.
+            command: What it asks of the zbus dialect; None where it is for the gateway, which calls services, or for
+                the monitor.
             exchange: Takes the answer, and headers that go along with any.
             session: Of the connection.
         """
@@ -73,9 +75,15 @@ class Doorkeeper:
                 _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
-        if "text/html" in headers.get("accept", ""):
+        if "text/html" in headers.get("accept", "") and not (command is None and paths.is_for_it(request)):
             exchange.head += SANDBOX
-        return self._house.access is None or self._admits_token(self._house.access, request, command, exchange, session)
+        if self._house.access is None or (command is None and paths.is_open(request)):
+            return True
+        return self._admits_token(self._house.access, request, command, exchange, session)
+
+    def show(self, token: str) -> None:
+        """Let a token hold for all messages of a WebSocket that show none."""
+        self._token = token
 
     def _admits_token(
         self, access: Access, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session
@@ -142,6 +150,8 @@ def _may_be_forged(request: HttpRequest, command: Command | None) -> bool:
 
 def _is_safe(request: HttpRequest, command: Command | None) -> bool:
     """Say whether a request changes nothing; one of the gateway is a call, or lists what runs."""
+    if command is None and paths.is_for_it(request):
+        return request.method != "POST"
     if command is None:
         return request.method != "POST" and request.target.count(b"/") < 3
     return command.name in SAFE

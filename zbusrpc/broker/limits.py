@@ -11,6 +11,8 @@ ATTEMPTS_MAX: Final = 3
 """How many instances an idempotent call may see die: a call that kills them must not kill them all."""
 RETRY_AFTER_S: Final = 0.5
 """What a full queue asks its callers to wait: a human's blink, and long enough for a queue to move."""
+INTERFACE_BYTES_MAX: Final = 64 * 1024
+"""What an instance tells of its methods, as JSON; more is not kept."""
 LINGER_S: Final = 30.0
 """A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 

@@ -6,12 +6,13 @@ reach. It says so in the `Origin` header, which a page cannot forge. Programs se
     no Origin, of no other site        a program, or a page of the broker's own: let in
     Origin among the allowed ones      let in, and the page may read the answer (CORS)
     Origin is the broker itself        let in, if its name can be trusted (see `_is_own_name`)
+    Origin is a broker of the set      let in: its page shows all of them
     anything else                      refused
 
 Names are compared in lower case. Pure: headers in, decisions and headers out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ PREFLIGHT_S: Final = 600
 """So long a browser remembers the answer to a preflight."""
 _SITES_OF_OTHERS: Final = frozenset({"cross-site", "same-site"})
 """A site is a host whatever the port, with those beside it: other programs of this machine have pages there, too."""
+_PORTS: Final = {"http": 80, "https": 443}
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "ip6-localhost"})
 
 
@@ -38,6 +40,7 @@ class Origins:
         *,
         has_tokens: bool = False,
         advertised_host: str = "",
+        addresses: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Take the rules of a broker.
 
@@ -46,10 +49,12 @@ class Origins:
             bound_host: What the broker listens on.
             advertised_host: The name by which it wants to be known.
             has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
+            addresses: Returns those of the brokers of its set, as `host:port`.
         """
         self._allowed = frozenset(origin.lower() for origin in allowed)
         self._own_names = {bound_host.lower(), advertised_host.lower()} - {""}
         self._has_tokens = has_tokens
+        self._addresses = addresses
         self.checks_host = not has_tokens and _is_loopback(bound_host.lower())
         """Whether every request is to be asked `is_rebound`: a broker for this machine alone, which trusts whoever
         reaches it."""
@@ -67,7 +72,7 @@ class Origins:
             return True
         if ANY in self._allowed:
             return not (self._has_tokens and "cookie" in headers)
-        return self._is_same(origin, headers.get("host", "").lower())
+        return self._is_same(origin, headers.get("host", "").lower()) or self._is_of_set(origin)
 
     def is_rebound(self, headers: Mapping[str, str]) -> bool:
         """Say whether a request came to the broker under a name that somebody else may have pointed here.
@@ -111,6 +116,11 @@ class Origins:
         scheme, _, netloc = origin.partition("://")
         return scheme in {"http", "https"} and bool(host) and netloc == host and self._is_own_name(_host_of(origin))
 
+    def _is_of_set(self, origin: str) -> bool:
+        """Say whether the page is that of another broker which belongs to this one's set."""
+        page = _place_of(origin)
+        return page is not None and any(_place_of(f"http://{address}") == page for address in self._addresses())
+
     def _is_own_name(self, name: str) -> bool:
         """Say whether a name is surely the broker's, and not one that somebody had resolve to its address."""
         if self._has_tokens or name in _LOOPBACK_NAMES or name.endswith(".localhost"):
@@ -127,6 +137,19 @@ def _host_of(url: str) -> str:
         return urlsplit(url).hostname or ""
     except ValueError:
         return ""
+
+
+def _place_of(origin: str) -> tuple[str, int] | None:
+    """Return host and port of an origin, all names of this machine as one; None for what is not of the web."""
+    try:
+        parts = urlsplit(origin.lower())
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    host = parts.hostname or ""
+    if port is None or not host or parts.scheme not in _PORTS:
+        return None
+    return "localhost" if _is_loopback(host) else host, port
 
 
 def _is_ip(name: str) -> bool:

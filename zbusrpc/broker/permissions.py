@@ -5,6 +5,8 @@
     PRODUCE                                 produce on the topic
     CONSUME                                 consume on the topic and the group, `auto-` where the broker names it
     QUERY, topics, topic, peek, dlq, stats  query; what they show is filtered
+    TRACK                                   track_sub; what is told is filtered
+    REPORT                                  track_pub
     declare, declare_group, seek, ...       declare
     remove, empty, purge_dead               remove or empty; without a group, on all groups
     retry_dead                              produce
@@ -34,6 +36,7 @@ _OPERATIONS: Final = {
     Kind.SUBSCRIBE: Operation.CONSUME,
     Kind.PRODUCE: Operation.PRODUCE,
 }
+_TRACKING: Final = {Kind.TRACK: Operation.TRACK_SUB, Kind.REPORT: Operation.TRACK_PUB}
 
 
 def check(rights: Rights, message: Message, store: Store | None) -> None:
@@ -50,6 +53,8 @@ def check(rights: Rights, message: Message, store: Store | None) -> None:
         require(rights, Operation.CONSUME, topic, AUTO_GROUP if group is None else group)
     elif kind == Kind.QUERY:
         require(rights, Operation.QUERY)
+    elif kind in _TRACKING:
+        require(rights, _TRACKING[Kind(kind)])
     elif kind == Kind.COMMAND:
         command = requests.parse_command(message.body)
         _CHECKS[type(command)](rights, command, store)

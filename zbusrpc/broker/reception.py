@@ -1,18 +1,21 @@
 """The reception of a text session: what becomes of one request.
 
     request ──> doorkeeper ──> /rpc/...         gateway: calls of services, as JSON
+                          ├──> /api/..., /      monitor: the page and what it shows
                           └──> cmd, /produce..  dialect: commands of zbus
 
 Pure: answers leave through exchanges.
 """
 
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
-from zbusrpc.broker import gateway
-from zbusrpc.broker.doorkeeper import Doorkeeper, House
+from zbusrpc.broker import doorkeeper, gateway
+from zbusrpc.broker.doorkeeper import Doorkeeper
 from zbusrpc.broker.exchange import Exchange, clean_id
 from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.monitor import paths
+from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.message import Kind, Message
@@ -24,24 +27,35 @@ MESSAGES: Final = frozenset({"produce", "rpc", "route", "ack"})
 """Commands that are carried out though whoever sent them has gone."""
 
 
+class House(doorkeeper.House, Protocol):
+    """What all sessions of a broker share."""
+
+    monitor: Monitor
+
+
 class Reception:
     """Takes the requests of one session."""
 
     def __init__(self, house: House, dialect: Dialect) -> None:
         self._dialect = dialect
         self._doorkeeper = Doorkeeper(house)
+        self._monitor = house.monitor
 
     def take(self, request: HttpRequest, exchange: Exchange) -> bool:
         """Carry a request out, unless it only wants to go on with WebSocket; say whether others wait for its answer."""
         headers = request.headers
-        is_gateway = "cmd" not in headers and gateway.is_for_it(request.target)
-        command = None if is_gateway else Command(request)
+        is_by_url = "cmd" not in headers
+        is_monitor = is_by_url and paths.is_for_it(request)
+        is_gateway = is_by_url and gateway.is_for_it(request.target)
+        command = None if is_gateway or is_monitor else Command(request)
         id_ = headers.get("id")
         if id_ is not None:
             exchange.id = id_ if id_.isprintable() else clean_id(id_)
         exchange.is_head = request.method == "HEAD"
         if not self._doorkeeper.admits(request, command, exchange, self._dialect.session) or request.is_upgrade:
             return False
+        if is_monitor:
+            return self._monitor.take(request, exchange, self._dialect, self._doorkeeper.show)
         if command is None:
             self._ask_gateway(request, exchange)
             return False

@@ -30,8 +30,10 @@ def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:
     return RpcError(Code.UNAVAILABLE, message, {"may_have_run": True, "attempts": call.attempts})
 
 
-def not_started(topic: str) -> RpcError:
+def unserved(topic: str, call: Call) -> RpcError:
     """The last instance left while the call was waiting."""
+    if call.attempts:
+        return instance_died(topic, call, is_idempotent=True)
     message = f"the last instance of service {topic} left before it took this call; it has not run"
     return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
 
@@ -74,8 +76,16 @@ def no_queues(broker: str) -> RpcError:
     return RpcError(Code.FAILED_PRECONDITION, message)
 
 
-def draining(broker: str) -> RpcError:
-    """The broker is about to end."""
+def tracker_only(broker: str) -> RpcError:
+    """The broker tracks others."""
+    message = f"broker {broker} only tracks others (--tracker-only): use one that reports to it"
+    return RpcError(Code.FAILED_PRECONDITION, message, {"may_have_run": False})
+
+
+def of_session(broker: str, calls_max: int, *, is_draining: bool) -> RpcError:
+    """The broker is about to end, or the caller has too many calls."""
+    if not is_draining:
+        return too_many("unanswered calls of one caller", calls_max)
     return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})
 
 

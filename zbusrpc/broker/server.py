@@ -4,6 +4,9 @@ Every connection begins with a byte that tells its framing; from then on a nativ
 and owns one session of the core. What the core decides within one turn of the event loop is collected and leaves
 in one write per connection.
 
+The core's clock is the system's monotonic one, which that of the loop follows: uvloop's has whole milliseconds, and
+stands still within a turn, which is too coarse to time calls.
+
 Promises: a peer that sends rubbish loses its own connection and nothing else; `close` drains before it ends.
 """
 
@@ -11,6 +14,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Protocol
 
 from zbusrpc.broker.access import Access, Rights
@@ -19,11 +23,14 @@ from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
+from zbusrpc.broker.tracker.reporting import Reporting
+from zbusrpc.broker.usage import own_usage
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
@@ -65,8 +72,10 @@ class Server:
         allow_origins: tuple[str, ...] = (),
         advertise: str | None = None,
         certificate: str = "",
+        trackers: tuple[Address, ...] = (),
+        is_tracker_only: bool = False,
     ) -> None:
-        loop = self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         limits = limits or Limits()
         self.broker = Broker(limits=limits)
         self.access = access
@@ -77,12 +86,14 @@ class Server:
         """Which web pages may use the broker."""
         self.door = Door(limits.connections_per_address_max)
         """Where connections take their places."""
-        self.hub = Hub(self.broker, now=loop.time, now_ms=_now_ms, later=self._later)
+        self.hub = Hub(self.broker, now=monotonic, now_ms=_now_ms, later=self._later)
         """What text sessions share."""
         self.hub.is_tls, self.hub.certificate = tls is not None, certificate
         self._advertise = advertise
         self.arrivals: set[Arrival] = set()
         """Connections that have not said a byte yet."""
+        self.monitor = Monitor(self.hub, usage=own_usage)
+        """What people are shown."""
         self._allow_origins = allow_origins
         self._host = ""
         self.message_bytes_max = message_bytes_max
@@ -95,6 +106,9 @@ class Server:
         self.data_dir = data_dir
         """Where stored topics are kept, or None."""
         self._durability = durability
+        self._trackers = trackers
+        self._is_tracker_only = is_tracker_only
+        self._reporting: Reporting | None = None
         self._node: Node | None = None
 
     async def start(self, host: str, port: int) -> str:
@@ -116,9 +130,18 @@ class Server:
         self.broker.name = str(Address(host, bound))
         self._host = host
         self.hub.address = advertised(self._advertise, host, bound)
-        self.hub.attach()
+        self._begin_tracking()
         self._note_access()
         return self.broker.name
+
+    def _begin_tracking(self) -> None:
+        """Tell of this broker, by the address at which it is reached, to whoever asks and to its trackers."""
+        self.hub.attach(tuple(map(str, self._trackers)), is_tracker_only=self._is_tracker_only)
+        if self._is_tracker_only:
+            self.broker.serve_nothing()
+        own = self.hub.tracker.own
+        self.hello = self.hello.model_copy(update={"address": own.address, "boot": own.boot})
+        self._reporting = Reporting(self.hub.tracker, self._trackers)
 
     async def _listen(self, host: str, port: int) -> asyncio.Server | TlsListener:
         def arrive() -> Arrival:
@@ -136,6 +159,8 @@ class Server:
         until = self._loop.time() + grace_s
         while self.broker.statistics()["in_flight"] and self._loop.time() < until:  # noqa: ASYNC110 - no events there
             await asyncio.sleep(DRAIN_POLL_S)
+        if self._reporting is not None:
+            await self._reporting.close()
         for peer in list(self._peers.values()):
             peer.close("the broker is shutting down")
         for arrival in list(self.arrivals):
@@ -162,6 +187,7 @@ class Server:
         self.access = access
         self._note_access()
         self.hub.renew(access)
+        self.monitor.live.renew(access)
         for number, reason in self.broker.replace_access(access).items():
             peer = self._peers.get(number)
             if peer is not None:
@@ -169,8 +195,13 @@ class Server:
 
     def _note_access(self) -> None:
         name = (self._advertise or "").rpartition(":")[0] or self._advertise or ""
+        self.monitor.access = self.access
         self.origins = Origins(
-            self._allow_origins, self._host, has_tokens=self.access is not None, advertised_host=name
+            self._allow_origins,
+            self._host,
+            has_tokens=self.access is not None,
+            advertised_host=name,
+            addresses=self.monitor.addresses,
         )
 
     # -- what peers call ---------------------------------------------------------------------------------
@@ -194,12 +225,12 @@ class Server:
         Raises:
             ProtocolError: the peer must not send this.
         """
-        self.broker.receive(session, message, self._loop.time())
+        self.broker.receive(session, message, monotonic())
 
     def set_congested(self, session: Session, is_congested: bool) -> None:
         """Tell the core that a peer reads too slowly, or has caught up."""
         if session.number in self._peers:
-            self.broker.set_congested(session, is_congested, self._loop.time())
+            self.broker.set_congested(session, is_congested, monotonic())
             self.flush()
 
     def disconnect(self, session: Session) -> None:
@@ -207,7 +238,7 @@ class Server:
         peer = self._peers.pop(session.number, None)
         if peer is not None:
             self.door.leave(peer)
-            self.broker.disconnect(session, self._loop.time())
+            self.broker.disconnect(session, monotonic())
             self.flush()
 
     # -- effects -----------------------------------------------------------------------------------------
@@ -256,7 +287,7 @@ class Server:
             self._timer = self._loop.call_at(self._timer_at, self._expire)
 
     def _expire(self) -> None:
-        self.broker.expire(self._loop.time())
+        self.broker.expire(monotonic())
         self._timer_at = None
         self.flush()
 

@@ -10,7 +10,11 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
+
 from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.call_statistics import CallStatistics
+from zbusrpc.broker.limits import INTERFACE_BYTES_MAX
 from zbusrpc.message import Message
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
@@ -81,7 +85,7 @@ class Session:
 class Consumer:
     """One session serving one topic."""
 
-    __slots__ = ("about", "credit", "is_pulling", "rights", "session", "topic", "window")
+    __slots__ = ("about", "credit", "interface", "is_pulling", "rights", "session", "statistics", "topic", "window")
 
     def __init__(
         self, session: Session, topic: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
@@ -96,8 +100,13 @@ class Consumer:
         """How many more it would take now."""
         self.is_pulling = is_pulling
         """Whether it asks for each request; else a reply is what lets the next one come."""
+        told = orjson.dumps(about.pop("interface", None))
+        self.interface = told if told != b"null" and len(told) <= INTERFACE_BYTES_MAX else None
+        """What it tells of its methods, as JSON, for the monitor; None where it told nothing."""
         self.about = about
         """What it says of itself, for listings."""
+        self.statistics: CallStatistics
+        """Where its calls are counted, with those of the other instances; set when it joins them."""
 
 
 class Call:
@@ -105,6 +114,7 @@ class Call:
 
     __slots__ = (
         "attempts",
+        "began",
         "caller",
         "consumer",
         "deadline",
@@ -116,7 +126,9 @@ class Call:
         "tick",
     )
 
-    def __init__(self, caller: Session, message: Message, deadline: float | None) -> None:
+    def __init__(self, caller: Session, message: Message, deadline: float | None, began: float) -> None:
+        self.began = began
+        """When it came, on the broker's clock."""
         self.caller = caller
         self.message = message
         self.request_id = message.id

@@ -7,6 +7,7 @@ Pure: nothing here sends; `calls.py` does with the pairs of call and consumer th
 
 from collections import OrderedDict
 
+from zbusrpc.broker.call_statistics import CallStatistics
 from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.session import Call, Consumer
 
@@ -14,7 +15,7 @@ from zbusrpc.broker.session import Call, Consumer
 class Topic:
     """The calls that wait for one service, and its instances."""
 
-    __slots__ = ("consumers", "pool", "queue")
+    __slots__ = ("consumers", "pool", "queue", "statistics")
 
     def __init__(self) -> None:
         self.consumers: dict[int, Consumer] = {}
@@ -23,6 +24,7 @@ class Topic:
         """The same, by credit."""
         self.queue: OrderedDict[Call, None] = OrderedDict()
         """Calls that wait, the next one first."""
+        self.statistics = CallStatistics()
 
     @property
     def is_unused(self) -> bool:
@@ -34,6 +36,7 @@ class Topic:
     def join(self, consumer: Consumer) -> None:
         """Let `consumer` take part."""
         self.consumers[consumer.session.number] = consumer
+        consumer.statistics = self.statistics
         self.pool.join(consumer, is_suspended=consumer.session.is_congested)
 
     def leave(self, consumer: Consumer) -> None:

@@ -56,6 +56,12 @@ def broker(
     advertise: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where zbus clients are told to connect [default: host:port]")
     ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="ADDRESSES", help="Trackers to report to, as host:port;host2:port")
+    ] = None,
+    tracker_only: Annotated[
+        bool | None, typer.Option("--tracker-only", help="Track other brokers, and have no topics.")
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Directory of stored topics [default: zbusrpc-data]")] = None,
     durability: DurabilityOption = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for calls in flight on shut-down [default: 10]")] = None,
@@ -91,6 +97,8 @@ def broker(
             host=host,
             port=port,
             advertise=advertise,
+            tracker=tracker,
+            tracker_only=tracker_only,
             data_dir=data_dir,
             durability=durability,
             grace=grace,
@@ -153,6 +161,20 @@ def call(
     from zbusrpc.cli.call import run_call
 
     run_call(method, params or [], settings_of(broker=broker, timeout=timeout, log_level="warning"), as_json=json)
+
+
+@app.command()
+@client_options
+def top(
+    broker: BrokerOption = None,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two pictures.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Show them once and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON line for each picture.")] = False,
+) -> None:
+    """Show brokers live: servers, busiest topics, groups that lag, services. Ctrl-C ends it."""
+    from zbusrpc.cli.top import run_top
+
+    run_top(settings_of(broker=broker, log_level="warning"), interval_s=interval, once=once, as_json=json)
 
 
 app.add_typer(messages)

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from zbusrpc.cli.shell import print_text, run
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.config import Settings
-from zbusrpc.service.calls import close_callers
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import service
 
@@ -75,7 +75,7 @@ async def _measure(address: str, *, concurrency: int, seconds: float, size: int)
     start = time.perf_counter()
     await asyncio.gather(*[caller() for _ in range(concurrency)])
     elapsed = time.perf_counter() - start
-    await close_callers()
+    await close_fleets()
     return {
         "calls": len(latencies),
         "calls_per_s": round(len(latencies) / elapsed),

@@ -15,7 +15,7 @@ from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.address import TLS_SCHEME
+from zbusrpc.transport.address import TLS_SCHEME, parse_addresses
 from zbusrpc.transport.tls import certificates_in, renew_certificate, server_context
 from zbusrpc.version import __version__
 
@@ -41,13 +41,15 @@ def make_server(settings: Settings) -> Server:
         limits=limits,
         message_bytes_max=settings.message_bytes_max,
         idle_s=settings.idle,
-        data_dir=settings.data_dir or _default_data_dir(settings),
+        data_dir=None if settings.tracker_only else settings.data_dir or _default_data_dir(settings),
         durability=Durability(settings.durability),
         access=_read_access(settings),
         tls=tls,
         allow_origins=settings.allow_origins,
         advertise=settings.advertise,
         certificate=certificates_in(settings.tls_cert) if settings.tls_cert is not None else "",
+        trackers=parse_addresses(settings.tracker) if settings.tracker else (),
+        is_tracker_only=settings.tracker_only,
     )
 
 
@@ -90,6 +92,7 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
     await server.start(settings.host, settings.port)
     calm_collector()
     stop = stop_event()
+    server.monitor.drain = stop.set
     reload_on_signal(server, settings)
     address = address_of(server)
     lines = [

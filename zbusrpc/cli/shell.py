@@ -13,8 +13,8 @@ from typing import Any, NoReturn, TypeVar
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.errors import ConfigError, RpcError
-from zbusrpc.service.calls import close_callers
 
 R = TypeVar("R")
 
@@ -58,7 +58,7 @@ async def _closing(main: Coroutine[Any, Any, R]) -> R:
     try:
         return await main
     finally:
-        await close_callers()
+        await close_fleets()
 
 
 def print_text(text: str) -> None:

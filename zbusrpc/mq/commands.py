@@ -7,10 +7,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from zbusrpc import envelope
+from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.fleet import caller_of_loop
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.mq.naming import brokers_of
-from zbusrpc.service.calls import Caller, caller_of_loop
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.transport.connection import Connection
 

@@ -16,12 +16,12 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
+from zbusrpc.cluster.fleet import caller_of_loop
+from zbusrpc.cluster.policy import was_lost
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.subscription import Subscription
-from zbusrpc.service.calls import caller_of_loop
-from zbusrpc.service.policy import was_lost
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.backoff import Backoff

@@ -17,15 +17,16 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
+from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.fleet import caller_of_loop
+from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
 from zbusrpc.mq.batch import Batch
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.receipt import Receipt
-from zbusrpc.service.calls import Caller, caller_of_loop
 from zbusrpc.service.context import ambient_deadline
-from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection

@@ -22,12 +22,12 @@ from typing import Any, Final, Literal
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cluster.caller import Caller
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
 from zbusrpc.mq.commands import result_of
 from zbusrpc.mq.outgoing import milliseconds
-from zbusrpc.service.calls import Caller
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
 

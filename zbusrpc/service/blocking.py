@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.errors import UsageError
-from zbusrpc.service.calls import close_callers
 from zbusrpc.transport.address import Address
 
 R = TypeVar("R")
@@ -51,7 +51,7 @@ def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any, i
 async def close_blocking_callers(brokers: tuple[Address, ...]) -> None:
     """Close the connection that blocking calls have opened to `brokers`, from another event loop."""
     if _portal is not None:
-        await asyncio.wrap_future(_portal.start_task_soon(close_callers, brokers))
+        await asyncio.wrap_future(_portal.start_task_soon(close_fleets, brokers))
 
 
 def _start() -> BlockingPortal:
@@ -67,7 +67,7 @@ def _stop() -> None:
     global _portal, _keeper
     portal, keeper, _portal, _keeper = _portal, _keeper, None, None
     if portal is not None and keeper is not None:
-        portal.call(close_callers)
+        portal.call(close_fleets)
         keeper.__exit__(None, None, None)
 
 

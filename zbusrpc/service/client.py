@@ -1,6 +1,6 @@
 """The client: `connect` makes a proxy whose methods are calls.
 
-A proxy holds no connection: each call finds the one of its event loop (see `calls.py`), so a proxy may be shared
+A proxy holds no connection: each call finds those of its event loop (see `cluster/fleet.py`), so a proxy may be shared
 between loops and threads. Parameters are written by the method's annotations and sent as they are; it is the
 service that checks them. What comes back is validated by the annotation of the result.
 """
@@ -12,10 +12,13 @@ import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
+from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
+from zbusrpc.cluster.policy import may_retry, was_lost
+from zbusrpc.cluster.selection import LeastLoaded, Selector, selector_of
 from zbusrpc.config import TIMEOUT_S, default_broker
 from zbusrpc.errors import RpcError, UsageError, did_you_mean
 from zbusrpc.message import (
@@ -28,11 +31,9 @@ from zbusrpc.message import (
     encode_headers,
 )
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.calls import Caller, caller_of_loop, close_callers
 from zbusrpc.service.codec import DynamicCodec, TypedCodec
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.service.definition import Color, Definition, define
-from zbusrpc.service.policy import may_retry, was_lost
 from zbusrpc.telemetry import client_span, is_tracing
 from zbusrpc.transport.address import Address, parse_addresses
 from zbusrpc.transport.backoff import Backoff
@@ -57,13 +58,19 @@ class CallOptions:
     metadata: tuple[tuple[str, str], ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     """Further message headers, for tools."""
+    selector: Selector = field(default_factory=LeastLoaded)
+    """Who chooses among the brokers that have the service."""
+    key: str | None = None
+    """Calls with the same key go to the same broker."""
 
 
 @overload
-def connect(service: type[T], /, *, broker: str | None = None) -> T: ...
+def connect(service: type[T], /, *, broker: str | None = None, selector: str | Selector = ...) -> T: ...
 @overload
-def connect(service: str, /, *, broker: str | None = None) -> Any: ...
-def connect(service: type[T] | str, /, *, broker: str | None = None) -> T | Any:
+def connect(service: str, /, *, broker: str | None = None, selector: str | Selector = ...) -> Any: ...
+def connect(
+    service: type[T] | str, /, *, broker: str | None = None, selector: str | Selector = "least-loaded"
+) -> T | Any:
     """Return a proxy for a service: for type checkers it is an instance of the class.
 
     An `async def` method is awaited, a `def` method blocks. A name instead of a class gives a proxy without types:
@@ -72,14 +79,17 @@ def connect(service: type[T] | str, /, *, broker: str | None = None) -> T | Any:
     Args:
         service: A class declared with `@service`, or the name of a service.
         broker: Brokers as `host:port;host2:port`; by default `ZBUSRPC_BROKER`, then `broker` in `zbusrpc.toml`, then
-            localhost:15555.
+            localhost:15555. Each of them tells of the others that it tracks: calls go to all that have the service.
+        selector: Who chooses the broker of each call, where there are several: `least-loaded`, `round-robin`, `random`,
+            `most-consumers`, `consistent-hash`, or an object of your own (see `Selector`).
 
     Raises:
         DefinitionError: the class is no service.
         ConfigError: `broker` is no address.
-        UsageError: the name is empty or longer than 255 bytes.
+        UsageError: the name is empty or longer than 255 bytes, or there is no such selector.
     """
-    options = CallOptions(brokers=parse_addresses(default_broker() if broker is None else broker))
+    brokers = parse_addresses(default_broker() if broker is None else broker)
+    options = CallOptions(brokers=brokers, selector=selector_of(selector))
     if isinstance(service, str):
         return DynamicProxy(service, options)
     return _typed_proxy(define(service), options)
@@ -91,7 +101,7 @@ async def disconnect() -> None:
     Calls that are under way end with UNAVAILABLE. The end of `asyncio.run` closes them, too: this is for programs that
     must let go earlier.
     """
-    await close_callers()
+    await close_fleets()
 
 
 def options(
@@ -103,6 +113,7 @@ def options(
     metadata: dict[str, str] | None = None,
     wait_for_ready: bool | None = None,
     caller: str | None = None,
+    key: str | None = None,
 ) -> T:
     """Return a proxy of the same type that calls in another way; what is not given stays.
 
@@ -113,6 +124,7 @@ def options(
         metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`.
         wait_for_ready: Wait for a broker and an instance until the time limit, instead of failing at once.
         caller: Who calls: what the handler finds in `context().caller`.
+        key: Calls with the same key go to the same broker as long as it is there, where there are several.
 
     Raises:
         UsageError: `proxy` is none, or a value cannot be used.
@@ -122,7 +134,7 @@ def options(
     if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
         raise UsageError(f"options(metadata={metadata}): names and values are strings")
     old, rebuild = _parts(proxy)
-    changes: dict[str, Any] = {"timeout": timeout, "retries": retries, "wait_for_ready": wait_for_ready}
+    changes: dict[str, Any] = {"timeout": timeout, "retries": retries, "wait_for_ready": wait_for_ready, "key": key}
     changes = {name: value for name, value in changes.items() if value is not None}
     if metadata:
         changes["metadata"] = tuple({**dict(old.metadata), **metadata}.items())
@@ -231,7 +243,7 @@ class MethodCall:
         self._headers = metadata | dict(call_options.headers)
         self._header_bytes = encode_headers(self._headers)
         self._flags = _flags(codec, call_options)
-        self._caller: Caller | None = None
+        self._fleet: Fleet | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         codec = self._codec
@@ -254,12 +266,18 @@ class MethodCall:
         self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float, header_bytes: bytes
     ) -> Any:
         codec, call_options = self._codec, self._options
-        caller = self._caller
-        if caller is None or caller.is_closed or caller.loop is not asyncio._get_running_loop():
-            caller = self._caller = caller_of_loop(call_options.brokers)
+        fleet = self._fleet
+        if fleet is None or fleet.is_closed or fleet.loop is not asyncio._get_running_loop():
+            fleet = self._fleet = fleet_of_loop(call_options.brokers)
         message = Message(_REQUEST, 0, self._topic, codec.encode(args, kwargs), header_bytes, self._flags)
         try:
-            reply = await caller.request(message, deadline, wait_for_ready=call_options.wait_for_ready)
+            reply = await fleet.request(
+                message,
+                deadline,
+                wait_for_ready=call_options.wait_for_ready,
+                selector=call_options.selector,
+                key=call_options.key,
+            )
             if reply.flags & _ERROR:
                 raise codec.revive(envelope.parse_error(reply.body))
         except RpcError as error:
@@ -323,8 +341,8 @@ async def _retry(
         flags = message.flags | (int(Flag.WAIT_FOR_READY) if waits else 0)
         again = Message(_REQUEST, 0, message.topic, message.body, message.header_bytes, flags)
         try:
-            caller = caller_of_loop(call_options.brokers)
-            reply = await caller.request(again, deadline, wait_for_ready=waits)
+            fleet, selector, key = fleet_of_loop(call_options.brokers), call_options.selector, call_options.key
+            reply = await fleet.request(again, deadline, wait_for_ready=waits, selector=selector, key=key)
             if not reply.flags & _ERROR:
                 return reply
             error = codec.revive(envelope.parse_error(reply.body))

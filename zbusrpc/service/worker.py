@@ -19,12 +19,13 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_deadline
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
-from zbusrpc.service.timers import DeadlineTimer
+from zbusrpc.service.interface import interface_of
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
@@ -94,6 +95,8 @@ class Worker:
         self.definition = definition
         self.concurrency = concurrency or definition.concurrency
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
+        self.interface = interface_of(definition)
+        """What brokers are told of the methods."""
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
@@ -232,6 +235,7 @@ class _Post:
             "methods": list(self._worker.definition.methods),
         }
         about |= {"durable": True} if self._worker.definition.durable else {}
+        about |= {"interface": self._worker.interface} if self._worker.interface is not None else {}
         body = orjson.dumps({"window": self._worker.concurrency, "about": about})
         self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
 

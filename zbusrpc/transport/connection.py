@@ -90,6 +90,8 @@ class Connection(asyncio.Protocol):
         """Whether the peer reads too slowly: hold back what can wait."""
         self.message_bytes_max = hello.message_bytes_max
         """Largest payload that both sides take."""
+        self.blocks_received = 0
+        """How often something was heard."""
         self.peername = ""
         """Address of the peer, for people."""
 
@@ -105,6 +107,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
+        self.blocks_received += 1
         self._backlog.append(self._decoder.feed(data))
         if len(self._backlog) == 1:
             self._receive_some()

@@ -28,6 +28,10 @@ class Hello(BaseModel):
     software: Annotated[str, Field(max_length=64)] = f"zbusrpc/{__version__}"
     name: Annotated[str, Field(max_length=255)] = ""
     """Who this is, for people: shown in listings and logs, never trusted."""
+    address: Annotated[str, Field(max_length=300)] = ""
+    """From the broker: the address by which trackers call it, and which is its name among brokers."""
+    boot: Annotated[str, Field(max_length=64)] = ""
+    """From the broker: names its process."""
     message_bytes_max: Annotated[int, Field(ge=1)] = MESSAGE_BYTES_MAX
     """Largest payload this side takes."""
     session: int = 0

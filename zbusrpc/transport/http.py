@@ -72,7 +72,7 @@ def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
     if keep_alive and response.status == HTTPStatus.OK and not response.headers:
         return _OK_HEAD % (len(response.body), response.body)
     headers = {"Connection": "keep-alive" if keep_alive else "close"} | response.headers
-    if response.status != HTTPStatus.NO_CONTENT:
+    if response.status not in {HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED}:
         headers = {"Content-Type": JSON_TYPE} | headers | {"Content-Length": str(len(response.body))}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return b"%b%b\r\n%b" % (STATUS_LINES[response.status], lines.encode("latin-1"), response.body)

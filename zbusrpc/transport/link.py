@@ -19,7 +19,7 @@ from zbusrpc.errors import FrameTooLargeError, LinkError, TokenRefusedError, Zbu
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
-from zbusrpc.transport.backoff import Backoff
+from zbusrpc.transport.backoff import CAP_S, Backoff
 from zbusrpc.transport.connection import CLOSE_TIMEOUT_S, Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.tls import client_context, explain_tls
@@ -53,8 +53,16 @@ class LinkUser(Protocol):
 class Link:
     """A connection to the first of some brokers that answers, kept open."""
 
-    def __init__(self, addresses: tuple[Address, ...], user: LinkUser, hello: Hello) -> None:
+    def __init__(
+        self, addresses: tuple[Address, ...], user: LinkUser, hello: Hello, *, wait_s_max: float = CAP_S
+    ) -> None:
         """Prepare a link; the token and TLS are those of the environment and `zbusrpc.toml`.
+
+        Args:
+            addresses: Where the broker may be reached, in the order in which they are tried.
+            user: Who is told.
+            hello: What is said first.
+            wait_s_max: Longest wait between two dials.
 
         Raises:
             ConfigError: they, or a file that they name, cannot be used.
@@ -72,6 +80,8 @@ class Link:
         self._closed = asyncio.Event()
         self._attempt: asyncio.Future[None] = self._loop.create_future()
         self._hurry = asyncio.Event()
+        self._wait_s_max = wait_s_max
+        self._is_stopped = False
         self.error: ZbusError | None = None
         """Why the link is down, where it is known."""
         self.name = ";".join(str(address) for address in self._addresses)
@@ -89,9 +99,9 @@ class Link:
 
     async def run(self) -> None:
         """Keep the link open until cancelled, or until a broker does not know the token."""
-        backoff = Backoff()
+        backoff = Backoff(cap_s=self._wait_s_max)
         try:
-            while True:
+            while not self._is_stopped:
                 await self._dial()
                 if self.is_refused:
                     return
@@ -99,6 +109,8 @@ class Link:
                 if self._connection is not None:
                     backoff.reset()
                     await self._closed.wait()
+                    if self._is_stopped:
+                        return
                 self._hurry.clear()
                 await asyncio.sleep(DIAL_GAP_S)
                 with contextlib.suppress(TimeoutError):
@@ -118,6 +130,18 @@ class Link:
     async def wait_next_attempt(self) -> None:
         """Return when the dial that comes next in its own time has ended."""
         await asyncio.shield(self._attempt)
+
+    def stop(self) -> None:
+        """Close the connection, if there is one, and let `run` end."""
+        self._is_stopped = True
+        self._hurry.set()
+        if self._connection is not None:
+            self._connection.close()
+
+    def drop(self, error: ZbusError) -> None:
+        """Give the connection up as if it had been lost, and dial again."""
+        if self._connection is not None:
+            self._connection.fail(error)
 
     def send(self, message: Message) -> None:
         """Send a message.

@@ -37,7 +37,7 @@ class Groups:
         self.topics: dict[str, Topic] = {}
         self.journal: Journal
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
         self._rng = rng
@@ -120,7 +120,7 @@ class Groups:
             jitter=self._rng.random,
         )
         topic.group_names[name.lower()] = name
-        self.on_change()
+        self.on_change(topic.name)
         return group
 
     def change_group(self, group: Group, changed: dict[str, Any], done: Done) -> None:
@@ -132,7 +132,7 @@ class Groups:
         before, after = group.options, group.options.model_copy(update=changed)
         group.set_options(after)
         self.on_group_moved(group)
-        self.on_change()
+        self.on_change(group.topic_name)
 
         def written(error: StorageError | None) -> None:
             if error is not None and group.options is after:
@@ -171,7 +171,7 @@ class Groups:
 
     def _end_group(self, topic: Topic, group: Group, reason: str, done: Done) -> None:
         self._forget(topic, group)
-        self.on_change()
+        self.on_change(topic.name)
         self.on_group_ended(group, RpcError(Code.NOT_FOUND, reason))
         self.journal.remove(group.key, lambda error: done(as_rpc_error(topic.name, error) if error else None))
 

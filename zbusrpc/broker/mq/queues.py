@@ -71,7 +71,7 @@ class Queues:
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()
         self._timed: dict[Group, float] = {}
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a consumer came or went."""
         self._pull_times: Deadlines[tuple[Subscription, int]] = Deadlines()
         store.on_readable = self._topic_grew
@@ -248,7 +248,7 @@ class Queues:
         session.subscriptions[subscription.number] = subscription
         group.join(subscription)
         self.wake(group)
-        self.on_change()
+        self.on_change(group.topic_name)
         return subscription
 
     def _ack(self, session: Session, message: Message) -> None:
@@ -336,7 +336,7 @@ class Queues:
         self._courier.end_pulls(subscription, lambda pull: True)
         group.leave(subscription, subscription.sent if seen is None else seen)
         self.wake(group)
-        self.on_change()
+        self.on_change(group.topic_name)
 
     def _let_linger(self, group: Group) -> None:
         """Remove a group that goes with its last consumer in a while, unless one comes back."""

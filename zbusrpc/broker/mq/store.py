@@ -134,7 +134,7 @@ class Store(Groups):
             on_readable=self.on_readable,
         )
         self.topics[found.name] = topic
-        self.on_change()
+        self.on_change(found.name)
         topic.committer.when_idle(partial(self._note_readable, topic))  # what a crash left is synced first
         for key, said in groups.items():
             group = self._make_group(topic, said["name"], options[key], key)
@@ -296,14 +296,14 @@ class Store(Groups):
             except OSError as error:
                 raise cannot(f"topic {topic.name} cannot be changed", error) from error
             topic.set_options(options)
-            self.on_change()
+            self.on_change(topic.name)
         done(topic, None)
 
     def remove_topic(self, topic: Topic, done: Done) -> None:
         """Remove a topic with its messages and groups, and tell when it cannot come back."""
         del self.topics[topic.name]
         topic.is_removed = True
-        self.on_change()
+        self.on_change(topic.name)
         for group in list(topic.groups.values()):
             self._end_group(topic, group, f"topic {topic.name} was removed", lambda error: None)
 

@@ -177,7 +177,7 @@ class StoredCalls:
         left_ms = record.expiry_ms - scheduler.now_ms() if record.expiry_ms else 0
         message = Message(Kind.REQUEST, record.offset + 1, topic.name.encode(), record.body, record.headers, _FLAGS)
         now = scheduler.now()
-        call = Call(NOBODY, message, now + left_ms / 1000 if record.expiry_ms else None)
+        call = Call(NOBODY, message, now + left_ms / 1000 if record.expiry_ms else None, now)
         call.is_stored, call.stored_offset = True, record.offset
         if left_ms < 0:
             self._note_end(call)

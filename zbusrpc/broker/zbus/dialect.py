@@ -28,7 +28,7 @@ from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.zbus import calling, declaring, stored, values
-from zbusrpc.broker.zbus.events import check_event
+from zbusrpc.broker.zbus.events import report_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.urls import PAGES, Command
@@ -91,6 +91,7 @@ class Dialect:
             self._refuse_unknown(command, exchange)
             return
         try:
+            self.hub.check_serves(command)
             carry_out(self, command, exchange)
         except RpcError as error:
             self.refuse(exchange, error)
@@ -366,9 +367,9 @@ class Dialect:
 
     def _track_pub(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACK_PUB)
-        check_event(command.body)
+        self.hub.tracker.take(self.session, report_of(command.body, self.name), is_leased=False)
         if exchange.is_ordered or ("ack" in command.headers and values.wants_ack(command.headers)):
-            exchange.answer_text(HTTPStatus.NOT_IMPLEMENTED, "this broker is the tracker of itself only")
+            exchange.answer(HTTPStatus.OK)
 
     def _ssl(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.SSL)

@@ -1,7 +1,7 @@
 """The hub: what all text sessions of a broker share.
 
 It finds topics by their names in any case, knows where a reply can be routed to, and tells subscribers of the
-topology when that has changed (some changes at once: see PUSH_DELAY_S). A single broker is its own tracker.
+topology when that has changed. What there is at other brokers it knows from its tracker (see `tracker/tracker.py`).
 
 Pure: time and timers come from outside.
 """
@@ -13,26 +13,31 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from zbusrpc.broker import refusals
 from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.tracker.registry import Server
+from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.broker.zbus import infos
 from zbusrpc.broker.zbus.infos import Info
 from zbusrpc.broker.zbus.masks import RPC
 from zbusrpc.broker.zbus.place import Timer
+from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.address import TLS_SCHEME
+from zbusrpc.transport.topology import ServerFacts, TopicFacts
 
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
-PUSH_DELAY_S: Final = 0.02
-"""Changes that come together are told together; a client that waits for one does not notice."""
-PUSH_BYTES_PER_S: Final = 20 * 1024 * 1024
-"""Where the topology is large, or many want to know it, it is told no more often than this allows."""
+OF_TRACKERS: Final = frozenset({"server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home"})
+"""Commands that have nothing to do with topics."""
 BROADCAST_S: Final = 30.0
+"""How often clients are told though nothing has changed, as trackers of zbus do."""
 
 Later = Callable[[float, Callable[[], None]], Timer]
 
@@ -52,20 +57,34 @@ class Hub:
         self._key = secrets.token_bytes(32)
         self._sessions: dict[str, Dialect] = {}
         self._subscribers: dict[Dialect, Rights | None] = {}
-        self._version = 0
         self._names: dict[str, str] | None = None
-        self._is_push_due = self._is_broadcasting = False
-        self._pushed_bytes = 0
-        """At the last push, to all together."""
+        self._is_broadcasting = False
         self._started_ms = now_ms()
+        self.tracker = Tracker(self, broker.send)
+        """What is known of other brokers."""
+        self.tracker.describe, self.tracker.on_change = self._describe, self._push
+        broker.attach_tracker(self.tracker)
         broker.calls.on_change = self.changed
         broker.calls.on_unserved = self._find_servant
 
-    def attach(self) -> None:
-        """Hear of changes of stored topics, where the broker has any."""
+    def attach(self, trackers: tuple[str, ...] = (), *, is_tracker_only: bool = False) -> None:
+        """Begin to tell of this broker: its address is known, and its stored topics are there.
+
+        Args:
+            trackers: Addresses of those to whom it reports.
+            is_tracker_only: Whether it has neither topics nor services.
+        """
         if self.broker.queues is not None:
             self.broker.queues.on_change = self.broker.queues.store.on_change = self.changed
-        self.changed()
+        facts = ServerFacts(
+            address=f"{TLS_SCHEME if self.is_tls else ''}{self.address}",
+            boot=self._boot,
+            software=infos.SERVER_VERSION,
+            started_ms=self._started_ms,
+            trackers=trackers,
+            is_tracker_only=is_tracker_only,
+        )
+        self.tracker.begin(facts, [topic.name for topic in self._stored()])
 
     # -- sessions ----------------------------------------------------------------------------------------
 
@@ -162,14 +181,21 @@ class Hub:
             if place is not None and place.is_waiting:
                 place.serve()
 
+    def check_serves(self, command: Command) -> None:
+        """See that a broker that only tracks is not asked for topics.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION.
+        """
+        if self.tracker.own.is_tracker_only and command.name not in OF_TRACKERS:
+            raise refusals.tracker_only(self.broker.name)
+
     # -- topology ----------------------------------------------------------------------------------------
 
-    def changed(self) -> None:
-        """Take note that topics, groups or consumers came or went."""
+    def changed(self, topic: str) -> None:
+        """Take note that a topic, its groups or its consumers came or went."""
         self._names = None
-        if self._subscribers and not self._is_push_due:
-            self._is_push_due = True
-            self.later(max(PUSH_DELAY_S, self._pushed_bytes / PUSH_BYTES_PER_S), self._push)
+        self.tracker.note(topic)
 
     def subscribe(self, dialect: "Dialect") -> None:
         """Tell a session of every change from now on."""
@@ -186,16 +212,18 @@ class Hub:
             for dialect, rights in renewed.items()
             if rights is not None and rights.allows(Operation.TRACK_SUB)
         }
-        self.changed()
+        self.tracker.renew(access)
 
     def catch_up(self, dialect: "Dialect") -> None:
         """Tell a subscriber that reads again what it has missed."""
         if dialect in self._subscribers:
-            self.changed()
+            self.tracker.push_soon()
 
-    def _push(self) -> None:
-        self._is_push_due, self._pushed_bytes = False, 0
-        version = self._next_version()
+    def _push(self) -> int:
+        """Tell all subscribers what there is; return the bytes that this took."""
+        if not self._subscribers:
+            return 0
+        pushed_bytes, version = 0, self.tracker.next_version()
         bodies: dict[Rights | None, bytes] = {}
         for dialect, rights in list(self._subscribers.items()):
             if dialect.session.is_congested:  # it catches up
@@ -203,27 +231,33 @@ class Hub:
             if rights not in bodies:
                 bodies[rights] = orjson.dumps(self._tracker_info(rights, version))
             dialect.push_topology(bodies[rights])
-            self._pushed_bytes += len(bodies[rights])
+            pushed_bytes += len(bodies[rights])
+        return pushed_bytes
 
     def _broadcast(self) -> None:
         """Tell subscribers at intervals, too, as trackers of zbus do."""
         self._is_broadcasting = bool(self._subscribers)
         if self._is_broadcasting:
-            self.changed()
+            self.tracker.push_soon()
             self.later(BROADCAST_S, self._broadcast)
 
     def tracker_info(self, rights: Rights | None) -> Info:
         """Return the TrackerInfo of this broker, with what `rights` may see."""
-        return self._tracker_info(rights, self._next_version())
+        return self._tracker_info(rights, self.tracker.next_version())
 
     def _tracker_info(self, rights: Rights | None, version: int) -> Info:
-        key = infos.server_key(self.address, is_tls=self.is_tls)
-        table = {key: self._server_info(rights, version)}
+        table = {}
+        for address, server in sorted(self.tracker.registry.servers.items()):
+            if server.facts.state == "live":  # clients of zbus leave those that are not listed
+                plain, is_tls = infos.plain_address(address)
+                is_own = server.source is None
+                info = self._server_info(rights, version) if is_own else _reported(server, rights)
+                table[infos.server_key(plain, is_tls=is_tls)] = info
         return {"error": None, **self.server_facts(), "infoVersion": version, "serverTable": table}
 
     def server_info(self, rights: Rights | None) -> Info:
         """Return the ServerInfo of this broker, with what `rights` may see."""
-        return self._server_info(rights, self._next_version())
+        return self._server_info(rights, self.tracker.next_version())
 
     def _server_info(self, rights: Rights | None, version: int) -> Info:
         server = self.server_facts()
@@ -236,7 +270,9 @@ class Hub:
             for name in sorted(found | running)
             if _may_see(rights, name)
         }
-        return {"error": None, **server, "infoVersion": version, "trackerList": [], "topicTable": table}
+        trackers = [infos.plain_address(tracker) for tracker in self.tracker.own.trackers]
+        listed = [infos.address_info(address, is_tls=is_tls) for address, is_tls in trackers]
+        return {"error": None, **server, "infoVersion": version, "trackerList": listed, "topicTable": table}
 
     def server_facts(self) -> Info:
         """Return what every info says of the broker."""
@@ -265,11 +301,27 @@ class Hub:
     def _stored(self) -> list[Topic]:
         return list(self.broker.queues.store.topics.values()) if self.broker.queues is not None else []
 
-    def _next_version(self) -> int:
-        """Return a number that grows with every snapshot, and over restarts."""
-        self._version = max(self._version + 1, self.now_ms())
-        return self._version
+    def _describe(self, name: str) -> TopicFacts | None:
+        """Return what trackers are told of a topic or service, or None where it is there no more."""
+        calls = self.calls.topics.get(name.encode())
+        topic = self.broker.queues.store.topics.get(name) if self.broker.queues is not None else None
+        if topic is not None:
+            return infos.topic_facts(topic, calls, is_service=self.is_service(topic))
+        if calls is not None and calls.consumers:
+            return infos.service_facts(name, calls, self._started_ms)
+        return None
 
 
 def _may_see(rights: Rights | None, name: str) -> bool:
     return rights is None or rights.allows(Operation.QUERY, name)
+
+
+def _reported(server: Server, rights: Rights | None) -> Info:
+    """Return the ServerInfo of another broker, with what `rights` may see."""
+    info = infos.reported_server(server)
+    table = {
+        name: infos.reported_topic(info, name, facts)
+        for name, facts in sorted(server.topics.items())
+        if _may_see(rights, name)
+    }
+    return info | {"topicTable": table}

@@ -13,7 +13,10 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.reports import lag_of
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.topic import Topic as CallTopic
+from zbusrpc.broker.tracker.registry import Server
 from zbusrpc.broker.zbus.masks import Mask
+from zbusrpc.transport.address import TLS_SCHEME
+from zbusrpc.transport.topology import GroupFacts, TopicFacts
 from zbusrpc.version import __version__
 
 SERVER_VERSION: Final = f"zbusrpc-{__version__}"
@@ -66,6 +69,83 @@ def topic_info(
         "createdTime": topic.created_ms,
         "lastUpdatedTime": topic.created_ms,
     }
+
+
+def topic_facts(topic: Topic, calls: CallTopic | None, *, is_service: bool) -> TopicFacts:
+    """Return what trackers are told of a stored topic."""
+    groups = tuple(
+        GroupFacts(
+            name=name,
+            mask=group.options.mask,
+            filter=group.options.filter,
+            consumers=len(group.pool.members),
+            lag=lag_of(topic, group),
+        )
+        for name, group in sorted(topic.groups.items())
+    )
+    serving = len(calls.consumers) if calls is not None else 0
+    return TopicFacts(
+        mask=topic.options.mask | (Mask.RPC if is_service else 0),
+        consumers=max(serving, sum(group.consumers for group in groups)),
+        depth=topic.log.next_offset,
+        created_ms=topic.created_ms,
+        groups=groups,
+    )
+
+
+def service_facts(name: str, calls: CallTopic, started_ms: int) -> TopicFacts:
+    """Return what trackers are told of a service whose calls are not stored."""
+    count = len(calls.consumers)
+    group = GroupFacts(name=name, consumers=count)
+    return TopicFacts(mask=int(Mask.RPC | Mask.MEMORY), consumers=count, created_ms=started_ms, groups=(group,))
+
+
+def reported_server(server: Server) -> Info:
+    """Return the ServerInfo of a broker that is known from its reports, without its topics."""
+    address, is_tls = plain_address(server.facts.address)
+    trackers = [plain_address(tracker) for tracker in server.facts.trackers]
+    return {
+        "error": None,
+        "serverAddress": address_info(address, is_tls=is_tls),
+        "serverVersion": server.facts.software,
+        "infoVersion": server.version,
+        "trackerList": [address_info(address, is_tls=is_tls) for address, is_tls in trackers],
+    }
+
+
+def reported_topic(server: Info, name: str, facts: TopicFacts) -> Info:
+    """Return the TopicInfo of a topic of another broker."""
+    times = {"creator": "", "createdTime": facts.created_ms, "lastUpdatedTime": facts.created_ms}
+    groups = [
+        {
+            "error": None,
+            "topicName": name,
+            "groupName": group.name,
+            "mask": group.mask,
+            "filter": group.filter,
+            "messageCount": group.lag,
+            "consumerCount": group.consumers,
+            "consumerList": [],
+            **times,
+        }
+        for group in facts.groups
+    ]
+    return {
+        "error": None,
+        "serverAddress": server["serverAddress"],
+        "serverVersion": server["serverVersion"],
+        "topicName": name,
+        "mask": facts.mask,
+        "messageDepth": facts.depth,
+        "consumerCount": facts.consumers,
+        "consumeGroupList": groups,
+        **times,
+    }
+
+
+def plain_address(address: str) -> tuple[str, bool]:
+    """Return an address as zbus writes it, and whether its port speaks TLS."""
+    return address.removeprefix(TLS_SCHEME), address.startswith(TLS_SCHEME)
 
 
 def service_info(server: Info, name: str, calls: CallTopic, started_ms: int) -> Info:

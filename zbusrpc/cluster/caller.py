@@ -1,7 +1,7 @@
-"""The caller's side of a link: requests out, replies back by their number.
+"""The caller's side of a link to one broker: requests out, replies back by their number.
 
-One `Caller` belongs to one event loop and one set of brokers; all proxies, producers and consumers there share it.
-It is opened by the first call. A call whose connection is lost fails with UNAVAILABLE, saying that it may have run.
+A `Caller` belongs to one event loop; all proxies, producers and consumers there share it (see `fleet.py`). A call whose
+connection is lost fails with UNAVAILABLE, saying that it may have run.
 """
 
 import asyncio
@@ -9,16 +9,16 @@ import os
 import socket
 import sys
 import time
-import weakref
 from collections import OrderedDict
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from zbusrpc.errors import Code, LinkError, RpcError, UsageError, ZbusError
+from zbusrpc.cluster.policy import LOST
+from zbusrpc.cluster.timers import DeadlineTimer
+from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
-from zbusrpc.service.policy import LOST
-from zbusrpc.service.timers import DeadlineTimer
 from zbusrpc.transport.address import Address
+from zbusrpc.transport.backoff import CAP_S
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
@@ -54,10 +54,33 @@ class Subscriber(Protocol):
         """The subscription has ended with its connection."""
 
 
-class Caller:
-    """The calls of one event loop to one set of brokers."""
+class Watcher(Protocol):
+    """What is told of a caller's link."""
 
-    def __init__(self, brokers: tuple[Address, ...]) -> None:
+    def caller_opened(self, theirs: Hello) -> None:
+        """There is a connection."""
+
+    def caller_lost(self, error: ZbusError) -> None:
+        """It is gone; those who wait for replies are told after this."""
+
+    def topology_told(self, message: Message) -> None:
+        """A TOPOLOGY came."""
+
+    def congestion_changed(self) -> None:
+        """The broker reads too slowly, or has caught up."""
+
+
+class Caller:
+    """The calls of one event loop to one broker."""
+
+    def __init__(self, broker: Address, watcher: Watcher, *, wait_s_max: float = CAP_S) -> None:
+        """Begin to open a connection.
+
+        Args:
+            broker: Where it is.
+            watcher: Who is told of the link.
+            wait_s_max: Longest wait between two dials.
+        """
         self.loop = asyncio.get_running_loop()
         self.is_closed = False
         """Whether a new caller is to be made: after a fork, or at the end of the loop."""
@@ -71,7 +94,9 @@ class Caller:
         self.late_replies = 0
         """Replies to calls that had already ended; they were dropped."""
         name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
-        self._link = Link(brokers, self, Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX))
+        hello = Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
+        self._watcher = watcher
+        self._link = Link((broker,), self, hello, wait_s_max=wait_s_max)
         self._task = self.loop.create_task(self._link.run())
         self._task.add_done_callback(self._note_end)
 
@@ -86,9 +111,27 @@ class Caller:
         return self._link.error
 
     @property
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether this caller will not be connected any more; who calls again makes another one."""
         return self.is_closed or self._link.is_refused
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the broker does not know the token."""
+        return self._link.is_refused
+
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether anybody waits for a reply or for messages."""
+        return bool(self._pending or self.subscribers)
+
+    def drop(self, error: ZbusError) -> None:
+        """Give the connection up as lost, and dial again."""
+        self._link.drop(error)
+
+    async def wait_attempt(self) -> None:
+        """Return when there is a connection, or the dial that runs or comes next has failed; see `error`."""
+        await self._link.wait_attempt()
 
     @property
     def is_ready(self) -> bool:
@@ -186,7 +229,7 @@ class Caller:
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 await self._link.wait_attempt()
-                while wait_for_ready and self._link.connection is None and not self._is_over:
+                while wait_for_ready and self._link.connection is None and not self.is_over:
                     await self._link.wait_next_attempt()
         except TimeoutError:
             reason = self._link.error or f"no answer from broker {self._link.name}"
@@ -234,7 +277,7 @@ class Caller:
     # -- what the link calls -----------------------------------------------------------------------------
 
     def link_opened(self, theirs: Hello) -> None:
-        """Do nothing: calls wait for the connection themselves."""
+        self._watcher.caller_opened(theirs)
 
     def message_received(self, message: Message) -> None:
         waiter = self._pending.pop(message.id, None)
@@ -252,11 +295,15 @@ class Caller:
             self.late_replies += 1
         elif subscriber is not None:
             subscriber.message_received(message)
+        elif message.kind == Kind.TOPOLOGY:
+            self._watcher.topology_told(message)
 
     def congestion_changed(self, is_congested: bool) -> None:
+        self._watcher.congestion_changed()
         self._wake_writer()
 
     def link_lost(self, error: ZbusError) -> None:
+        self._watcher.caller_lost(error)
         self._wake_writer()
         pending, self._pending = self._pending, {}
         subscribers, self.subscribers = self.subscribers, {}
@@ -285,52 +332,3 @@ def expired(topic: bytes) -> RpcError:
 
 def _lost(text: str, *, may_have_run: bool) -> RpcError:
     return RpcError(Code.UNAVAILABLE, text, {"may_have_run": may_have_run, LOST: True})
-
-
-# -- one caller for each event loop and each set of brokers --------------------------------------------------
-
-_Loop = asyncio.AbstractEventLoop
-_callers: weakref.WeakKeyDictionary[_Loop, dict[tuple[Address, ...], Caller]] = weakref.WeakKeyDictionary()
-_inherited: list[Any] = []
-"""What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
-
-
-def caller_of_loop(brokers: tuple[Address, ...]) -> Caller:
-    """Return the running loop's caller for `brokers`.
-
-    Raises:
-        UsageError: no asyncio event loop is running here.
-    """
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")
-    callers = _callers.setdefault(loop, {})
-    caller = callers.get(brokers)
-    if caller is None or caller.is_closed:
-        caller = callers[brokers] = Caller(brokers)
-    return caller
-
-
-async def close_callers(brokers: tuple[Address, ...] | None = None) -> None:
-    """Close the connections that calls of this event loop have opened; the next call opens a new one.
-
-    Args:
-        brokers: Close only the one to these.
-    """
-    callers = _callers.get(asyncio.get_running_loop(), {})
-    for name in [brokers] if brokers else list(callers):
-        caller = callers.pop(name, None)
-        if caller is not None:
-            await caller.close()
-
-
-def _forget_in_child() -> None:
-    _inherited.append(dict(_callers))
-    for callers in _callers.values():
-        for caller in callers.values():
-            caller.is_closed = True
-    _callers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)

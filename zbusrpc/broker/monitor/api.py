@@ -1,0 +1,309 @@
+"""The API: what can be asked for below /api, and what becomes of it.
+
+    a look       rows, at once
+    an order     a command of the message queue, as `broker/mq/commands.py` carries it out, with its permissions
+    others       /api/live, login and logout, drain
+
+`ROUTES` is all there is; `openapi.py` describes the same. Pure: requests in, values and commands out.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.monitor import paths
+from zbusrpc.broker.monitor.live import may_see
+from zbusrpc.broker.permissions import require
+from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.transport.http import HttpRequest
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.monitor.monitor import Monitor
+
+Value = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Asked:
+    """A request to the API."""
+
+    request: HttpRequest
+    rights: Rights | None
+    names: dict[str, str] = field(default_factory=dict)
+    """What the path names: `topic`, `group`, `service`."""
+
+    @cached_property
+    def query(self) -> dict[str, str]:
+        """The parameters of the URL."""
+        text = self.request.target.partition(b"?")[2].decode("latin-1")
+        return dict(parse_qsl(text, encoding="utf-8", errors="replace"))
+
+    @cached_property
+    def body(self) -> Value:
+        """The body, which is a JSON object or nothing.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT.
+        """
+        try:
+            value = orjson.loads(self.request.body or b"{}")
+        except orjson.JSONDecodeError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"the body is not JSON: {error}") from None
+        if not isinstance(value, dict):
+            raise RpcError(Code.INVALID_ARGUMENT, f"the body must be a JSON object, not {type(value).__name__}")
+        return value
+
+    def require(self, operation: Operation, topic: str = "", group: str | None = None) -> None:
+        """See that it is allowed.
+
+        Raises:
+            RpcError: PERMISSION_DENIED.
+        """
+        if self.rights is not None:
+            require(self.rights, operation, topic, group)
+
+
+Look = Callable[["Monitor", Asked], Any]
+Order = Callable[[Asked], Value]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One thing that can be asked for."""
+
+    method: str
+    path: str
+    about: str
+    """What it does, in one line."""
+    look: Look | None = None
+    order: Order | None = None
+    body: str = ""
+    """Name of the schema of its body; nothing where it takes none."""
+    result: str = "Result"
+    """Name of the schema of its result; with `[]` a list of those."""
+    query: tuple[str, ...] = ()
+    """Parameters of the URL."""
+    is_raw: bool = False
+    """Whether the answer is the result itself, without an envelope."""
+
+    @property
+    def name(self) -> str:
+        """What the request is called where routes need a name."""
+        words = [part.strip("{}") for part in self.path.split("/")[2:]]
+        return "_".join([self.method.lower(), *words]).replace("-", "_").replace(".", "_")
+
+    def match(self, method: str, parts: list[str]) -> dict[str, str] | None:
+        """Return the names in a path, or None where it is another one."""
+        own = self.path.split("/")[1:]
+        if method != self.method or len(own) != len(parts):
+            return None
+        if any(mine != theirs for mine, theirs in zip(own, parts, strict=True) if mine[:1] != "{"):
+            return None
+        return {mine.strip("{}"): theirs for mine, theirs in zip(own, parts, strict=True) if mine[:1] == "{"}
+
+
+def find(request: HttpRequest) -> tuple[Route, dict[str, str]]:
+    """Return what a request asks for, with the names in its path.
+
+    Raises:
+        RpcError: NOT_FOUND, or UNIMPLEMENTED where only the method is another.
+    """
+    parts = paths.parts_of(request.target)
+    method = "GET" if request.method == "HEAD" else request.method
+    for route in ROUTES:
+        names = route.match(method, parts)
+        if names is not None:
+            return route, names
+    others = [route.method for route in ROUTES if route.match(route.method, parts) is not None]
+    path = "/" + "/".join(parts)
+    if others:
+        raise RpcError(Code.UNIMPLEMENTED, f"{method} is not for {path:.200}: use {others[0]}")
+    hint = did_you_mean(path, [route.path for route in ROUTES])
+    raise RpcError(Code.NOT_FOUND, f"the API has no {path:.200}{hint}; GET /api lists what it has")
+
+
+# -- looks ---------------------------------------------------------------------------------------------------
+
+
+def _list_routes(monitor: "Monitor", asked: Asked) -> Any:
+    return [{"method": route.method, "path": route.path, "about": route.about} for route in ROUTES]
+
+
+def _describe_api(monitor: "Monitor", asked: Asked) -> Any:
+    from zbusrpc.broker.monitor.openapi import description
+
+    return description()
+
+
+def _server(monitor: "Monitor", asked: Asked) -> Any:
+    return monitor.server(asked.rights)
+
+
+def _servers(monitor: "Monitor", asked: Asked) -> Any:
+    return monitor.servers(asked.rights)
+
+
+def _topics(monitor: "Monitor", asked: Asked) -> Any:
+    asked.require(Operation.QUERY)
+    return [row for name, row in monitor.table().topics.items() if may_see(asked.rights, name)]
+
+
+def _topic(monitor: "Monitor", asked: Asked) -> Any:
+    name = asked.names["topic"]
+    asked.require(Operation.QUERY, name)
+    table = monitor.table()
+    if name not in table.topics:
+        seen = [other for other in table.topics if may_see(asked.rights, other)]
+        raise RpcError(Code.NOT_FOUND, f"there is no topic {name}{did_you_mean(name, seen)}")
+    groups = [row for (topic, _), row in table.groups.items() if topic == name]
+    return {**table.topics[name], "groups": [row for row in groups if may_see(asked.rights, name, row["group"])]}
+
+
+def _services(monitor: "Monitor", asked: Asked) -> Any:
+    asked.require(Operation.QUERY)
+    return [row for name, row in monitor.table().services.items() if may_see(asked.rights, name)]
+
+
+def _service(monitor: "Monitor", asked: Asked) -> Any:
+    name = asked.names["service"]
+    asked.require(Operation.QUERY, name)
+    table = monitor.table()
+    if name not in table.services:
+        seen = [other for other in table.services if may_see(asked.rights, other)]
+        raise RpcError(Code.NOT_FOUND, f"no service {name} is running{did_you_mean(name, seen)}")
+    return {**table.services[name], "interface": monitor.interface(name)}
+
+
+def _drain(monitor: "Monitor", asked: Asked) -> Any:
+    asked.require(Operation.ADMIN)
+    if monitor.drain is None:
+        text = "this broker ends with the program that it is part of, and cannot be drained from here"
+        raise RpcError(Code.FAILED_PRECONDITION, text)
+    monitor.drain()
+
+
+# -- orders --------------------------------------------------------------------------------------------------
+
+
+def _to_topic(command: str) -> Order:
+    """Return what makes a command about a topic, or about a group of it, of a request with options in its body."""
+
+    def order(asked: Asked) -> Value:
+        return {**asked.body, "command": command, **asked.names}
+
+    return order
+
+
+def _seek(asked: Asked) -> Value:
+    return {**asked.body, "command": "seek", "start": _start(asked.body.get("start")), **asked.names}
+
+
+def _show(command: str) -> Order:
+    """Return what makes a command that shows messages of a request with parameters in its URL."""
+
+    def order(asked: Asked) -> Value:
+        wanted: Value = {name: value for name, value in asked.query.items() if name != "token"}
+        if "start" in wanted:
+            wanted["start"] = _start(wanted["start"])
+        return {**wanted, "command": command, **asked.names}
+
+    return order
+
+
+def _start(value: Any) -> Any:
+    """Return a place in a topic as commands take it: `offset:7`, `time:2026-01-31T12:00:00Z` and `id:x` are others.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    kind, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if not colon:
+        return value
+    if kind == "offset" and text.isascii() and text.isdecimal():
+        return {"offset": int(text)}
+    if kind in {"id", "group"} and text:
+        return {kind: text}
+    try:
+        if kind == "time":
+            return {"time_ms": round(datetime.fromisoformat(text).timestamp() * 1000)}
+    except (ValueError, OverflowError, OSError):
+        pass
+    known = "oldest, newest, offset:N, time:ISO, id:ID or group:GROUP"
+    raise RpcError(Code.INVALID_ARGUMENT, f"start = {value!r:.80}: write {known}")
+
+
+LIVE: Final = "/api/live"
+LOGIN: Final = "/api/login"
+LOGOUT: Final = "/api/logout"
+_TOPIC: Final = "/api/topics/{topic}"
+_GROUP: Final = _TOPIC + "/groups/{group}"
+_PEEK: Final = ("start", "count", "filter", "body_bytes_max")
+
+ROUTES: Final = (
+    Route(method="GET", path="/api", about="List what there is.", look=_list_routes, result="RouteRow[]"),
+    Route(
+        method="GET", path="/api/openapi.json", about="Describe the API by OpenAPI.", look=_describe_api, is_raw=True,
+    ),
+    Route(
+        method="GET", path="/api/server", about="Show this broker and the token's rights.", look=_server,
+        result="OwnServer",
+    ),
+    Route(
+        method="GET", path="/api/servers", about="List the brokers that this one knows.", look=_servers,
+        result="ServerRow[]",
+    ),
+    Route(method="GET", path="/api/topics", about="List topics.", look=_topics, result="TopicRow[]"),
+    Route(method="GET", path=_TOPIC, about="Show a topic and its groups.", look=_topic, result="TopicDetails"),
+    Route(
+        method="GET", path=_TOPIC + "/messages", about="Show messages without consuming them.", order=_show("peek"),
+        query=_PEEK, result="Messages",
+    ),
+    Route(
+        method="GET", path=_TOPIC + "/dead-letters", about="Show the dead letters of a topic.", order=_show("dlq"),
+        query=_PEEK[:2], result="Messages",
+    ),
+    Route(method="GET", path="/api/services", about="List services.", look=_services, result="ServiceRow[]"),
+    Route(
+        method="GET", path="/api/services/{service}", about="Show a service and its interface.", look=_service,
+        result="ServiceDetails",
+    ),
+    Route(
+        method="GET", path=LIVE, about="Show everything; over WebSocket also every change.", result="Snapshot",
+    ),
+    Route(
+        method="POST", path=_TOPIC + "/declare", about="Make a topic, or change it.", order=_to_topic("declare"),
+        body="Declare",
+    ),
+    Route(method="POST", path=_TOPIC + "/remove", about="Remove a topic.", order=_to_topic("remove")),
+    Route(method="POST", path=_TOPIC + "/empty", about="Remove all messages of a topic.", order=_to_topic("empty")),
+    Route(
+        method="POST", path=_GROUP + "/declare", about="Make a group, or change it.",
+        order=lambda asked: {
+            **_to_topic("declare_group")(asked),
+            **({"start": _start(asked.body["start"])} if "start" in asked.body else {}),
+        },
+        body="DeclareGroup",
+    ),
+    Route(method="POST", path=_GROUP + "/remove", about="Remove a group.", order=_to_topic("remove")),
+    Route(method="POST", path=_GROUP + "/empty", about="Let a group pass all messages.", order=_to_topic("empty")),
+    Route(method="POST", path=_GROUP + "/pause", about="Let a group rest.", order=_to_topic("pause")),
+    Route(method="POST", path=_GROUP + "/resume", about="Let a group go on.", order=_to_topic("resume")),
+    Route(method="POST", path=_GROUP + "/seek", about="Move a group.", order=_seek, body="Seek"),
+    Route(
+        method="POST", path=_TOPIC + "/dead-letters/retry", about="Give dead letters back to their groups.",
+        order=_to_topic("retry_dead"), body="RetryDead",
+    ),
+    Route(
+        method="POST", path=_TOPIC + "/dead-letters/purge", about="Forget dead letters.",
+        order=_to_topic("purge_dead"), body="PurgeDead",
+    ),
+    Route(method="POST", path="/api/drain", about="Take this broker out.", look=_drain),
+    Route(method="POST", path=LOGIN, about="Show a token, and have it kept.", body="Login", result="RightsRow"),
+    Route(method="POST", path=LOGOUT, about="Have the token forgotten."),
+)  # fmt: skip

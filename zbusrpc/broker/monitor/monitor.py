@@ -1,0 +1,266 @@
+"""The monitor of one broker: what a request to it gets, what its viewers are told.
+
+Requests come here from the reception, through the same door as all others: hosts, origins and tokens were looked at.
+
+Pure: time, timers and figures of the process come from outside, answers leave through exchanges.
+"""
+
+from collections.abc import Callable, Collection
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.broker import gateway
+from zbusrpc.broker.access import Access, Operation, Rights
+from zbusrpc.broker.call_statistics import CallStatistics
+from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.monitor import api, login, pages, paths
+from zbusrpc.broker.monitor.live import Live, snapshot
+from zbusrpc.broker.monitor.rates import Rates
+from zbusrpc.broker.monitor.rows import Rows, ServerRow, Table
+from zbusrpc.broker.mq.reports import statistics_of
+from zbusrpc.broker.permissions import require
+from zbusrpc.broker.zbus.hub import Hub
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.transport.http import HttpRequest, HttpResponse
+from zbusrpc.version import __version__
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.zbus.dialect import Dialect
+
+
+class Usage(NamedTuple):
+    """What a process takes."""
+
+    cpu_s: float
+    """Since it began."""
+    memory_bytes: int
+
+
+class Monitor:
+    """The monitor of one broker."""
+
+    def __init__(self, hub: Hub, *, usage: Callable[[], Usage]) -> None:
+        """Take the broker that is to be shown.
+
+        Args:
+            hub: Of the broker.
+            usage: What its process takes.
+        """
+        self._hub = hub
+        self.usage = usage
+        """Returns what its process takes."""
+        self._rows = Rows(hub.broker)
+        self._rates = Rates()
+        self._started_ms = hub.now_ms()
+        self._load: float | None = None
+        self._usage_before: tuple[float, float] | None = None
+        self.access: Access | None = None
+        """As the server has it."""
+        self.others: Callable[[], list[ServerRow]] = list
+        """Returns what is known of other brokers of the set."""
+        self.drain: Callable[[], None] | None = None
+        """Takes this broker out, where whoever runs it lets that be done from here."""
+        self.live = Live(now=hub.now, later=hub.later, measure=self._measure, head=self._head, rest=self._forget_rates)
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def take(self, request: HttpRequest, exchange: Exchange, dialect: "Dialect", log_in: Callable[[str], None]) -> bool:
+        """Answer a request, now or when its command has been carried out; say whether others wait for its answer.
+
+        Args:
+            log_in: Lets a token hold for the rest of a WebSocket.
+        """
+        try:
+            self._take(request, exchange, dialect, log_in)
+        except RpcError as error:
+            self._refuse(exchange, dialect.session.rights, error)
+        return request.method == "POST"
+
+    def _take(
+        self, request: HttpRequest, exchange: Exchange, dialect: "Dialect", log_in: Callable[[str], None]
+    ) -> None:
+        rights = dialect.session.rights
+        first = paths.parts_of(request.target)[0]
+        if first == "metrics":
+            exchange.answer_http(self._metrics(request, rights))
+            return
+        if first != "api":
+            exchange.answer_http(pages.page(request))
+            return
+        route, names = api.find(request)
+        asked = api.Asked(request=request, rights=rights, names=names)
+        if route.order is not None:
+            self._carry_out(route.order(asked), exchange, dialect)
+        elif route.look is not None:
+            value = route.look(self, asked)
+            body = value if route.is_raw else {"result": value}
+            exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=orjson.dumps(body)))
+        elif route.path == api.LIVE:
+            exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=self._watch(exchange, dialect, asked)))
+        else:
+            is_secure = self._hub.is_tls
+            answer, token = login.answer(asked, self.access, is_login=route.path == api.LOGIN, is_secure=is_secure)
+            if not exchange.is_ordered:
+                log_in(token)
+            exchange.answer_http(answer)
+
+    def _watch(self, exchange: Exchange, dialect: "Dialect", asked: api.Asked) -> bytes:
+        asked.require(Operation.QUERY)
+        if exchange.is_ordered:  # HTTP: there is nothing to be pushed to
+            found = snapshot(self._head(asked.rights), self.table(), asked.rights)
+        else:
+            found = self.live.watch(dialect)
+        return envelope.result_body(found)
+
+    def _carry_out(self, command: dict[str, Any], exchange: Exchange, dialect: "Dialect") -> None:
+        message = Message(Kind.COMMAND, 0, b"", orjson.dumps(command))
+        dialect.ask(message, partial(self._answer, exchange, dialect.session.rights))
+
+    def _answer(self, exchange: Exchange, rights: Rights | None, reply: Message) -> None:
+        if reply.flags & Flag.ERROR:
+            error = envelope.parse_error(reply.body)
+            self._refuse(exchange, rights, RpcError(error.code, error.message, error.details))
+        else:
+            exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=bytes(reply.body)))
+
+    def _refuse(self, exchange: Exchange, rights: Rights | None, error: RpcError) -> None:
+        """Answer with an error; whoever has shown no token hears that one is needed."""
+        if error.code is Code.PERMISSION_DENIED and rights is not None and not rights.digest:
+            error = RpcError(Code.UNAUTHENTICATED, f"{error.message}; log in with a token", error.details)
+        answer = gateway.error_response(error)
+        if error.code is Code.UNIMPLEMENTED:
+            answer.status = HTTPStatus.METHOD_NOT_ALLOWED
+        exchange.answer_http(answer)
+
+    def _metrics(self, request: HttpRequest, rights: Rights | None) -> HttpResponse:
+        from zbusrpc.broker.monitor.metrics import response
+
+        if rights is not None:
+            require(rights, Operation.SERVER)
+        return response(self, rights, request.headers.get("accept", ""))
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    def table(self) -> Table:
+        """Return all rows as of now; rates are those of the last tick, where somebody watches."""
+        return self._rows.table(self._hub.now(), self._rates.last)
+
+    def server(self, rights: Rights | None) -> dict[str, Any]:
+        """Return the row of this broker with counters, and what whoever asks may do.
+
+        Raises:
+            RpcError: PERMISSION_DENIED: who shows no token, and may see nothing without one.
+        """
+        may_know = rights is None or rights.allows(Operation.SERVER)
+        if rights is not None and not rights.digest and not may_know:
+            require(rights, Operation.QUERY)
+        row = self.own_row()
+        statistics = self.statistics() if may_know else {}
+        return {
+            **(row if may_know else _without_figures(row)),
+            "rights": login.rights_row(rights, self.access),
+            "statistics": statistics,
+        }
+
+    def servers(self, rights: Rights | None) -> list[ServerRow]:
+        """Return the rows of all brokers that this one knows of, its own first; figures for whoever may see them.
+
+        Raises:
+            RpcError: PERMISSION_DENIED.
+        """
+        if rights is not None and not rights.allows(Operation.SERVER):
+            require(rights, Operation.QUERY)
+            return [_without_figures(row) for row in self._all_servers()]
+        return self._all_servers()
+
+    def addresses(self) -> Collection[str]:
+        """Return the addresses of all brokers of the set: their pages may use this one."""
+        return [self._hub.address, *(row["address"] for row in self.others())]
+
+    def statistics(self) -> dict[str, int]:
+        """Return counters of this broker."""
+        queues = self._hub.broker.queues
+        stored = statistics_of(queues.store.topics.values()) if queues is not None else {}
+        return {**self._hub.broker.statistics(), **{f"mq_{name}": count for name, count in stored.items()}}
+
+    def own_row(self) -> ServerRow:
+        """Return the row of this broker."""
+        return self._own_row(self._rates.last)
+
+    def call_statistics(self, service: str) -> CallStatistics | None:
+        """Return what was counted of a service."""
+        topic = self._hub.calls.topics.get(service.encode())
+        return topic.statistics if topic is not None else None
+
+    def now_ms(self) -> int:
+        """Return the time."""
+        return self._hub.now_ms()
+
+    def interface(self, service: str) -> Any:
+        """Return what the instances of a service say of its methods; None for one that says nothing."""
+        topic = self._hub.calls.topics.get(service.encode())
+        told = [consumer.interface for consumer in topic.consumers.values()] if topic is not None else []
+        return next((orjson.Fragment(one) for one in reversed(told) if one is not None), None)
+
+    def _all_servers(self) -> list[ServerRow]:
+        return [self.own_row(), *self.others()]
+
+    def _own_row(self, rate: Any) -> ServerRow:
+        hub, broker = self._hub, self._hub.broker
+        topics = broker.queues.store.topics.values() if broker.queues is not None else []
+        groups = [group for topic in topics for group in topic.groups.values()]
+        serving = sum(len(topic.consumers) for topic in broker.calls.topics.values())
+        return {
+            "address": hub.address,
+            "url": f"http{'s' if hub.is_tls else ''}://{hub.address}/",
+            "version": __version__,
+            "started_ms": self._started_ms,
+            "uptime_s": round((hub.now_ms() - self._started_ms) / 1000, 1),
+            "state": "draining" if broker.calls.is_draining else "live",
+            "is_self": True,
+            "is_tracker_only": False,
+            "trackers": [],
+            "seen_by": [hub.address],
+            "topics": len(topics),
+            "services": len(broker.calls.topics),
+            "consumers": serving + sum(len(group.pool.members) for group in groups),
+            "sessions": broker.session_count,
+            "load": self._load,
+            "memory_bytes": self.usage().memory_bytes,
+            "in_rate": rate("produced", sum(topic.produced for topic in topics)),
+            "out_rate": rate("delivered", sum(group.counters.delivered for group in groups)),
+            "call_rate": rate("requests", broker.calls.counters.requests),
+        }
+
+    # -- ticks -------------------------------------------------------------------------------------------
+
+    def _measure(self, now: float) -> Table:
+        self._rates.begin(now)
+        self._measure_load(now)
+        self._own_row(self._rates.measure)
+        return self._rows.table(now, self._rates.measure)
+
+    def _measure_load(self, now: float) -> None:
+        cpu_s = self.usage().cpu_s
+        if self._usage_before is not None and now > self._usage_before[0]:
+            at, before_s = self._usage_before
+            self._load = round(min(1.0, (cpu_s - before_s) / (now - at)), 3)
+        self._usage_before = now, cpu_s
+
+    def _forget_rates(self) -> None:
+        self._rates.forget()
+        self._load = self._usage_before = None
+
+    def _head(self, rights: Rights | None) -> dict[str, Any]:
+        return {"at_ms": self._hub.now_ms(), "server": self.server(rights), "servers": self.servers(rights)}
+
+
+def _without_figures(row: ServerRow) -> ServerRow:
+    """Return the row of a broker for whoever may not see what it tells of itself."""
+    hidden: Any = dict.fromkeys(("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate"))
+    return {**row, **hidden}

@@ -1,0 +1,145 @@
+/* The brokers of the set: a link to each, which keeps its rows in the store up to date.
+
+Which brokers there are is said by the one that served the page, and followed as it changes. */
+
+import { BrokerRows } from "./store.js";
+import { Link, WireError } from "./wire.js";
+
+const TOTALS_MS = 1000;
+
+/** Events: "change" whenever something is to be shown, "denied" when the own broker wants a token. */
+export class Cluster extends EventTarget {
+  #store;
+  #own;
+  #token = "";
+
+  constructor(store) {
+    super();
+    this.#store = store;
+  }
+
+  /** Connect to the broker that served the page, and to those that it knows. */
+  start() {
+    this.#own = this.#join(location.host, location.origin);
+    setInterval(() => this.#store.recordTotals(), TOTALS_MS);
+  }
+
+  /** Connect again, with what is known by now: a cookie for the own broker, a token for the others. */
+  restart(token) {
+    this.#token = token;
+    for (const broker of this.#store.brokers.values()) this.#open(broker);
+  }
+
+  /** Stop waiting for the next try. */
+  retryNow() {
+    for (const broker of this.#store.brokers.values()) if (!broker.isLive) this.#open(broker);
+  }
+
+  /** The state of the connection to the own broker: { isLive, error, retryAtMs }. */
+  get own() {
+    return this.#own;
+  }
+
+  /** Send a request to a broker; return its answer, or throw a WireError of one line. */
+  async request(address, method, target, options) {
+    const broker = this.#store.brokers.get(address);
+    if (!broker) throw new WireError(0, "", `the broker ${address} is gone`);
+    return broker.link.request(method, target, options);
+  }
+
+  /** The same, of which only the result counts. */
+  async result(address, method, target, options) {
+    const { body } = await this.request(address, method, target, options);
+    return JSON.parse(body).result;
+  }
+
+  #join(address, url) {
+    const broker = { address, url, rows: new BrokerRows(), isLive: false, isDenied: false, error: "", retryAtMs: 0 };
+    broker.link = new Link(`${url.replace(/^http/, "ws")}/`);
+    broker.link.addEventListener("open", () => this.#watch(broker));
+    broker.link.addEventListener("push", ({ detail }) => this.#take(broker, JSON.parse(detail)));
+    broker.link.addEventListener("lost", ({ detail }) => this.#lose(broker, detail));
+    this.#store.brokers.set(address, broker);
+    this.#open(broker);
+    return broker;
+  }
+
+  #open(broker) {
+    broker.link.token = broker === this.#own ? "" : this.#token;
+    broker.link.open();
+  }
+
+  /** Ask for pushes. */
+  async #watch(broker) {
+    try {
+      const { body } = await broker.link.request("GET", "/api/live");
+      this.#take(broker, JSON.parse(body).result);
+      broker.link.settle();
+    } catch (error) {
+      if (error.status !== 0) this.#deny(broker, error);
+    }
+  }
+
+  #take(broker, push) {
+    broker.rows.take(push);
+    Object.assign(broker, { isLive: true, isDenied: false, error: "" });
+    if (broker === this.#own) {
+      this.#rename(push.server.address);
+      this.#follow(push.servers);
+    }
+    this.#changed();
+  }
+
+  /** Call the own broker what it calls itself. */
+  #rename(address) {
+    if (this.#own.address === address) return;
+    const { brokers } = this.#store;
+    brokers.delete(this.#own.address);
+    this.#own.address = address;
+    brokers.set(address, this.#own);
+  }
+
+  /** Have a link to each broker that is listed, and to no other. */
+  #follow(servers) {
+    this.#store.own = this.#own.address;
+    const { brokers } = this.#store;
+    const wanted = new Map(servers.filter((row) => row.state !== "gone" && isWebUrl(row.url)).map((row) => [row.address, row.url]));
+    for (const [address, broker] of brokers) {
+      if (broker === this.#own || wanted.has(address)) continue;
+      broker.link.close();
+      brokers.delete(address);
+    }
+    for (const [address, url] of wanted) if (!brokers.has(address)) this.#join(address, new URL(url).origin);
+  }
+
+  async #lose(broker, waitMs) {
+    const hadCookie = broker === this.#own && !broker.isLive;
+    Object.assign(broker, { isLive: false, error: "no connection", retryAtMs: Date.now() + waitMs });
+    this.#changed();
+    if (hadCookie && (await isRefused())) this.#deny(broker, new WireError(401, "UNAUTHENTICATED", "this broker does not know the token"));
+  }
+
+  #deny(broker, error) {
+    Object.assign(broker, { isLive: false, isDenied: true, error: error.message });
+    this.#changed();
+    if (broker === this.#own) this.dispatchEvent(new CustomEvent("denied", { detail: error.message }));
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+  }
+}
+
+/** Whether the own broker refuses the cookie: of a WebSocket that was refused a browser tells nothing. */
+async function isRefused() {
+  try {
+    return (await fetch("/api/server")).status === 401;
+  } catch {
+    return false;
+  }
+}
+
+/** Whether the address that a broker gives for its page is one; a tracker repeats what others say. */
+export function isWebUrl(url) {
+  return URL.canParse(url) && ["http:", "https:"].includes(new URL(url).protocol);
+}

@@ -1,0 +1,46 @@
+/* Login: a token that is shown once, for which the broker sets a cookie that the page itself cannot read.
+
+Other brokers of the set do not get that cookie: the token is kept in the page's memory for them, until it is closed. */
+
+import { field, openDialog } from "./dialog.js";
+import { el } from "./dom.js";
+import { errorOf } from "./wire.js";
+
+let shown = null;
+
+/** Ask for a token; onDone(token) is called once the broker has taken it. */
+export function openLogin(reason, onDone) {
+  if (shown?.open) return;
+  const token = el("input", { type: "password", autocomplete: "current-password", spellcheck: "false" });
+  const user = el("input", { type: "text", autocomplete: "username", value: "token", hidden: true, "aria-label": "User" });
+  shown = openDialog({
+    title: "Log in",
+    text: [reason, "A token is made with: zbusrpc token add NAME"].filter(Boolean),
+    content: [user, field("Token", token)],
+    confirm: "Log in",
+    act: async () => {
+      if (!token.value.trim()) throw new Error("which token?");
+      const { rights } = await post("/api/login", { token: token.value.trim() });
+      onDone(token.value.trim());
+      return rights?.name ? `logged in as ${rights.name}` : "logged in";
+    },
+  });
+  token.focus();
+}
+
+/** Have the broker forget the cookie. */
+export async function logOut() {
+  await post("/api/logout", {});
+}
+
+async function post(path, body) {
+  let answer;
+  try {
+    answer = await fetch(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+  } catch {
+    throw new Error("the broker cannot be reached");
+  }
+  const text = await answer.text();
+  if (!answer.ok) throw errorOf(answer.status, text);
+  return JSON.parse(text).result ?? {};
+}

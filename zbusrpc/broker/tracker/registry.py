@@ -1,0 +1,242 @@
+"""The registry: the brokers that a tracker knows of, each as long as its lease lasts.
+
+    report ──> renew, renew, ... ──> leave, or `expire` when nothing was heard for LEASE_S
+                                └──> forget: another process has the address now
+
+Only what is heard renews a lease; that a connection ended says nothing, as it may have been the network. A tracker that
+was stopped for a while itself has heard nobody in that time, which is nobody's fault: the leases are longer by it.
+
+Pure: `now` is passed in, in seconds of a monotonic clock of the tracker's own; clocks of other machines do not count.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.transport.topology import Report, ServerFacts, TopicFacts
+
+HEARTBEAT_S: Final = 0.5
+"""How often a broker says that it lives."""
+LEASE_S: Final = 1.6
+"""Three heartbeats may be lost or late; with the wait for the next look it is under 2 s."""
+LOOK_S: Final = 0.2
+"""How often leases are looked at, while there are any."""
+SERVERS_MAX: Final = 10_000
+
+
+class Server:
+    """A broker, as a tracker knows it."""
+
+    __slots__ = ("facts", "lease_until", "source", "topics", "version")
+
+    def __init__(self, facts: ServerFacts, source: object | None, lease_until: float | None) -> None:
+        self.facts = facts
+        self.topics: dict[str, TopicFacts] = {}
+        self.source = source
+        """The session that reports it; None for the broker itself."""
+        self.lease_until = lease_until
+        """None where it lives as long as its session."""
+        self.version = 0
+        """The greatest version of itself that it has told."""
+
+
+class Registry:
+    """The brokers that a tracker knows of."""
+
+    def __init__(self) -> None:
+        self.servers: dict[str, Server] = {}
+        """By address."""
+        self.changed: dict[str, set[str] | None] = {}
+        """What is to be told: by address the topics that changed, or None for all of a broker."""
+        self.gone: set[str] = set()
+        """Brokers that are there no more, and of which that is to be told."""
+        self._by_source: dict[object, str] = {}
+        self._ousted: dict[object, str] = {}
+        """Sources whose address another one reports since."""
+        self._looked_at: float | None = None
+
+    # -- what is reported --------------------------------------------------------------------------------
+
+    def report(self, source: object, report: Report, now: float, *, is_leased: bool = True) -> int:
+        """Take a report in, and return the greatest version that the broker had told before.
+
+        Args:
+            source: The session that it came by.
+            is_leased: Whether it says in time that it lives; a broker of zbus lives as long as its session.
+
+        Raises:
+            RpcError: as of `renew`, where it is a change. ALREADY_EXISTS: the address is the tracker's own.
+                RESOURCE_EXHAUSTED: there are too many brokers.
+        """
+        if report.is_leaving:
+            self.leave(source)
+            return 0
+        server = self._begin(source, report) if report.is_full else self._server_of(source)
+        server.lease_until = now + LEASE_S if is_leased else None
+        known, server.version = server.version, max(server.version, report.version)
+        if report.server is not None and report.server != server.facts:
+            self._change_facts(server, report.server)
+        self._take_topics(server, report)
+        return known
+
+    def _begin(self, source: object, report: Report) -> Server:
+        assert report.server is not None
+        address = report.server.address
+        known = self.servers.get(address)
+        if known is not None and known.source is None:
+            raise RpcError(Code.ALREADY_EXISTS, f"{address} is the address of this tracker; see --advertise")
+        if known is None and len(self.servers) >= SERVERS_MAX:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"the tracker's limit of {SERVERS_MAX} brokers is reached")
+        before = self._by_source.get(source)
+        if before is not None and before != address:
+            self.leave(source)
+        if known is None:
+            known = self.servers[address] = Server(report.server, source, None)
+            self._mark(address, None)
+        elif known.source is not source:
+            self._by_source.pop(known.source, None)
+            self._ousted[known.source] = address
+            known.source = source
+        self._by_source[source] = address
+        self._ousted.pop(source, None)
+        self.gone.discard(address)
+        return known
+
+    def _server_of(self, source: object) -> Server:
+        address = self._by_source.get(source)
+        if address is not None:
+            return self.servers[address]
+        if source in self._ousted:
+            text = f"another process reports the address {self._ousted[source]}; see --advertise and --port"
+            raise RpcError(Code.ABORTED, text)
+        raise RpcError(Code.FAILED_PRECONDITION, "this tracker has forgotten you: report everything")
+
+    def _change_facts(self, server: Server, facts: ServerFacts) -> None:
+        if facts.address != server.facts.address:
+            raise RpcError(Code.INVALID_ARGUMENT, "REPORT: an address changes with a full report only")
+        server.facts = facts
+        self._mark(facts.address, None)
+
+    def _take_topics(self, server: Server, report: Report) -> None:
+        """Take over topics, and note which are others than before: those whose depth alone has changed are not."""
+        address, before = server.facts.address, server.topics
+        gone: Iterable[str] = before.keys() - report.topics.keys() if report.is_full else report.gone
+        changed = {name for name, facts in report.topics.items() if is_news(before.get(name), facts)}
+        changed |= {name for name in gone if name in before}
+        server.topics = {name: facts for name, facts in before.items() if name not in set(gone)} | report.topics
+        if changed:
+            self._mark(address, changed)
+
+    def renew(self, source: object, now: float) -> None:
+        """Note that a broker lives.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION: it has to report everything first. ABORTED: another process reports its
+                address.
+        """
+        server = self._server_of(source)
+        if server.lease_until is not None:
+            server.lease_until = now + LEASE_S
+
+    def leave(self, source: object) -> None:
+        """Forget the broker of a source now; again does nothing."""
+        address = self._by_source.pop(source, None)
+        if address is not None:
+            self._forget(address)
+
+    def disconnect(self, source: object) -> None:
+        """Let go of a source whose session has ended: what has a lease keeps it until it is over."""
+        self._ousted.pop(source, None)
+        address = self._by_source.get(source)
+        if address is not None and self.servers[address].lease_until is None:
+            self.leave(source)
+
+    # -- the broker itself -------------------------------------------------------------------------------
+
+    def know_self(self, facts: ServerFacts) -> None:
+        """Take in the broker that this tracker is part of, or what has changed of it."""
+        server = self.servers.get(facts.address)
+        if server is None or server.source is not None:
+            if server is not None:
+                self._by_source.pop(server.source, None)
+            server = self.servers[facts.address] = Server(facts, None, None)
+        server.facts = facts
+        self._mark(facts.address, None)
+
+    def change_self(self, address: str, topics: dict[str, TopicFacts | None]) -> None:
+        """Take in what has changed of the topics of the broker itself."""
+        server = self.servers[address]
+        changed = set()
+        for name, facts in topics.items():
+            before = server.topics.get(name)
+            if facts is None:
+                if server.topics.pop(name, None) is not None:
+                    changed.add(name)
+            else:
+                server.topics[name] = facts
+                if is_news(before, facts):
+                    changed.add(name)
+        if changed:
+            self._mark(address, changed)
+
+    # -- time --------------------------------------------------------------------------------------------
+
+    def expire(self, now: float) -> list[str]:
+        """Forget the brokers that were not heard of for the time of their lease; return their addresses."""
+        asleep = now - self._looked_at - 2 * LOOK_S if self._looked_at is not None else 0.0
+        self._looked_at = now
+        if asleep > 0:
+            for server in self.servers.values():
+                if server.lease_until is not None:
+                    server.lease_until += asleep
+        late = [
+            address
+            for address, server in self.servers.items()
+            if server.lease_until is not None and server.lease_until <= now
+        ]
+        for address in late:
+            self._by_source.pop(self.servers[address].source, None)
+            self._forget(address)
+        return late
+
+    @property
+    def has_leases(self) -> bool:
+        """Whether time may end any."""
+        return any(server.lease_until is not None for server in self.servers.values())
+
+    def rest(self) -> None:
+        """Note that leases are not looked at any more, as there are none."""
+        self._looked_at = None
+
+    # -- what is to be told ------------------------------------------------------------------------------
+
+    def take_changes(self) -> tuple[dict[str, set[str] | None], set[str]]:
+        """Return what has changed since this was asked the last time: by address, and who is gone."""
+        changed, gone = self.changed, self.gone
+        self.changed, self.gone = {}, set()
+        return changed, gone
+
+    def trackers(self) -> set[str]:
+        """Return the addresses to which brokers report."""
+        return {tracker for server in self.servers.values() for tracker in server.facts.trackers}
+
+    def _mark(self, address: str, topics: set[str] | None) -> None:
+        marked = self.changed.get(address, set())
+        self.changed[address] = None if topics is None or marked is None else marked | topics
+
+    def _forget(self, address: str) -> None:
+        del self.servers[address]
+        self.changed.pop(address, None)
+        self.gone.add(address)
+
+
+def is_news(before: TopicFacts | None, after: TopicFacts) -> bool:
+    """Whether a topic is worth telling of again: its depth and the lag of its groups change with every message."""
+    if before is None or (before.mask, before.consumers, before.created_ms) != (
+        after.mask,
+        after.consumers,
+        after.created_ms,
+    ):
+        return True
+    kept = [(one.name, one.mask, one.filter, one.consumers) for one in before.groups]
+    return kept != [(one.name, one.mask, one.filter, one.consumers) for one in after.groups]

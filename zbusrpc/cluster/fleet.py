@@ -1,0 +1,427 @@
+"""The fleet: the brokers that one event loop uses, found by the addresses that a user has named.
+
+    seeds ──TRACK──> topology ──> stations of the brokers that have the topics asked for ──> one is chosen for each call
+
+The seeds are trackers: each tells which brokers there are. A link is opened to those that have live consumers of a
+topic as soon as somebody asks for it, and kept. A call goes to one of them; where there is none, to the first seed,
+which says what is wrong. What a broker has refused before it ran goes to another one. A broker that answers nothing is
+left within 2 s; see `station.py`.
+
+Promises: a lone broker costs a call nothing; nothing is sent twice that may have run.
+"""
+
+import asyncio
+import os
+import time
+import weakref
+from collections.abc import Callable, Collection, Coroutine
+from operator import attrgetter
+from typing import Any, Final, cast
+
+from zbusrpc import envelope
+from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.selection import LeastLoaded, Selector
+from zbusrpc.cluster.station import Station
+from zbusrpc.cluster.topology import Topology
+from zbusrpc.errors import Code, RpcError, UsageError
+from zbusrpc.message import Flag, Message
+from zbusrpc.transport.address import Address, parse_addresses
+
+PROBE_S: Final = 0.35
+"""How often brokers are looked at while there is more than one; five of these are under 2 s."""
+LATE_S: Final = 0.2
+"""An event loop that is later than this for its own timer has not listened either."""
+TRACKERS_MAX: Final = 3
+"""So many brokers are asked for all others: where the seeds are fewer, more that the seeds tell of."""
+_ERROR: Final = int(Flag.ERROR)
+_LEAST_LOADED: Final = LeastLoaded()
+
+
+class Choice:
+    """A station as a candidate for one topic."""
+
+    __slots__ = ("address", "consumers", "station")
+
+    def __init__(self, station: Station, consumers: int) -> None:
+        self.station = station
+        self.address = station.address
+        self.consumers = consumers
+
+    @property
+    def cost(self) -> float:
+        """How long a call is expected to wait there."""
+        return self.station.cost
+
+
+class Fleet:
+    """The brokers of one event loop that some seeds lead to."""
+
+    def __init__(self, seeds: tuple[Address, ...]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.is_closed = False
+        """Whether another one is to be made: after a fork, or at the end of the loop."""
+        self.topology = Topology()
+        self.listeners: dict[object, Callable[[], None]] = {}
+        """Who is told that brokers came or went, or have other topics, by whatever names them."""
+        self._stations: dict[Address, Station] = {}
+        self._routes: dict[bytes, list[Choice]] = {}
+        self._is_alone = True
+        self._changed: asyncio.Future[None] | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
+        self.seeds = [self._open(seed, is_tracker=True, is_seed=True) for seed in dict.fromkeys(seeds)]
+        """Stations of the brokers that the user has named."""
+
+    # -- calls -------------------------------------------------------------------------------------------
+
+    def request(
+        self,
+        message: Message,
+        deadline: float | None,
+        *,
+        wait_for_ready: bool = False,
+        selector: Selector = _LEAST_LOADED,
+        key: str | None = None,
+    ) -> Coroutine[Any, Any, Message]:
+        """Send a request to a broker that serves its topic and return the reply, which may be an error.
+
+        Args:
+            deadline: When to give up, by `time.monotonic()`.
+            wait_for_ready: Wait for a broker until then, too.
+            selector: Who chooses where there are several.
+            key: Requests with the same key go to the same broker, as long as it is there.
+
+        Raises:
+            RpcError: as of `Caller.request`.
+            asyncio.CancelledError: the caller gave up; the service is told.
+        """
+        if self._is_alone:
+            caller = self.seeds[0].caller
+            if caller.connection is not None:
+                return caller.request(message, deadline, wait_for_ready=wait_for_ready)
+        return self._request(message, deadline, wait_for_ready, selector, key)
+
+    async def _request(
+        self, message: Message, deadline: float | None, wait_for_ready: bool, selector: Selector, key: str | None
+    ) -> Message:
+        tried: list[Station] = []
+        while True:
+            station = self.choose(message.topic, selector, key, tried)
+            if station is None:
+                station = await self.wait_station(message.topic, deadline, wait_for_ready=wait_for_ready)
+            is_last = not self._has_others(message.topic, tried, station)
+            try:
+                reply = await station.request(message, deadline, wait_for_ready=wait_for_ready and is_last)
+                if is_last or not reply.flags & _ERROR or not _is_untouched(reply):
+                    return reply
+            except RpcError as error:
+                if is_last or error.code is not Code.UNAVAILABLE or error.may_have_run:
+                    raise
+            tried.append(station)
+            message = Message(message.kind, 0, message.topic, message.body, message.header_bytes, message.flags)
+
+    def choose(
+        self,
+        topic: bytes,
+        selector: Selector = _LEAST_LOADED,
+        key: str | None = None,
+        tried: Collection[Station] = (),
+    ) -> Station | None:
+        """Return the station for the next call of a topic, or None where none is open that could be."""
+        route = self._routes.get(topic)
+        if route is None:
+            route = self.route(topic)
+        if tried:
+            route = [choice for choice in route if choice.station not in tried] or route
+        if len(route) > 1:
+            chosen: Any = selector.select(route, key)[0]
+            return cast("Choice", chosen).station
+        return route[0].station if route else None
+
+    def _has_others(self, topic: bytes, tried: list[Station], station: Station) -> bool:
+        """Whether there is a station left that was not tried, or is not open yet."""
+        return any(choice.station is not station and choice.station not in tried for choice in self.route(topic))
+
+    # -- which brokers -----------------------------------------------------------------------------------
+
+    def route(self, topic: bytes) -> list[Choice]:
+        """Return the stations that serve a topic, by address; where none does, the one that will say so."""
+        route = self._routes.get(topic)
+        if route is None:
+            route = self.choices(topic)
+            serving = [choice for choice in route if choice.consumers]
+            if serving:
+                route = serving
+            elif any(self._is_promising(address) for address in self._serving(topic)):
+                route = []  # one that is about to be linked
+            else:
+                default = self._default()
+                route = [Choice(default, 0)] if default is not None else []
+            self._routes[topic] = route
+        return route
+
+    def choices(self, topic: bytes) -> list[Choice]:
+        """Return the stations that have a topic, with or without consumers, by address; links are opened to them."""
+        name = topic.decode(errors="replace")
+        stations = {station.address: station for station in self._stations.values() if not station.is_doubled}
+        found = []
+        for address, broker in self.topology.brokers.items():
+            facts = broker.topics.get(name)
+            if facts is None or broker.state != "live":
+                continue
+            station = stations.get(address) or self.open(address)
+            if station is not None and station.is_usable:
+                found.append(Choice(station, facts[0]))
+        return sorted(found, key=attrgetter("address"))
+
+    def everyone(self) -> list[Choice]:
+        """Return the stations of all brokers that take work, by address; links are opened to them."""
+        stations = {station.address: station for station in self._stations.values() if not station.is_doubled}
+        known = {
+            address: stations.get(address) or self.open(address)
+            for address, broker in self.topology.brokers.items()
+            if broker.state == "live"
+        }
+        found = {station for station in known.values() if station is not None and station.is_usable}
+        found |= {seed for seed in self.seeds if seed.is_usable and seed.address not in self.topology.brokers}
+        return sorted((Choice(station, 0) for station in found), key=attrgetter("address"))
+
+    def _serving(self, topic: bytes) -> list[str]:
+        name = topic.decode(errors="replace")
+        brokers = self.topology.brokers.values()
+        return [broker.address for broker in brokers if broker.state == "live" and broker.topics.get(name, (0, 0))[0]]
+
+    def _is_promising(self, address: str) -> bool:
+        """Whether a link to a broker may be open soon: it is dialled for the first time, or open and not asked yet."""
+        stations = [station for station in self._stations.values() if station.address == address]
+        return any(station.caller.error is None and not station.is_usable for station in stations)
+
+    def _default(self) -> Station | None:
+        """Return a station to ask where no broker is known to serve."""
+        open_ = [station for station in (*self.seeds, *self._stations.values()) if station.is_usable]
+        live = [station for station in open_ if self._state(station) == "live"]
+        return next(iter(live or open_), None)
+
+    def _state(self, station: Station) -> str:
+        broker = self.topology.brokers.get(station.address)
+        return broker.state if broker is not None else "live"
+
+    def open(self, address: str) -> Station | None:
+        """Return the station of a broker that trackers tell of; None where its address is none."""
+        try:
+            dialled = parse_addresses(address)[0]
+        except ValueError:
+            return None
+        return self._stations.get(dialled) or self._open(dialled, is_tracker=False, is_seed=False)
+
+    def _open(self, dialled: Address, *, is_tracker: bool, is_seed: bool) -> Station:
+        station = self._stations[dialled] = Station(self, dialled, is_tracker=is_tracker, is_seed=is_seed)
+        return station
+
+    # -- waiting -----------------------------------------------------------------------------------------
+
+    async def wait_station(self, topic: bytes, deadline: float | None, *, wait_for_ready: bool) -> Station:
+        """Return a station for a topic once there is one: after one try, or until the deadline.
+
+        Raises:
+            RpcError: UNAVAILABLE or UNAUTHENTICATED with the reason, or DEADLINE_EXCEEDED; nothing was sent.
+        """
+        attempts: dict[Station, asyncio.Task[None]] = {}
+        try:
+            async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
+                while (station := self.choose(topic)) is None:
+                    self._try_all(attempts)
+                    if self._is_nothing_on_its_way(attempts) and (not wait_for_ready or self._is_refused()):
+                        raise self._unreachable()
+                    await self.wait_change()
+                return station
+        except TimeoutError:
+            reason = self._reason() or f"no answer from broker {self.name}"
+            raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
+        finally:
+            for task in attempts.values():
+                task.cancel()
+
+    def _try_all(self, attempts: dict[Station, asyncio.Task[None]]) -> None:
+        """Have every broker that has no link dialled once, now."""
+        for station in list(self._stations.values()):
+            if station.connection is None and station not in attempts:
+                station.renew()
+                task = attempts[station] = self.loop.create_task(station.caller.wait_attempt())
+                task.add_done_callback(self._note_attempt)
+
+    def _is_nothing_on_its_way(self, attempts: dict[Station, asyncio.Task[None]]) -> bool:
+        """Whether every broker was dialled, and those that are there have said what they have."""
+        is_asked = any(station.connection is not None and not station.is_known for station in self._stations.values())
+        return not is_asked and all(task.done() for task in attempts.values())
+
+    async def wait_change(self) -> None:
+        """Return when something about brokers has changed."""
+        if self._changed is None or self._changed.done():
+            self._changed = self.loop.create_future()
+        await asyncio.shield(self._changed)
+
+    @property
+    def name(self) -> str:
+        """The brokers that the user has named, for people."""
+        return ";".join(str(seed.dialled) for seed in self.seeds)
+
+    def _reason(self) -> str:
+        reasons = dict.fromkeys(str(seed.caller.error) for seed in self.seeds if seed.caller.error is not None)
+        return "; ".join(reasons)
+
+    def _is_refused(self) -> bool:
+        return all(seed.caller.is_refused for seed in self.seeds)
+
+    def _unreachable(self) -> RpcError:
+        code = Code.UNAUTHENTICATED if self._is_refused() else Code.UNAVAILABLE
+        return RpcError(code, self._reason() or f"no answer from broker {self.name}", {"may_have_run": False})
+
+    # -- what stations call ------------------------------------------------------------------------------
+
+    def station_changed(self, station: Station) -> None:
+        """Take note that a station came, went, or knows more."""
+        self._find_doubles()
+        self.topology_changed()
+
+    def topology_changed(self) -> None:
+        """Take note that something else is known of brokers."""
+        self._routes.clear()
+        self._find_trackers()
+        self._let_go()
+        others = len(self.topology.brokers) > 1 or len(self._stations) > 1
+        self._is_alone = not others and self.seeds[0].is_usable
+        if others and self._probe_timer is None and not self.is_closed:
+            self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
+        self._note_change()
+        for listener in list(self.listeners.values()):
+            listener()
+
+    def _note_attempt(self, _: object) -> None:
+        self._routes.clear()
+        self._note_change()
+
+    def _note_change(self) -> None:
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
+
+    def _find_doubles(self) -> None:
+        """Use one of the links that lead to the same broker, those of seeds first."""
+        seen: set[str] = set()
+        for station in sorted(self._stations.values(), key=lambda one: not one.is_seed):
+            is_open = station.connection is not None
+            station.is_doubled = is_open and station.address in seen
+            if is_open:
+                seen.add(station.address)
+
+    def _find_trackers(self) -> None:
+        """Ask more brokers for all others, where few were named."""
+        tracking = [station for station in self._stations.values() if station.is_tracker and not station.is_doubled]
+        known = {station.address for station in tracking} | {str(station.dialled) for station in tracking}
+        for address in sorted(self.topology.trackers - known)[: max(0, TRACKERS_MAX - len(tracking))]:
+            station = next((one for one in self._stations.values() if one.address == address), None)
+            station = station or self.open(address)
+            if station is not None:
+                station.track()
+
+    def _let_go(self) -> None:
+        """Close the links to brokers that are gone, and those that lead where another one does."""
+        for dialled, station in list(self._stations.items()):
+            is_told = station.address in self.topology.brokers or str(dialled) in self.topology.trackers
+            is_gone = station.connection is None and not is_told
+            if not station.is_seed and (is_gone or station.is_doubled) and not station.caller.is_waited_for:
+                del self._stations[dialled]
+                task = self.loop.create_task(station.close())
+                self._closing.add(task)
+                task.add_done_callback(self._closing.discard)
+
+    def _probe(self, due: float) -> None:
+        """Look at all brokers, unless this loop itself has not listened."""
+        self._probe_timer = None
+        now = self.loop.time()
+        for station in list(self._stations.values()):
+            if now - due > LATE_S:
+                station.forgive()
+            station.probe()
+        if not self._is_alone and not self.is_closed:
+            self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close all links; whoever waits for a reply is told that it is lost."""
+        self.is_closed = True
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        await asyncio.gather(*[station.close() for station in self._stations.values()], *self._closing)
+        self._note_change()
+
+    def forget(self) -> None:
+        """Be closed in a forked child, without touching what belongs to its parent."""
+        self.is_closed = True
+        for station in self._stations.values():
+            station.caller.is_closed = True
+
+
+def _is_untouched(reply: Message) -> bool:
+    """Whether the error in a reply says that the call has not run, and that another broker may have it run."""
+    error = envelope.parse_error(reply.body)
+    details = error.details if isinstance(error.details, dict) else {}
+    return error.code is Code.UNAVAILABLE and details.get("may_have_run") is False
+
+
+# -- one fleet for each event loop and each set of seeds -----------------------------------------------------
+
+_Loop = asyncio.AbstractEventLoop
+_fleets: weakref.WeakKeyDictionary[_Loop, dict[tuple[Address, ...], Fleet]] = weakref.WeakKeyDictionary()
+_inherited: list[Any] = []
+"""What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
+
+
+def fleet_of_loop(seeds: tuple[Address, ...]) -> Fleet:
+    """Return the running loop's fleet for `seeds`.
+
+    Raises:
+        UsageError: no asyncio event loop is running here.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")
+    fleets = _fleets.setdefault(loop, {})
+    fleet = fleets.get(seeds)
+    if fleet is None or fleet.is_closed:
+        fleet = fleets[seeds] = Fleet(seeds)
+    return fleet
+
+
+def caller_of_loop(seeds: tuple[Address, ...]) -> Caller:
+    """Return the caller of the first seed that is open, or of the first."""
+    fleet = fleet_of_loop(seeds)
+    for seed in fleet.seeds:
+        seed.renew()
+    return next((seed.caller for seed in fleet.seeds if seed.connection is not None), fleet.seeds[0].caller)
+
+
+async def close_fleets(seeds: tuple[Address, ...] | None = None) -> None:
+    """Close the connections that calls of this event loop have opened; the next call opens new ones.
+
+    Args:
+        seeds: Close only those to these brokers, and to those that they lead to.
+    """
+    fleets = _fleets.get(asyncio.get_running_loop(), {})
+    for name in [seeds] if seeds else list(fleets):
+        fleet = fleets.pop(name, None)
+        if fleet is not None:
+            await fleet.close()
+
+
+def _forget_in_child() -> None:
+    _inherited.append(dict(_fleets))
+    for fleets in _fleets.values():
+        for fleet in fleets.values():
+            fleet.forget()
+    _fleets.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

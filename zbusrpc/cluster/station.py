@@ -1,0 +1,192 @@
+"""A station: one broker as the clients of an event loop use it, with its link and what is measured there.
+
+    dialled ──> open, `address` known ──> told by TRACK, `is_known` ──> may be chosen
+                                     └── silent for a while: `is_suspect`, not chosen; for longer: dropped
+
+A broker is called by the address at which it is dialled until it says by which one trackers call it. It is asked what
+it has as soon as it is there: a tracker tells of all brokers, the others each of itself.
+"""
+
+from typing import Final, Protocol
+
+from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.health import Health
+from zbusrpc.cluster.topology import Topology
+from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.hello import Hello
+from zbusrpc.transport.topology import SELF_ONLY, parse_topology
+
+REDIAL_S: Final = 0.4
+"""Longest wait between two dials: a broker that is back is used again within a second."""
+SILENT_PROBES_MAX: Final = 4
+"""A broker that has answered nothing for so many probes is given up."""
+
+
+class Owner(Protocol):
+    """Whoever has stations."""
+
+    topology: Topology
+
+    def station_changed(self, station: "Station") -> None:
+        """Its link came or went, or what it knows, or it may be chosen or not."""
+
+    def topology_changed(self) -> None:
+        """Something else is known of brokers."""
+
+
+class Station:
+    """One broker, as a client uses it."""
+
+    def __init__(self, owner: Owner, dialled: Address, *, is_tracker: bool, is_seed: bool) -> None:
+        """Begin to open a link.
+
+        Args:
+            dialled: Where the broker is.
+            is_tracker: Whether it is to tell of all brokers.
+            is_seed: Whether the user has named it: then there is a link as long as there is an owner.
+        """
+        self.dialled = dialled
+        self.address = str(dialled)
+        """Its name among brokers."""
+        self.is_tracker, self.is_seed = is_tracker, is_seed
+        self.is_known = False
+        """Whether it has said what it has, or that it does not tell."""
+        self.is_suspect = False
+        """Whether it has been silent for longer than it should."""
+        self.is_doubled = False
+        """Whether another station has a link to the same broker."""
+        self.health = Health()
+        self.caller = Caller(dialled, self, wait_s_max=REDIAL_S)
+        self._owner = owner
+        self._blocks_before = self._silent_probes = 0
+
+    def __repr__(self) -> str:
+        return f"<station of broker {self.address}>"
+
+    @property
+    def connection(self) -> Connection | None:
+        """The open connection, or None."""
+        return self.caller.connection
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it may be chosen."""
+        is_open = self.caller.connection is not None
+        return is_open and self.is_known and not self.is_suspect and not self.is_doubled
+
+    @property
+    def cost(self) -> float:
+        """How long a call is expected to wait here."""
+        return self.health.cost(self.caller.loop.time())
+
+    async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
+        """Send a request and return its reply; see `Caller.request`."""
+        time, health = self.caller.loop.time, self.health
+        began = time()
+        health.begun(began)
+        is_ok = True
+        try:
+            return await self.caller.request(message, deadline, wait_for_ready=wait_for_ready)
+        except RpcError as error:
+            is_ok = error.code is not Code.UNAVAILABLE
+            raise
+        finally:
+            now = time()
+            health.ended(now, now - began, is_ok)
+
+    def renew(self) -> None:
+        """Begin anew where the broker has refused the token."""
+        if self.caller.is_over:
+            self.caller = Caller(self.dialled, self, wait_s_max=REDIAL_S)
+
+    def track(self) -> None:
+        """Have the broker tell of all brokers from now on."""
+        if not self.is_tracker:
+            self.is_tracker = True
+            if self.connection is not None:
+                self._ask(self.connection)
+
+    async def close(self) -> None:
+        """Close the link; whoever waits for a reply is told that it is lost."""
+        await self.caller.close()
+
+    # -- what the caller calls ---------------------------------------------------------------------------
+
+    def caller_opened(self, theirs: Hello) -> None:
+        self.address = theirs.address or self.address
+        self.is_suspect = False
+        self._blocks_before = self._silent_probes = 0
+        self.health.opened(self.caller.loop.time())
+        connection = self.connection
+        assert connection is not None
+        self._ask(connection)
+        self._owner.station_changed(self)
+
+    def _ask(self, connection: Connection) -> None:
+        body = b"" if self.is_tracker else SELF_ONLY
+        self.caller.begin(Message(Kind.TRACK, body=body), _Asked(self), connection, is_urgent=True)
+
+    def caller_lost(self, error: ZbusError) -> None:
+        self.is_known = self.is_suspect = False
+        self.health.lost(self.caller.loop.time())
+        self._owner.topology.lost(self.address)
+        self._owner.station_changed(self)
+
+    def topology_told(self, message: Message) -> None:
+        self._owner.topology.told(self.address, parse_topology(message.body))
+        self._owner.topology_changed()
+
+    def congestion_changed(self) -> None:
+        """Do nothing: a call waits until the broker has read enough."""
+
+    def note_answer(self, reply: Message) -> None:
+        """Take in the answer to TRACK; a broker that does not want to tell is known by what it serves."""
+        self.is_known = True
+        if not reply.flags & Flag.ERROR:
+            self._owner.topology.told(self.address, parse_topology(reply.body, is_reply=True))
+        self._owner.station_changed(self)
+
+    # -- whether it lives --------------------------------------------------------------------------------
+
+    def probe(self) -> None:
+        """See whether anything was heard since the last probe; ask, suspect, or give up a broker that is silent.
+
+        A broker of which nobody waits for anything is only asked.
+        """
+        connection = self.connection
+        if connection is None:
+            return
+        blocks, self._blocks_before = self._blocks_before, connection.blocks_received
+        self._silent_probes = 0 if blocks != connection.blocks_received else self._silent_probes + 1
+        if self._silent_probes:
+            connection.send(Message(Kind.PING))
+        if self._silent_probes >= SILENT_PROBES_MAX and self.caller.is_waited_for:
+            self.caller.drop(LinkError(f"broker {self.address} does not answer any more"))
+        elif self.is_suspect != (self._silent_probes > 1):
+            self.is_suspect = not self.is_suspect
+            self._owner.station_changed(self)
+
+    def forgive(self) -> None:
+        """Forget its silence: nobody has listened."""
+        self._silent_probes = 0
+
+
+class _Asked:
+    """What waits for the answer to a TRACK."""
+
+    def __init__(self, station: Station) -> None:
+        self._station = station
+
+    def done(self) -> bool:
+        """Say no: it is always wanted."""
+        return False
+
+    def set_result(self, reply: Message, /) -> None:
+        """Take the answer in."""
+        self._station.note_answer(reply)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Do nothing: the link is lost, and the broker is asked again when it is back."""

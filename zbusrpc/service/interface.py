@@ -1,0 +1,51 @@
+"""The interface of a service as values: its methods with JSON schemas of parameters and results, for people and pages.
+
+An instance tells it to the broker with its subscription, and the monitor makes forms of it.
+"""
+
+from typing import Any, Final
+
+import orjson
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticUserError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
+
+from zbusrpc.service.definition import Definition, Method
+from zbusrpc.service.schema import arguments_adapter, result_adapter
+
+INTERFACE_BYTES_MAX: Final = 64 * 1024
+"""As JSON; a larger one is not told."""
+
+
+def interface_of(definition: Definition) -> dict[str, Any] | None:
+    """Return what is told of a service, or None where that would be too much."""
+    methods = {name: _method(definition, method) for name, method in definition.methods.items()}
+    interface = {"doc": definition.doc, "methods": methods}
+    return interface if len(orjson.dumps(interface)) <= INTERFACE_BYTES_MAX else None
+
+
+def _method(definition: Definition, method: Method) -> dict[str, Any]:
+    return {
+        "doc": method.doc,
+        "params": _schema_of(arguments_adapter(definition.name, method), "validation"),
+        "result": _schema_of(result_adapter(definition.name, method), "serialization"),
+        "idempotent": method.options.idempotent,
+        "deprecated": method.options.deprecated,
+        "is_durable": definition.durable,
+    }
+
+
+def _schema_of(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any]:
+    """Return the JSON schema of what an adapter reads or writes; {} where there is none."""
+    try:
+        schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
+        orjson.dumps(schema)
+    except (PydanticUserError, TypeError, ValueError):  # a type of its own, or parameters that have no names
+        return {}
+    return schema
+
+
+class _Generator(GenerateJsonSchema):
+    """Says nothing of defaults that have no form in JSON: they are left out."""
+
+    ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as pydantic has it

@@ -25,7 +25,7 @@ from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.message import Flag, Message
-from zbusrpc.transport.address import Address, parse_addresses
+from zbusrpc.transport.address import Address, address_named
 
 PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
@@ -208,9 +208,8 @@ class Fleet:
 
     def open(self, address: str) -> Station | None:
         """Return the station of a broker that trackers tell of; None where its address is none."""
-        try:
-            dialled = parse_addresses(address)[0]
-        except ValueError:
+        dialled = address_named(address)
+        if dialled is None:
             return None
         return self._stations.get(dialled) or self._open(dialled, is_tracker=False, is_seed=False)
 

@@ -1,9 +1,11 @@
-"""The worker: one service instance at its brokers.
+"""The worker: one service instance at its brokers (see `post.py`).
 
 It subscribes to the service's topic with a window of `concurrency`, runs a task for each request (a thread for a
 `def` method) and sends the reply. A handler is cancelled when its deadline passes or its caller gives the call up.
 
     start -> serve requests -> drain: leave the group, finish what has started within the grace time, return the rest
+
+It serves at every broker that those named by the user tell of, also at those that come later.
 
 Promises: every request is answered, returned or reported done exactly once per connection; what the broker gave to
 a connection that was lost is cancelled, because the broker has already failed it or given it to another.
@@ -16,67 +18,28 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-import orjson
-
-from zbusrpc import envelope
-from zbusrpc.cluster.timers import DeadlineTimer
+from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_deadline
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
+from zbusrpc.service.post import Post
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
-from zbusrpc.transport.address import Address
-from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.address import Address, address_named
 from zbusrpc.transport.hello import Hello
-from zbusrpc.transport.link import Link
-from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, payload_size
+from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX
+from zbusrpc.transport.topology import Topology as Told
 
-FEW: Final = 2
-"""With fewer calls running, a reply is sent at once: it would wait for nobody."""
+SETTLE_S: Final = 1.0
+"""How long the start waits for further brokers once one has taken the subscription."""
 LEAVE_TIMEOUT_S: Final = 1.0
 """How long a broker may take to confirm that it gives this instance nothing more: requests may be on their way."""
 _ERROR: Final = int(Flag.ERROR)
 _REPLY: Final = int(Kind.REPLY)
-_SUBSCRIBE_ID: Final = 1
-_UNSUBSCRIBE_ID: Final = 2
 
 log = get_logger("worker")
-
-
-class Running:
-    """A request that is being worked on."""
-
-    __slots__ = (
-        "connection",
-        "deadline",
-        "flags",
-        "has_started",
-        "is_cancelled",
-        "is_expired",
-        "is_returned",
-        "key",
-        "task",
-        "tick",
-    )
-
-    def __init__(self, message: Message, deadline: float | None, connection: Connection | None) -> None:
-        self.key = (message.session, message.id)
-        self.connection = connection
-        """Where it came from: only there its end means something."""
-        self.flags = message.flags
-        self.deadline = deadline
-        self.tick: dict[Running, None] | None = None
-        """Where its deadline is watched."""
-        self.task: asyncio.Task[None] | None = None
-        self.has_started = False
-        """Whether the task has begun: one that is cancelled before never does."""
-        self.is_cancelled = False
-        """The caller gave it up, or the connection that it came by is gone."""
-        self.is_expired = False
-        self.is_returned = False
-        """The grace time is over."""
 
 
 class Worker:
@@ -100,56 +63,113 @@ class Worker:
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
-        self._posts = [_Post(self, broker, own) for broker in brokers]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._hello, self._seeds = own, dict.fromkeys(brokers)
+        self._posts: dict[Address, Post] = {}
+        self._tasks: dict[Post, asyncio.Task[None]] = {}
+        self._attempts: dict[Post, asyncio.Task[ZbusError | None]] = {}
+        self._topology = Topology()
+        self._is_closing = False
         self.refused: asyncio.Future[ZbusError | None] = asyncio.get_running_loop().create_future()
         """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
         self.has_stuck_threads = False
         """Whether `def` methods were still running when `close` gave up on them: they keep the process alive."""
 
     async def start(self) -> None:
-        """Begin to serve; returns once a broker has taken the subscription.
+        """Begin to serve; returns once all brokers that answer soon have taken the subscription, and one has.
 
         Raises:
             LinkError: no broker can be reached; nothing is left running.
             RpcError: the broker refused the subscription.
         """
-        self._tasks = [asyncio.create_task(post.link.run()) for post in self._posts]
-        for task in self._tasks:
-            task.add_done_callback(self._note_end)
-        attempts = [asyncio.create_task(post.wait_subscribed()) for post in self._posts]
-        await asyncio.wait(attempts)
-        errors = [attempt.result() for attempt in attempts]
-        if all(error is not None for error in errors):
+        for seed in self._seeds:
+            self._open(seed, is_seed=True)
+        while running := [attempt for attempt in self._attempts.values() if not attempt.done()]:
+            patience_s = SETTLE_S if self._is_serving else None
+            done, _ = await asyncio.wait(running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+        if not self._is_serving:
+            errors = [attempt.result() for attempt in self._attempts.values()]
             await self.close()
             raise next(error for error in errors if error is not None)
 
+    @property
+    def _is_serving(self) -> bool:
+        return any(post.is_subscribed for post in self._posts.values())
+
     async def close(self, grace_s: float = 0.0) -> None:
         """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end."""
+        self._is_closing = True
         until = time.monotonic() + grace_s
-        await asyncio.wait([post.leave() for post in self._posts], timeout=LEAVE_TIMEOUT_S)
+        posts = list(self._posts.values())
+        await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
         while (tasks := self._unfinished()) and time.monotonic() < until:
             await asyncio.wait(tasks, timeout=until - time.monotonic())
-        for post in self._posts:
+        for post in posts:
             post.return_all()
         if tasks := self._unfinished():
             await asyncio.wait(tasks, timeout=1.0)
         await asyncio.sleep(0)  # the last replies leave before the connection does
-        for task in self._tasks:
+        ending = [*self._tasks.values(), *self._attempts.values()]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.has_stuck_threads = bool(self._in_threads)
 
+    # -- brokers -----------------------------------------------------------------------------------------
+
+    def _open(self, broker: Address, *, is_seed: bool) -> None:
+        """Begin to serve at a broker."""
+        post = self._posts[broker] = Post(self, broker, self._hello, is_seed=is_seed)
+        self._tasks[post] = task = asyncio.create_task(post.link.run())
+        self._attempts[post] = asyncio.create_task(post.wait_settled())
+        task.add_done_callback(self._note_end)
+
+    def is_served(self, address: str) -> bool:
+        """Whether a broker gives requests already."""
+        return any(post.is_subscribed and post.address == address for post in self._posts.values())
+
+    def told(self, post: Post, told: Told) -> None:
+        """Take in what a broker tells of all brokers, and serve at new ones."""
+        self._topology.told(post.address, told)
+        self._follow_topology()
+
+    def post_lost(self, post: Post) -> None:
+        """Take note that a link is gone: another one may lead to the same broker."""
+        if self._is_closing:
+            return
+        self._topology.lost(post.address)
+        for other in self._posts.values():
+            if other is not post and other.address == post.address:
+                other.subscribe()
+        self._follow_topology()
+
+    def _follow_topology(self) -> None:
+        """Serve at all brokers that there are, and let go of those that are gone."""
+        if self._is_closing:
+            return
+        for broker, post in list(self._posts.items()):
+            if not post.is_seed and post.link.connection is None and post.address not in self._topology.brokers:
+                del self._posts[broker]
+                self._attempts.pop(post).cancel()
+                self._tasks.pop(post).cancel()
+        there = {post.address for post in self._posts.values()}
+        for address, broker_ in self._topology.brokers.items():
+            dialled = address_named(address)
+            if address not in there and dialled is not None and broker_.state == "live":
+                self._open(dialled, is_seed=False)
+
     def _note_end(self, task: asyncio.Task[None]) -> None:
         """Tell when no broker is left: each of them has refused the token."""
-        errors = [post.link.error for post in self._posts if post.link.is_refused]
-        if len(errors) == len(self._posts) and not self.refused.done():
+        posts = list(self._posts.values())
+        errors = [post.link.error for post in posts if post.link.is_refused]
+        if errors and len(errors) == len(posts) and not self.refused.done():
             log.error("worker.token_refused", service=self.definition.name, reason=str(errors[0]))
             self.refused.set_result(errors[0])
 
     def _unfinished(self) -> list[asyncio.Task[None]]:
-        return [running.task for post in self._posts for running in post.running.values() if running.task]
+        return [running.task for post in self._posts.values() for running in post.running.values() if running.task]
 
     async def run(self, invocation: Invocation, message: Message, deadline: float | None) -> Message:
         """Run one request's handler and return the reply.
@@ -202,183 +222,3 @@ class Worker:
             if not future.cancelled():
                 future.exception()  # has been seen: nobody waits for it any more
             raise
-
-
-class _Post:
-    """A worker's place at one broker."""
-
-    def __init__(self, worker: Worker, broker: Address, hello: Hello) -> None:
-        self._worker = worker
-        self._topic = worker.definition.name.encode()
-        self._loop = asyncio.get_running_loop()
-        self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
-        self._is_leaving = False
-        self._subscribed: asyncio.Future[ZbusError | None] = self._loop.create_future()
-        self._left: asyncio.Future[None] = self._loop.create_future()
-        self.running: dict[tuple[int, int], Running] = {}
-        self.link = Link((broker,), self, hello)
-
-    async def wait_subscribed(self) -> ZbusError | None:
-        """Return None once the broker has taken the subscription, or why it cannot be reached or refused."""
-        await self.link.wait_attempt()
-        if self.link.connection is None:
-            return self.link.error
-        return await self._subscribed
-
-    # -- what the link calls -----------------------------------------------------------------------------
-
-    def link_opened(self, theirs: Hello) -> None:
-        if self._is_leaving:
-            return
-        about: dict[str, Any] = {
-            "version": self._worker.definition.version,
-            "methods": list(self._worker.definition.methods),
-        }
-        about |= {"durable": True} if self._worker.definition.durable else {}
-        about |= {"interface": self._worker.interface} if self._worker.interface is not None else {}
-        body = orjson.dumps({"window": self._worker.concurrency, "about": about})
-        self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
-
-    def link_lost(self, error: ZbusError) -> None:
-        if self._is_leaving:
-            self._note_left()
-        else:
-            log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
-        lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
-        for running in lost.values():
-            self._cancel(running)
-
-    def congestion_changed(self, is_congested: bool) -> None:
-        """Do nothing: what a service has to send is bounded by its window."""
-
-    def message_received(self, message: Message) -> None:
-        if message.kind == Kind.REQUEST:
-            self._begin(message)
-        elif message.kind == Kind.CANCEL:
-            running = self.running.get((message.session, message.id))
-            if running is not None:
-                self._cancel(running)
-        elif message.kind == Kind.REPLY and message.id == _SUBSCRIBE_ID:
-            self._note_subscription(message)
-        elif message.kind == Kind.REPLY and message.id == _UNSUBSCRIBE_ID:
-            self._note_left()
-
-    def _note_subscription(self, message: Message) -> None:
-        refusal: ZbusError | None = None
-        if message.flags & _ERROR:
-            error = envelope.parse_error(message.body)
-            refusal = RpcError(error.code, error.message, error.details)
-            log.error("worker.refused", service=self._worker.definition.name, reason=error.message)
-        else:
-            log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
-        if not self._subscribed.done():
-            self._subscribed.set_result(refusal)
-
-    # -- requests ----------------------------------------------------------------------------------------
-
-    def _begin(self, message: Message) -> None:
-        if self._is_leaving:
-            self._send(Message(Kind.RETURN, message.id, session=message.session), self.link.connection)
-            return
-        deadline = time.monotonic() + message.timeout_ms / 1000 if message.timeout_ms else None
-        running = Running(message, deadline, self.link.connection)
-        self.running[running.key] = running
-        if deadline is not None:
-            running.tick = self._deadlines.add(running, deadline)
-        running.task = self._loop.create_task(self._work(running, message))
-
-    async def _work(self, running: Running, message: Message) -> None:
-        """Run one request and send what has to be said about it."""
-        running.has_started = True
-        try:
-            reply = await self._worker.run(self._worker.prepare(message), message, running.deadline)
-        except asyncio.CancelledError:
-            reply = self._reply_to_cancelled(running)
-        except BaseException as error:  # such as SystemExit: its caller gets an answer before it goes its way
-            failure = RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}")
-            self._end(running, _error_reply(message.id, message.session, failure))
-            raise
-        self._end(running, reply)
-
-    def _end(self, running: Running, reply: Message) -> None:
-        """Forget a request and say the one thing that has to be said about it."""
-        if self.running.get(running.key) is running:
-            del self.running[running.key]
-        if running.tick is not None:
-            running.tick.pop(running, None)
-        if running.is_cancelled:
-            session, message_id = running.key
-            reply = Message(Kind.DONE, message_id, session=session)
-        self._send(reply, running.connection)
-
-    def _reply_to_cancelled(self, running: Running) -> Message:
-        """Return what ends a call whose handler was stopped before it had a result."""
-        name = self._worker.definition.name
-        session, message_id = running.key
-        if running.is_expired:
-            error = RpcError(Code.DEADLINE_EXCEEDED, f"the deadline of this call to {name} passed in the handler")
-        elif running.is_returned and running.flags & Flag.IDEMPOTENT:
-            return Message(Kind.RETURN, message_id, session=session)
-        elif running.is_returned:
-            error = RpcError(
-                Code.UNAVAILABLE,
-                f"the instance of {name} shut down during this call; it may have run",
-                {"may_have_run": True},
-            )
-        else:  # the handler cancelled itself
-            error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
-        return _error_reply(message_id, session, error)
-
-    def _expire(self, running: Running) -> None:
-        running.is_expired = True
-        self._stop(running)
-
-    def _cancel(self, running: Running) -> None:
-        running.is_cancelled = True
-        self._stop(running)
-
-    def _stop(self, running: Running) -> None:
-        assert running.task is not None
-        running.task.cancel()
-        if not running.has_started:
-            self._end(running, self._reply_to_cancelled(running))
-
-    def _send(self, message: Message, connection: Connection | None) -> None:
-        """Send the end of a request to where the request came from; if that is gone, nobody wants it."""
-        if connection is None or connection is not self.link.connection:
-            return
-        size = payload_size(message)
-        if size > connection.message_bytes_max:
-            what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
-            message = _error_reply(message.id, message.session, RpcError(Code.RESOURCE_EXHAUSTED, what))
-        if len(self.running) < FEW:
-            connection.send_now(message)
-        else:
-            connection.send(message)
-
-    # -- the end -----------------------------------------------------------------------------------------
-
-    def leave(self) -> asyncio.Future[None]:
-        """Take nothing more: what still comes is returned at once. The future ends when nothing comes any more."""
-        self._is_leaving = True
-        connection = self.link.connection
-        if connection is not None:
-            connection.send(Message(Kind.UNSUBSCRIBE, _UNSUBSCRIBE_ID, self._topic))
-        else:
-            self._note_left()
-        return self._left
-
-    def _note_left(self) -> None:
-        if not self._left.done():
-            self._left.set_result(None)
-
-    def return_all(self) -> None:
-        """Stop what has not finished, and watch no deadline any more."""
-        for running in list(self.running.values()):
-            running.is_returned = True
-            self._stop(running)
-        self._deadlines.close()
-
-
-def _error_reply(message_id: int, session: int, error: RpcError) -> Message:
-    return Message(_REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)

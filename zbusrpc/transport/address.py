@@ -36,6 +36,14 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
     return tuple(_parse(part) for part in parts)
 
 
+def address_named(text: str) -> Address | None:
+    """Return the address that a broker says it has, or None where that is none."""
+    try:
+        return _parse(text)
+    except ConfigError:
+        return None
+
+
 def _parse(given: str) -> Address:
     text = given.removeprefix(TLS_SCHEME)
     host, colon, port = text.rpartition(":")

@@ -3,6 +3,7 @@
 import { el, setAttribute, setChildren, setText } from "./dom.js";
 import { percent, rate } from "./format.js";
 import { sparkline } from "./sparkline.js";
+import { isNil } from "./table.js";
 
 /** The name of a row: a button that opens its details. */
 export function openerCell(open, textOf) {
@@ -25,6 +26,7 @@ export function rateCell(store, field, kind) {
     cell.classList.add("rate");
     return (row) => {
       setText(value, rate(row[field]));
+      cell.classList.toggle("nil", isNil(value.textContent));
       picture.draw(store.history(row, field));
     };
   };
@@ -43,6 +45,15 @@ export function shareCell(shareOf) {
       bar.dataset.level = share > 0.9 ? "bad" : share > 0.7 ? "warn" : "good";
       setText(text, percent(share));
     };
+  };
+}
+
+/** A number with a class while a condition holds. */
+export function markedCell(textOf, mark, isMarked) {
+  return (cell) => (row) => {
+    setText(cell, textOf(row));
+    cell.classList.toggle("nil", isNil(cell.textContent));
+    cell.classList.toggle(mark, isMarked(row));
   };
 }
 

@@ -30,7 +30,7 @@ export function schemaForm(schema) {
 
 function parameter(name, property, definitions, isRequired) {
   const { schema, isNullable } = withoutNull(resolve(property, definitions), definitions);
-  const editor = editorOf(schema, definitions);
+  const editor = editorOf(schema, definitions, property.default);
   const states = [["value", "value"], isNullable && ["null", "null"], !isRequired && ["default", "left out"]].filter(Boolean);
   const state = states.length > 1 ? select(states, states.at(-1)[0]) : null;
   state?.setAttribute("aria-label", `${name}: value or not`);
@@ -70,7 +70,7 @@ function withoutNull(schema, definitions) {
 }
 
 function hintOf(property, schema, isRequired) {
-  const type = schema.enum ? "one of" : schema.format ?? (typeof schema.type === "string" ? schema.type : "JSON");
+  const type = schema.enum ? "choice" : schema.format ?? (typeof schema.type === "string" ? schema.type : "JSON");
   const parts = [type, property.description ?? schema.description];
   if (!isRequired) parts.push(property.default === undefined ? "optional" : `default ${JSON.stringify(property.default)}`);
   return parts.filter(Boolean).join(" · ");
@@ -88,22 +88,24 @@ export function example(schema, definitions = {}, depth = 0) {
     const properties = Object.entries(resolved.properties ?? {});
     return Object.fromEntries(properties.map(([name, property]) => [name, example(property, definitions, depth + 1)]));
   }
+  if (resolved.type === "array" && resolved.items && depth < DEPTH_MAX) return [example(resolved.items, definitions, depth + 1)];
   return { string: "", integer: 0, number: 0, boolean: false, array: [], object: {} }[resolved.type] ?? null;
 }
 
 // -- editors: { input, read(name) -> JSON text } -------------------------------------------------------------
 
-function editorOf(schema, definitions) {
-  if (schema.enum) return choiceEditor(schema.enum);
-  if (schema.type === "boolean") return choiceEditor([true, false]);
-  if (schema.type === "string") return lineEditor(schema.format ?? "", (text) => JSON.stringify(text));
-  if (schema.type === "integer") return numberEditor(INTEGER, "a whole number");
-  if (schema.type === "number") return numberEditor(NUMBER, "a number");
+function editorOf(schema, definitions, preset) {
+  if (schema.enum) return choiceEditor(schema.enum, preset);
+  if (schema.type === "boolean") return choiceEditor([true, false], preset);
+  const hint = preset ?? schema.examples?.[0] ?? "";
+  if (schema.type === "string") return lineEditor(hint, (text) => JSON.stringify(text));
+  if (schema.type === "integer") return numberEditor(hint, INTEGER, "a whole number");
+  if (schema.type === "number") return numberEditor(hint, NUMBER, "a number");
   return jsonEditor(JSON.stringify(example(schema, definitions), null, 2));
 }
 
-function choiceEditor(values) {
-  const input = select(values.map((value) => [JSON.stringify(value), String(value)]));
+function choiceEditor(values, preset) {
+  const input = select(values.map((value) => [JSON.stringify(value), String(value)]), JSON.stringify(preset ?? values[0]));
   return { input, read: () => input.value };
 }
 
@@ -112,8 +114,8 @@ function lineEditor(placeholder, toJson) {
   return { input, read: (name) => toJson(input.value, name) };
 }
 
-function numberEditor(pattern, what) {
-  const editor = lineEditor("", (text, name) => {
+function numberEditor(hint, pattern, what) {
+  const editor = lineEditor(hint, (text, name) => {
     if (!pattern.test(text.trim())) throw new Error(`${name} is ${what}, not "${text}"`);
     return text.trim();
   });

@@ -46,11 +46,12 @@ export function percent(value) {
   return `${hundredths < 10 && hundredths % 1 !== 0 ? hundredths.toFixed(1) : Math.round(hundredths)} %`;
 }
 
-/** 0.42 ms, 12 ms, 1.5 s */
+/** <1 ms, 4.2 ms, 12 ms, 1.5 s: the broker's clock has whole milliseconds. */
 export function milliseconds(value) {
   if (value === null || value === undefined) return NOTHING;
+  if (value < 1) return "<1 ms";
   if (value >= 1000) return `${(value / 1000).toFixed(value < 10_000 ? 2 : 1)} s`;
-  return `${value < 10 ? value.toFixed(value < 1 ? 2 : 1) : Math.round(value)} ms`;
+  return `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 }
 
 /** 12 s, 4 min 10 s, 3 h 2 min, 5 d 1 h */

@@ -6,7 +6,7 @@ import { sparkline } from "./sparkline.js";
 
 const $ = (id) => document.getElementById(id);
 const THEMES = ["system", "light", "dark"];
-const THEME_NAMES = { system: "Auto", light: "Light", dark: "Dark" };
+const THEME_NAMES = { system: "◐ Auto", light: "○ Light", dark: "● Dark" };
 
 /** Show the connection and the broker; call it again each second while there is no connection. */
 export function drawConnection({ store, cluster }) {
@@ -91,7 +91,7 @@ function makeTheme() {
   const draw = () => {
     const name = THEME_NAMES[root.dataset.theme];
     setText($("theme"), name);
-    setAttribute($("theme"), "aria-label", `Theme: ${name}`);
+    setAttribute($("theme"), "aria-label", `Theme: ${name.slice(2)}`);
     setAttribute($("theme"), "title", "Light, dark, or as the system is");
   };
   $("theme").addEventListener("click", () => {

@@ -4,6 +4,7 @@ A column is { id, title, value(row), ... } with
 
     text(row)          what the cell shows; by default the value
     cell(td, record)   makes the cell's elements, and returns update(row); `record.row` is the row at any time. Instead of text
+    isFixed            it is no value to sort by
     isNumber           aligned to the right, and sorted from the largest first
     isLive             changes all the time: while somebody points at the table its order rests
     isTold             a change is shown by a short highlight
@@ -11,7 +12,7 @@ A column is { id, title, value(row), ... } with
     hint               what the title means */
 
 import { el, setAttribute, setChildren, setText } from "./dom.js";
-import { number } from "./format.js";
+import { NOTHING, number } from "./format.js";
 
 const ROWS_SHOWN = 200;
 const collator = new Intl.Collator("en", { numeric: true });
@@ -60,7 +61,7 @@ export class Table {
 
   #header(column) {
     const button = el("button", { type: "button", title: column.hint, onclick: () => this.#sortBy(column) }, column.title);
-    return el("th", { scope: "col", class: classes(column) }, column.isFixed ? el("span", {}, column.title) : button);
+    return el("th", { scope: "col", class: classes(column) }, column.isFixed ? el("span", { class: "hidden" }, column.title) : button);
   }
 
   #drawHeader(id, header, isHidden) {
@@ -92,7 +93,8 @@ export class Table {
   }
 
   #makeRecord(row) {
-    const record = { row, node: el("tr", { class: "fresh" }), cells: [] };
+    const isNew = this.#order.length > 0; // and not merely the first that is shown
+    const record = { row, node: el("tr", { class: isNew ? "fresh" : "" }), cells: [] };
     for (const column of this.#columns) {
       const cell = column === this.#columns[0] ? el("th", { scope: "row" }) : el("td");
       cell.className = classes(column);
@@ -132,9 +134,16 @@ function textCell(cell, column) {
   let isFirst = true;
   return (row) => {
     const value = column.text ? column.text(row) : column.value(row);
-    if (setText(cell, String(value ?? "")) && !isFirst && column.isTold) highlight(cell);
+    const text = String(value ?? "");
+    if (setText(cell, text) && !isFirst && column.isTold) highlight(cell);
+    if (column.isNumber) cell.classList.toggle("nil", isNil(text));
     isFirst = false;
   };
+}
+
+/** Whether a text says that there is nothing: such numbers step back. */
+export function isNil(text) {
+  return text === "0" || text === "0 %" || text === NOTHING;
 }
 
 function highlight(cell) {
@@ -144,7 +153,7 @@ function highlight(cell) {
 }
 
 function classes(column) {
-  return [column.isNumber && "number", column.rank && `rank${column.rank}`, column.isAction && "action"].filter(Boolean).join(" ");
+  return [column.isNumber && "number", column.rank && `rank${column.rank}`].filter(Boolean).join(" ");
 }
 
 function compare(a, b) {

@@ -1,7 +1,7 @@
 /* Consume groups: how far behind they are, and with whom their messages are. */
 
 import { actionButton } from "../actions.js";
-import { openerCell, wordsCell } from "../cells.js";
+import { markedCell, openerCell, wordsCell } from "../cells.js";
 import { el } from "../dom.js";
 import { factList, optionFacts, part } from "../facts.js";
 import { compact, moment, number, rate, span } from "../format.js";
@@ -20,7 +20,7 @@ export function groupsView({ store, actions, open, openRow }) {
       { id: "topic", title: "Topic", rank: 1, value: (row) => row.topic },
       { id: "broker", title: "Broker", rank: 2, value: (row) => row.broker },
       { id: "state", title: "State", rank: 2, value: (row) => stateOf(row)[0], cell: wordsCell((row) => [stateOf(row)]) },
-      { id: "lag", title: "Lag", isNumber: true, isLive: true, rank: 1, hint: "Messages that it is not done with", value: (row) => row.lag, cell: lagCell },
+      { id: "lag", title: "Lag", isNumber: true, isLive: true, rank: 1, hint: "Messages that it is not done with", value: (row) => row.lag, cell: markedCell((row) => compact(row.lag), "strong", (row) => row.lag > 0) },
       { id: "in_flight", title: "In flight", isNumber: true, isLive: true, rank: 3, hint: "With a consumer now", value: (row) => row.in_flight, text: (row) => compact(row.in_flight) },
       { id: "delayed", title: "Delayed", isNumber: true, rank: 3, hint: "Waiting for their time, or for the next attempt", value: (row) => row.delayed, text: (row) => compact(row.delayed) },
       { id: "oldest", title: "Oldest", isNumber: true, isLive: true, rank: 2, hint: "Age of the oldest message that is not acknowledged", value: (row) => ageOf(store, row), text: (row) => span(ageOf(store, row)) },
@@ -40,13 +40,6 @@ function stateOf(row) {
 
 function ageOf(store, row) {
   return row.oldest_unacked_ms === null ? null : (store.nowMs(row.broker) - row.oldest_unacked_ms) / 1000;
-}
-
-function lagCell(cell) {
-  return (row) => {
-    cell.textContent = compact(row.lag);
-    cell.classList.toggle("strong", row.lag > 0);
-  };
 }
 
 function groupDetail({ store, actions, openRow }, key) {

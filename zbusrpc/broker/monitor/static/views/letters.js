@@ -8,6 +8,7 @@ import { fullMessage } from "./messages.js";
 
 const TOPICS_SHOWN = 50;
 const COUNT = 50;
+const RANKS = { Offset: "rank2", Group: "rank2", Attempts: "rank2", Since: "rank3" };
 
 export function lettersView(app) {
   const sections = new Map(); // by the key of the topic
@@ -61,7 +62,9 @@ class LettersOfTopic {
     this.retryAll = actionButton("Retry all …", () => actions.retryLetters(this.#row));
     this.purgeSelected = actionButton("Purge selected …", () => actions.purgeLetters(this.#row, this.#selected()), { style: "danger" });
     this.purgeAll = actionButton("Purge all …", () => actions.purgeLetters(this.#row), { style: "danger" });
-    const titles = ["Offset", "Group", "Attempts", "Since", "Reason", "Message", "Act"].map((title) => el("th", { scope: "col" }, title));
+    const titles = ["Offset", "Group", "Attempts", "Since", "Reason", "Message"].map((title) =>
+      el("th", { scope: "col", class: RANKS[title] }, title),
+    );
     this.node = el(
       "section",
       {},
@@ -71,7 +74,7 @@ class LettersOfTopic {
         "table",
         {},
         el("caption", { class: "hidden" }, `Dead letters of ${row.topic}`),
-        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, this.all), titles)),
+        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, this.all), titles, el("th", { scope: "col" }, el("span", { class: "hidden" }, "Act")))),
         this.body,
       ),
       this.more,
@@ -116,19 +119,19 @@ class LettersOfTopic {
     const { headers, offset } = letter;
     const reason = headers["dead-reason"] ?? "";
     const box = el("input", { type: "checkbox", value: String(offset), "aria-label": `Select the letter at ${offset}` });
-    const body = el("details", {}, el("summary", {}, letter.body === null ? "binary" : line(letter.body, 80) || "empty"));
+    const body = el("details", {}, el("summary", {}, letter.body === null ? "binary" : line(letter.body) || "empty"));
     body.addEventListener("toggle", () => body.open && body.children.length === 1 && body.append(...fullMessage(letter)));
     const retry = actionButton("Retry …", () => this.#app.actions.retryLetters(this.#row, [offset]));
     const cells = [
-      el("th", { scope: "row" }, number(offset)),
-      el("td", {}, headers["dead-group"] ?? ""),
-      el("td", { class: "number" }, headers["dead-attempts"] ?? ""),
-      el("td", {}, moment(letter.timestamp_ms)),
+      el("th", { scope: "row", class: RANKS.Offset }, number(offset)),
+      el("td", { class: RANKS.Group }, headers["dead-group"] ?? ""),
+      el("td", { class: `number ${RANKS.Attempts}` }, headers["dead-attempts"] ?? ""),
+      el("td", { class: RANKS.Since }, moment(letter.timestamp_ms)),
       el("td", { class: "reason" }, reason || "no reason given"),
       el("td", { class: "body" }, body),
-      el("td", {}, retry.node),
+      el("td", { class: "act" }, retry.node),
     ];
-    const node = el("tr", { class: "fresh" }, el("td", {}, box), cells);
+    const node = el("tr", { class: this.#loaded ? "fresh" : "" }, el("td", {}, box), cells);
     return { node, box, retry, words: `${reason} ${headers["dead-group"] ?? ""}` };
   }
 

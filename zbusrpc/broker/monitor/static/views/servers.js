@@ -3,7 +3,7 @@
 import { actionButton } from "../actions.js";
 import { openerCell, shareCell, wordsCell } from "../cells.js";
 import { isWebUrl } from "../cluster.js";
-import { el } from "../dom.js";
+import { el, setAttribute } from "../dom.js";
 import { factList, part } from "../facts.js";
 import { bytes, compact, moment, number, rate, span } from "../format.js";
 
@@ -19,7 +19,7 @@ export function serversView({ store, actions, open }) {
     words: (row) => [row.address, row.version, stateOf(store, row)],
     empty: ["No broker is known", "The list comes with the connection to the broker of this page."],
     columns: [
-      { id: "address", title: "Address", rank: 1, value: (row) => row.address, cell: openerCell(open, (row) => row.address) },
+      { id: "address", title: "Address", rank: 1, value: (row) => row.address, cell: addressCell(open) },
       { id: "state", title: "State", rank: 1, value: (row) => stateOf(store, row), cell: wordsCell((row) => statesOf(store, row)) },
       { id: "version", title: "Version", rank: 3, value: (row) => row.version },
       { id: "uptime", title: "Up for", isNumber: true, rank: 2, value: (row) => row.uptime_s, text: (row) => span(row.uptime_s) },
@@ -31,10 +31,41 @@ export function serversView({ store, actions, open }) {
       { id: "topics", title: "Topics", isNumber: true, rank: 3, isTold: true, value: (row) => row.topics, text: (row) => compact(row.topics) },
       { id: "services", title: "Services", isNumber: true, rank: 3, isTold: true, value: (row) => row.services, text: (row) => compact(row.services) },
       { id: "sessions", title: "Connections", isNumber: true, rank: 3, value: (row) => row.sessions, text: (row) => compact(row.sessions) },
-      { id: "seen_by", title: "Seen by", rank: 3, hint: "Trackers that list it", value: (row) => seenBy(row), text: seenBy },
+      { id: "seen_by", title: "Seen by", rank: 3, hint: "Trackers that list it", value: seenBy },
+      { id: "drain", title: "Act", rank: 3, isFixed: true, value: (row) => row.address, cell: drainCell(actions) },
     ],
     detail: (key) => serverDetail({ store, actions }, key),
   };
+}
+
+/** The address, which opens the details, and a link to the broker's own page. */
+function addressCell(open) {
+  const opener = openerCell(open, (row) => row.address);
+  return (cell, record) => {
+    const update = opener(cell, record);
+    const page = el("a", { target: "_blank", rel: "noreferrer", class: "page" }, "↗");
+    cell.append(" ", page);
+    return (row) => {
+      update(row);
+      page.hidden = row.is_self || !isWebUrl(row.url);
+      if (page.hidden) return;
+      setAttribute(page, "href", row.url);
+      setAttribute(page, "aria-label", `The page of ${row.address}`);
+    };
+  };
+}
+
+function drainCell(actions) {
+  return (cell, record) => {
+    const drain = actionButton("Drain …", () => actions.drain(record.row));
+    cell.append(drain.node);
+    return (row) => drain.update(whyNotDrained(actions, row));
+  };
+}
+
+function whyNotDrained(actions, row) {
+  if (row.state === "gone") return "it is gone";
+  return row.state === "draining" ? "it is draining already" : actions.refusal(row.address, "admin");
 }
 
 function stateOf(store, row) {
@@ -59,7 +90,7 @@ function serverDetail({ store, actions }, key) {
   const drain = actionButton("Drain …", () => actions.drain(store.find("servers", key)), { style: "danger" });
   return {
     title: key,
-    nodes: [error, facts.node, page, part("Take it out", el("p", { class: "faint" }, "It takes no new work, lets consumers finish, and stops."), drain.node)],
+    nodes: [error, facts.node, page, part("Take it out", el("p", { class: "faint" }, "It takes no new work, lets consumers finish, and stops."), el("div", { class: "buttons" }, drain.node))],
     update() {
       const row = store.find("servers", key);
       if (!row) return false;
@@ -68,7 +99,7 @@ function serverDetail({ store, actions }, key) {
       error.textContent = problem;
       page.hidden = !isWebUrl(row.url);
       if (!page.hidden) page.href = row.url;
-      drain.update(row.state === "draining" ? "it is draining already" : actions.refusal(key, "admin"));
+      drain.update(whyNotDrained(actions, row));
       facts.update([
         ["State", stateOf(store, row)],
         ["Version", row.version],

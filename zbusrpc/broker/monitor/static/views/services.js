@@ -1,6 +1,6 @@
 /* Services: their instances and methods, how fast they answer, and a form to call them. */
 
-import { openerCell, rateCell, wordsCell } from "../cells.js";
+import { markedCell, openerCell, rateCell, wordsCell } from "../cells.js";
 import { el } from "../dom.js";
 import { factList, part } from "../facts.js";
 import { compact, count, milliseconds, number, percent, rate } from "../format.js";
@@ -25,7 +25,7 @@ export function servicesView({ store, cluster, actions, open }) {
       { id: "queued", title: "Queued", isNumber: true, isLive: true, rank: 3, hint: "Calls that wait for an instance", value: (row) => row.queued, text: (row) => compact(row.queued) },
       { id: "methods", title: "Methods", isNumber: true, rank: 3, value: (row) => row.methods.length, text: (row) => number(row.methods.length) },
       { id: "rate", title: "Calls/s", isNumber: true, isLive: true, rank: 1, value: (row) => row.rate, cell: rateCell(store, "rate", "in") },
-      { id: "error_rate", title: "Errors", isNumber: true, isLive: true, rank: 2, hint: "Share of calls in the last seconds", value: (row) => row.error_rate, cell: errorCell },
+      { id: "error_rate", title: "Errors", isNumber: true, isLive: true, rank: 2, hint: "Share of calls in the last seconds", value: (row) => row.error_rate, cell: markedCell((row) => percent(row.error_rate), "bad", (row) => row.error_rate > 0) },
       { id: "p50", title: "p50", isNumber: true, isLive: true, rank: 2, hint: "So long half of the calls take at most", value: (row) => row.p50_ms, text: (row) => milliseconds(row.p50_ms) },
       { id: "p99", title: "p99", isNumber: true, isLive: true, rank: 2, hint: "So long 99 of 100 calls take at most", value: (row) => row.p99_ms, text: (row) => milliseconds(row.p99_ms) },
     ],
@@ -40,13 +40,6 @@ function stateOf(row) {
 
 function statesOf(row) {
   return row.durable ? [stateOf(row), ["durable", "plain"]] : [stateOf(row)];
-}
-
-function errorCell(cell) {
-  return (row) => {
-    cell.textContent = percent(row.error_rate);
-    cell.classList.toggle("bad", row.error_rate > 0);
-  };
 }
 
 function serviceDetail({ store, cluster, actions }, key) {

@@ -1,0 +1,306 @@
+"""The post: a worker's place at one broker.
+
+    link opens ──> SUBSCRIBE ──> requests, each a task ──> replies ──> leave, or the link is lost and dialled again
+
+Where the broker is one that the user has named it is asked which others there are. A tracker that is no broker itself
+takes no services: there the post only listens. Of several posts that lead to the same broker only the first serves.
+
+Promises: every request is answered, returned or reported done exactly once per connection; what came by a connection
+that was lost is cancelled.
+"""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from zbusrpc import envelope
+from zbusrpc.cluster.timers import DeadlineTimer
+from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.connection import Connection
+from zbusrpc.transport.hello import Hello
+from zbusrpc.transport.link import Link
+from zbusrpc.transport.native import payload_size
+from zbusrpc.transport.topology import parse_topology
+
+if TYPE_CHECKING:
+    from zbusrpc.service.worker import Worker
+
+FEW: Final = 2
+"""With fewer calls running, a reply is sent at once: it would wait for nobody."""
+REDIAL_S: Final = 0.4
+"""Longest wait between two dials: a broker that is back has its services within a second."""
+_ERROR: Final = int(Flag.ERROR)
+_SUBSCRIBE_ID: Final = 1
+_UNSUBSCRIBE_ID: Final = 2
+_TRACK_ID: Final = 3
+
+log = get_logger("worker")
+
+
+class Running:
+    """A request that is being worked on."""
+
+    __slots__ = (
+        "connection",
+        "deadline",
+        "flags",
+        "has_started",
+        "is_cancelled",
+        "is_expired",
+        "is_returned",
+        "key",
+        "task",
+        "tick",
+    )
+
+    def __init__(self, message: Message, deadline: float | None, connection: Connection | None) -> None:
+        self.key = (message.session, message.id)
+        self.connection = connection
+        """Where it came from: only there its end means something."""
+        self.flags = message.flags
+        self.deadline = deadline
+        self.tick: dict[Running, None] | None = None
+        """Where its deadline is watched."""
+        self.task: asyncio.Task[None] | None = None
+        self.has_started = False
+        """Whether the task has begun: one that is cancelled before never does."""
+        self.is_cancelled = False
+        """The caller gave it up, or the connection that it came by is gone."""
+        self.is_expired = False
+        self.is_returned = False
+        """The grace time is over."""
+
+
+class Post:
+    """A worker's place at one broker."""
+
+    def __init__(self, worker: "Worker", broker: Address, hello: Hello, *, is_seed: bool) -> None:
+        """Prepare; whoever has it runs its link.
+
+        Args:
+            worker: Whose place it is.
+            broker: Where the broker is.
+            hello: What is said first.
+            is_seed: Whether the user has named it, so that it is asked for others.
+        """
+        self._worker = worker
+        self._topic = worker.definition.name.encode()
+        self._loop = asyncio.get_running_loop()
+        self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
+        self._is_leaving = self._has_asked = False
+        self._settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
+        self._left: asyncio.Future[None] = self._loop.create_future()
+        self.running: dict[tuple[int, int], Running] = {}
+        self.address = str(broker)
+        """The broker's name, as dialled until it says it."""
+        self.is_seed = is_seed
+        self.is_subscribed = False
+        """Whether the broker gives it requests."""
+        self.link = Link((broker,), self, hello, wait_s_max=REDIAL_S)
+
+    async def wait_settled(self) -> ZbusError | None:
+        """Return None once the broker has taken the subscription, or why it cannot be reached or takes none."""
+        await self.link.wait_attempt()
+        if self.link.connection is None:
+            return self.link.error
+        return await self._settled
+
+    # -- what the link calls -----------------------------------------------------------------------------
+
+    def link_opened(self, theirs: Hello) -> None:
+        if self._is_leaving:
+            return
+        self.address = theirs.address or self.address
+        if self.is_seed:
+            self.link.send(Message(Kind.TRACK, _TRACK_ID))
+        else:
+            self.subscribe()
+
+    def subscribe(self) -> None:
+        """Have the broker give requests, unless it does so by another post."""
+        if self.is_subscribed or self._has_asked or self.link.connection is None or self._is_leaving:
+            return
+        if self._worker.is_served(self.address):
+            self._settle(None)
+            return
+        self._has_asked = True
+        about: dict[str, Any] = {
+            "version": self._worker.definition.version,
+            "methods": list(self._worker.definition.methods),
+        }
+        about |= {"durable": True} if self._worker.definition.durable else {}
+        about |= {"interface": self._worker.interface} if self._worker.interface is not None else {}
+        body = orjson.dumps({"window": self._worker.concurrency, "about": about})
+        self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
+
+    def link_lost(self, error: ZbusError) -> None:
+        self.is_subscribed = self._has_asked = False
+        if self._is_leaving:
+            self._note_left()
+        else:
+            log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
+        lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
+        for running in lost.values():
+            self._cancel(running)
+        self._worker.post_lost(self)
+
+    def congestion_changed(self, is_congested: bool) -> None:
+        """Do nothing: what a service has to send is bounded by its window."""
+
+    def message_received(self, message: Message) -> None:
+        if message.kind == Kind.REQUEST:
+            self._begin(message)
+        elif message.kind == Kind.CANCEL:
+            running = self.running.get((message.session, message.id))
+            if running is not None:
+                self._cancel(running)
+        elif message.kind == Kind.REPLY and message.id == _SUBSCRIBE_ID:
+            self._note_subscription(message)
+        elif message.kind == Kind.REPLY and message.id == _UNSUBSCRIBE_ID:
+            self._note_left()
+        elif message.kind == Kind.REPLY and message.id == _TRACK_ID:
+            self._note_brokers(message)
+        elif message.kind == Kind.TOPOLOGY:
+            self._worker.told(self, parse_topology(message.body))
+
+    def _note_brokers(self, reply: Message) -> None:
+        """Take in which brokers there are, and serve this one unless it only tracks others."""
+        if reply.flags & _ERROR:  # it does not want to tell
+            self.subscribe()
+            return
+        topology = parse_topology(reply.body, is_reply=True)
+        if self.address in topology.servers or not self.address:
+            self.subscribe()
+        else:
+            self._settle(LinkError(f"tracker {self.address} takes no services itself, and no broker reports to it"))
+        self._worker.told(self, topology)
+
+    def _note_subscription(self, message: Message) -> None:
+        refusal: ZbusError | None = None
+        if message.flags & _ERROR:
+            error = envelope.parse_error(message.body)
+            refusal = RpcError(error.code, error.message, error.details)
+            log.error("worker.refused", service=self._worker.definition.name, reason=error.message)
+        else:
+            log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
+            self.is_subscribed = True
+        self._settle(refusal)
+
+    def _settle(self, refusal: ZbusError | None) -> None:
+        if not self._settled.done():
+            self._settled.set_result(refusal)
+
+    # -- requests ----------------------------------------------------------------------------------------
+
+    def _begin(self, message: Message) -> None:
+        if self._is_leaving:
+            self._send(Message(Kind.RETURN, message.id, session=message.session), self.link.connection)
+            return
+        deadline = time.monotonic() + message.timeout_ms / 1000 if message.timeout_ms else None
+        running = Running(message, deadline, self.link.connection)
+        self.running[running.key] = running
+        if deadline is not None:
+            running.tick = self._deadlines.add(running, deadline)
+        running.task = self._loop.create_task(self._work(running, message))
+
+    async def _work(self, running: Running, message: Message) -> None:
+        """Run one request and send what has to be said about it."""
+        running.has_started = True
+        try:
+            reply = await self._worker.run(self._worker.prepare(message), message, running.deadline)
+        except asyncio.CancelledError:
+            reply = self._reply_to_cancelled(running)
+        except BaseException as error:  # such as SystemExit: its caller gets an answer before it goes its way
+            failure = RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}")
+            self._end(running, error_reply(message.id, message.session, failure))
+            raise
+        self._end(running, reply)
+
+    def _end(self, running: Running, reply: Message) -> None:
+        """Forget a request and say the one thing that has to be said about it."""
+        if self.running.get(running.key) is running:
+            del self.running[running.key]
+        if running.tick is not None:
+            running.tick.pop(running, None)
+        if running.is_cancelled:
+            session, message_id = running.key
+            reply = Message(Kind.DONE, message_id, session=session)
+        self._send(reply, running.connection)
+
+    def _reply_to_cancelled(self, running: Running) -> Message:
+        """Return what ends a call whose handler was stopped before it had a result."""
+        name = self._worker.definition.name
+        session, message_id = running.key
+        if running.is_expired:
+            error = RpcError(Code.DEADLINE_EXCEEDED, f"the deadline of this call to {name} passed in the handler")
+        elif running.is_returned and running.flags & Flag.IDEMPOTENT:
+            return Message(Kind.RETURN, message_id, session=session)
+        elif running.is_returned:
+            error = RpcError(
+                Code.UNAVAILABLE,
+                f"the instance of {name} shut down during this call; it may have run",
+                {"may_have_run": True},
+            )
+        else:  # the handler cancelled itself
+            error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
+        return error_reply(message_id, session, error)
+
+    def _expire(self, running: Running) -> None:
+        running.is_expired = True
+        self._stop(running)
+
+    def _cancel(self, running: Running) -> None:
+        running.is_cancelled = True
+        self._stop(running)
+
+    def _stop(self, running: Running) -> None:
+        assert running.task is not None
+        running.task.cancel()
+        if not running.has_started:
+            self._end(running, self._reply_to_cancelled(running))
+
+    def _send(self, message: Message, connection: Connection | None) -> None:
+        """Send the end of a request to where the request came from; if that is gone, nobody wants it."""
+        if connection is None or connection is not self.link.connection:
+            return
+        size = payload_size(message)
+        if size > connection.message_bytes_max:
+            what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
+            message = error_reply(message.id, message.session, RpcError(Code.RESOURCE_EXHAUSTED, what))
+        if len(self.running) < FEW:
+            connection.send_now(message)
+        else:
+            connection.send(message)
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    def leave(self) -> asyncio.Future[None]:
+        """Take nothing more: what still comes is returned at once. The future ends when nothing comes any more."""
+        self._is_leaving = True
+        connection = self.link.connection
+        if connection is not None:
+            connection.send(Message(Kind.UNSUBSCRIBE, _UNSUBSCRIBE_ID, self._topic))
+        else:
+            self._note_left()
+        return self._left
+
+    def _note_left(self) -> None:
+        if not self._left.done():
+            self._left.set_result(None)
+
+    def return_all(self) -> None:
+        """Stop what has not finished, and watch no deadline any more."""
+        for running in list(self.running.values()):
+            running.is_returned = True
+            self._stop(running)
+        self._deadlines.close()
+
+
+def error_reply(message_id: int, session: int, error: RpcError) -> Message:
+    """Return the reply that ends a call with an error."""
+    return Message(Kind.REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)

@@ -32,6 +32,7 @@ TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
 BROKER_SHELLS = {
     "reporter",
     "reporting",
+    "text_reporter",
     "server",
     "advertise",
     "arrival",

@@ -89,6 +89,9 @@ class FrameTooLargeError(ProtocolError):
 class LinkError(ZbusError):
     """The connection to a broker cannot be made, was refused or was lost; the text says which and why."""
 
+    last_request: int | None = None
+    """Where the broker said goodbye: the last request that it took; later ones have not run."""
+
 
 class TokenRefusedError(LinkError):
     """The broker does not know the token that it was shown: trying again with the same does not help."""

@@ -1,7 +1,6 @@
 """The browser example in a real browser: headless Chromium, a real broker, a Python service, producer and consumer."""
 
 import asyncio
-import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
@@ -9,18 +8,15 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright, expect
+from playwright.async_api import Browser, Page, expect
 
+from tests.support.browser import anyio_backend, browser, needs_chromium, open_page
 from tests.support.processes import ROOT, Processes, port_of
 from tests.support.waiting import WAIT_S
 from zbusrpc import Consumer, Producer
 
-CHROMIUM = shutil.which("chromium")
-expect.set_options(timeout=WAIT_S * 1000)
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium; on Debian: apt-get install chromium"),
-]
+__all__ = ["anyio_backend", "browser"]
+pytestmark = [pytest.mark.anyio, needs_chromium]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -49,21 +45,13 @@ def broker(processes: Processes, site_url: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def page(request: pytest.FixtureRequest, site_url: str, tmp_path: Path) -> AsyncIterator[Page]:
-    """Show the example; keep a picture of it when the test fails, which it does on an error of the page's own."""
-    failed_before = request.session.testsfailed
-    errors: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page()
-        page.set_default_timeout(WAIT_S * 1000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
+async def page(
+    request: pytest.FixtureRequest, browser: Browser, site_url: str, tmp_path: Path
+) -> AsyncIterator[Page]:
+    """Show the example."""
+    async with open_page(browser, request, tmp_path) as page:
         await page.goto(site_url)
         yield page
-        if errors or request.session.testsfailed > failed_before:
-            await page.screenshot(path=tmp_path / "page.png", full_page=True)
-        await browser.close()
-    assert not errors
 
 
 async def connect(page: Page, broker: str) -> None:

@@ -261,3 +261,41 @@ def test_sign_of_life_without_a_token_takes_no_rights_away() -> None:
         assert keeper.admits(request, Command(request), Exchange(lambda answered: None), session)
         assert session.rights is not None
         assert session.rights.name == "app"
+
+
+# -- the monitor ---------------------------------------------------------------------------------------------
+
+
+def visit_monitor(line: str, house: House | None = None, **headers: str) -> Visit:
+    """Knock with a request for the monitor."""
+    method, target = line.split(" ")
+    named = {"host": HERE} | {name.replace("_", "-"): value for name, value in headers.items()}
+    request = HttpRequest(method, target.encode(), named, b"", True)
+    exchange, session = Exchange(lambda answered: None), Session(1, "test")
+    return Visit(Doorkeeper(house or House()).admits(request, None, exchange, session), session, exchange)
+
+
+@pytest.mark.parametrize("headers", [{"origin": EVIL}, {"origin": "null"}, {"sec_fetch_site": "cross-site"}], ids=str)
+def test_page_of_somebody_else_may_not_have_the_monitor_do_anything(headers: dict[str, str]) -> None:
+    """A POST changes something, a GET and a HEAD never do, however long the path is."""
+    assert visit_monitor("POST /api/topics/T/remove", **headers).status == 403
+    assert visit_monitor("POST /api/login", **headers).status == 403
+    assert visit_monitor("GET /api/topics/T/messages", **headers).is_in
+    assert visit_monitor("HEAD /api/topics/T", **headers).is_in
+
+
+def test_page_of_the_monitor_is_in_no_sandbox() -> None:
+    """What else a browser shows of it is."""
+    assert "sandbox" not in visit_monitor("GET /", accept="text/html").exchange.head
+    assert "sandbox" not in visit_monitor("GET /monitor/start.js", accept="text/html").exchange.head
+    assert "sandbox" in visit_monitor("GET /api/topics", accept="text/html").exchange.head
+
+
+def test_who_has_a_wrong_token_gets_the_page_and_may_log_in() -> None:
+    """And nothing else."""
+    cookie = {"cookie": "token=stale", "accept": "text/html"}
+
+    for line in ("GET /", "GET /monitor/start.js", "POST /api/login", "POST /api/logout"):
+        assert visit_monitor(line, with_tokens(), **cookie).is_in
+    assert visit_monitor("GET /api/topics", with_tokens(), **cookie).status == 401
+    assert visit_monitor("GET /metrics", with_tokens(), **cookie).status == 401

@@ -4,13 +4,17 @@ import re
 
 import orjson
 import pytest
+from pydantic_core import core_schema
 
+from zbusrpc import service
 from zbusrpc.broker.call_statistics import BOUNDS_S, MARK_S, CallStatistics, octaves
 from zbusrpc.broker.monitor import pages, paths
 from zbusrpc.broker.monitor.api import ROUTES, Asked, find
 from zbusrpc.broker.monitor.openapi import description
 from zbusrpc.broker.origins import Origins
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.service.definition import define
+from zbusrpc.service.interface import interface_of
 from zbusrpc.transport.http import HttpRequest
 
 HTML = {"accept": "text/html,*/*;q=0.8"}
@@ -234,3 +238,40 @@ def test_pages_of_brokers_of_the_set_may_write(origin: str, may_write: bool) -> 
     origins = Origins(bound_host="127.0.0.1", addresses=lambda: addresses)
 
     assert origins.may_write({"origin": origin, "host": "localhost:15555"}) is may_write
+
+
+# -- the interface that a service tells ----------------------------------------------------------------------
+
+
+class Opaque:
+    """A type with a form in JSON, but no schema."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            lambda value: cls(), serialization=core_schema.plain_serializer_function_ser_schema(lambda value: "x")
+        )
+
+
+@service
+class Odd:
+    """A service with whatever a signature may hold."""
+
+    async def keep(self, opaque: Opaque, name: str = "x", *, tags: tuple[str, ...] = ()) -> Opaque:
+        """Keep it."""
+        raise NotImplementedError
+
+    async def sum(self, first: int, /, *more: int) -> int:
+        """Return the sum."""
+        raise NotImplementedError
+
+
+def test_interface_has_a_schema_of_everything_that_can_have_one() -> None:
+    """What has none is {}, and hinders nobody."""
+    told = orjson.loads(interface_of(define(Odd)))
+
+    assert told["doc"] == "A service with whatever a signature may hold."
+    assert told["methods"]["keep"]["params"] == {}
+    assert told["methods"]["keep"]["doc"] == "Keep it."
+    assert told["methods"]["sum"]["params"] == {}
+    assert told["methods"]["sum"]["result"] == {"type": "integer"}

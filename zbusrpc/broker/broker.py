@@ -12,6 +12,7 @@ Pure: no clock, no socket, no `await`. A message that a peer must not send raise
 changed.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
+from zbusrpc.broker.mq.requests import is_drain
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.reports import list_services
@@ -35,6 +37,7 @@ UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the t
 """Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
 _PRODUCE: Final = int(Kind.PRODUCE)
 _COMMAND: Final = int(Kind.COMMAND)
+_NEW_WORK: Final = frozenset({Kind.PRODUCE, Kind.CONSUME, Kind.PULL})
 
 
 class Broker:
@@ -44,6 +47,8 @@ class Broker:
         self.calls = Calls(name, limits or Limits(), self.send)
         self.queues: Queues | None = None
         """Stored topics, where the broker has a data directory."""
+        self.on_drain: Callable[[], None] | None = None
+        """Ends the broker once it has drained, where somebody may ask for that."""
         self.tracker: Tracker | None = None
         """What is known of other brokers."""
         self._stored_calls: StoredCalls | None = None
@@ -112,7 +117,13 @@ class Broker:
     def _receive_queued(self, session: Session, message: Message) -> None:
         if message.kind == Kind.DELIVER:
             raise ProtocolError("a broker takes no DELIVER")
-        if self.queues is not None:
+        if self.calls.is_draining and message.kind in _NEW_WORK:
+            if message.id:
+                self.calls.send_error(session, message.id, refusals.draining(self.name))
+            return
+        if self._is_drain(message):
+            self._begin_drain(session, message)
+        elif self.queues is not None:
             self.queues.receive(session, message)
         elif message.id:
             body = envelope.error_body(refusals.no_queues(self.name))
@@ -176,9 +187,49 @@ class Broker:
         if self.queues is not None:
             self.queues.expire(now)
 
+    def drain(self) -> None:
+        """Take no new work from now on: what is under way is finished, and stored messages stay where they are."""
+        self.calls.is_draining = True
+
+    def _is_drain(self, message: Message) -> bool:
+        return message.kind == Kind.COMMAND and b'"drain"' in message.body and is_drain(message.body)
+
+    def _begin_drain(self, session: Session, message: Message) -> None:
+        """Carry out the command `drain`."""
+        try:
+            body = envelope.result_body(envelope.dump({"unfinished": self.ask_drain()}))
+        except RpcError as error:
+            self.calls.send_error(session, message.id, error)
+        else:
+            self.send(session, Message(Kind.REPLY, message.id, body=body))
+
+    def ask_drain(self) -> int:
+        """Have whoever runs this broker drain it and end it; return how much is under way.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION: it ends with something else.
+        """
+        if self.on_drain is None:
+            raise refusals.not_drained(self.name)
+        self.on_drain()
+        return self.unfinished()
+
+    def unfinished(self) -> int:
+        """Return how many calls, and messages of consumers that know of the draining, are under way."""
+        topics = self.calls.topics.values()
+        waiting = sum(len(topic.queue) for topic in topics if topic.consumers)
+        calls = sum(len(session.deliveries) for session in self._sessions.values())
+        messages = sum(
+            subscription.in_flight
+            for session in self._sessions.values()
+            if self.tracker is not None and self.tracker.tracks(session)
+            for subscription in session.subscriptions.values()
+        )
+        return waiting + calls + messages
+
     def settle(self) -> None:
         """Hand out what the messages of a turn have made available."""
-        if self.queues is not None:
+        if self.queues is not None and not self.calls.is_draining:
             self.queues.settle()
 
     def send(self, session: Session, message: Any) -> None:

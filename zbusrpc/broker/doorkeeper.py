@@ -75,7 +75,7 @@ class Doorkeeper:
                 _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
-        if "text/html" in headers.get("accept", "") and not (command is None and paths.is_for_it(request)):
+        if "text/html" in headers.get("accept", "") and not (command is None and paths.is_page(request)):
             exchange.head += SANDBOX
         if self._house.access is None or (command is None and paths.is_open(request)):
             return True

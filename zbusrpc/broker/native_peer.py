@@ -64,4 +64,4 @@ class NativePeer:
 
     def close(self, reason: str) -> None:
         """Say GOODBYE and close."""
-        self.connection.close(reason)
+        self.connection.close(reason, self._session.last_id if self._session is not None else 0)

@@ -10,6 +10,7 @@
     declare, declare_group, seek, ...       declare
     remove, empty, purge_dead               remove or empty; without a group, on all groups
     retry_dead                              produce
+    drain                                   admin
 
 What follows from these needs no rights of its own: replies, acknowledgements, pulls, cancellation. Declaring a topic
 that exists, with no options, changes nothing: whoever may produce or consume there may do it, as clients do first.
@@ -149,4 +150,5 @@ _CHECKS: Final[dict[type, Callable[[Rights, Any, Store | None], None]]] = {
     requests.RetryDead: _letters(Operation.PRODUCE),
     requests.PurgeDead: _letters(Operation.EMPTY),
     requests.Stats: _list,
+    requests.Drain: lambda rights, command, store: require(rights, Operation.ADMIN),
 }

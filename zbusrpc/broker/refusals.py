@@ -84,9 +84,18 @@ def tracker_only(broker: str) -> RpcError:
 
 def of_session(broker: str, calls_max: int, *, is_draining: bool) -> RpcError:
     """The broker is about to end, or the caller has too many calls."""
-    if not is_draining:
-        return too_many("unanswered calls of one caller", calls_max)
+    return draining(broker) if is_draining else too_many("unanswered calls of one caller", calls_max)
+
+
+def draining(broker: str) -> RpcError:
+    """The broker is about to end."""
     return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})
+
+
+def not_drained(broker: str) -> RpcError:
+    """The broker is part of a program that has other work, too."""
+    message = f"broker {broker} ends with the program that it is part of, and cannot be drained from here"
+    return RpcError(Code.FAILED_PRECONDITION, message)
 
 
 def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | None = None) -> RpcError:

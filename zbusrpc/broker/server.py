@@ -73,6 +73,7 @@ class Server:
         advertise: str | None = None,
         certificate: str = "",
         trackers: tuple[Address, ...] = (),
+        zbus_trackers: tuple[Address, ...] = (),
         is_tracker_only: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
@@ -106,7 +107,7 @@ class Server:
         self.data_dir = data_dir
         """Where stored topics are kept, or None."""
         self._durability = durability
-        self._trackers = trackers
+        self._trackers, self._zbus_trackers = trackers, zbus_trackers
         self._is_tracker_only = is_tracker_only
         self._reporting: Reporting | None = None
         self._node: Node | None = None
@@ -141,7 +142,13 @@ class Server:
             self.broker.serve_nothing()
         own = self.hub.tracker.own
         self.hello = self.hello.model_copy(update={"address": own.address, "boot": own.boot})
-        self._reporting = Reporting(self.hub.tracker, self._trackers)
+        self._reporting = Reporting(
+            self.hub.tracker,
+            self._trackers,
+            self._zbus_trackers,
+            server_info=lambda: self.hub.server_info(None),
+            certificate=self.hub.certificate,
+        )
 
     async def _listen(self, host: str, port: int) -> asyncio.Server | TlsListener:
         def arrive() -> Arrival:
@@ -152,12 +159,18 @@ class Server:
         return await self._loop.create_server(arrive, host, port, backlog=BACKLOG, reuse_address=True)
 
     async def close(self, grace_s: float = 0.0) -> None:
-        """Take no more connections and calls, give those in flight `grace_s` seconds, say goodbye and end."""
+        """Drain, and end: take nothing new, give what is under way `grace_s` seconds, say goodbye.
+
+        Trackers and clients are told first, so that they go elsewhere.
+        """
         if self._listener is not None:
             self._listener.close()
-        self.broker.calls.is_draining = True
+        self.broker.drain()
+        if self._reporting is not None:
+            self.hub.tracker.set_state("draining")
+            self.flush()
         until = self._loop.time() + grace_s
-        while self.broker.statistics()["in_flight"] and self._loop.time() < until:  # noqa: ASYNC110 - no events there
+        while self.broker.unfinished() and self._loop.time() < until:  # noqa: ASYNC110 - no events there
             await asyncio.sleep(DRAIN_POLL_S)
         if self._reporting is not None:
             await self._reporting.close()

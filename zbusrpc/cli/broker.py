@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from ipaddress import ip_address
+from typing import Final
 
 from zbusrpc.broker.access import Access
 from zbusrpc.broker.limits import Limits
@@ -15,11 +16,14 @@ from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.address import TLS_SCHEME, parse_addresses
+from zbusrpc.transport.address import TLS_SCHEME, Address, parse_addresses
 from zbusrpc.transport.tls import certificates_in, renew_certificate, server_context
 from zbusrpc.version import __version__
 
 log = get_logger("broker")
+
+ZBUS_SCHEME: Final = "zbus://"
+"""Before the address of a tracker of zbus."""
 
 
 def make_server(settings: Settings) -> Server:
@@ -34,6 +38,7 @@ def make_server(settings: Settings) -> Server:
         queued_bytes_max=settings.queued_bytes_max,
         connections_per_address_max=settings.connections_per_address_max,
     )
+    trackers, zbus_trackers = parse_trackers(settings.tracker)
     tls = None
     if settings.tls_cert is not None:
         tls = server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
@@ -48,9 +53,27 @@ def make_server(settings: Settings) -> Server:
         allow_origins=settings.allow_origins,
         advertise=settings.advertise,
         certificate=certificates_in(settings.tls_cert) if settings.tls_cert is not None else "",
-        trackers=parse_addresses(settings.tracker) if settings.tracker else (),
+        trackers=trackers,
+        zbus_trackers=zbus_trackers,
         is_tracker_only=settings.tracker_only,
     )
+
+
+def parse_trackers(text: str) -> tuple[tuple[Address, ...], tuple[Address, ...]]:
+    """Return the trackers that `text` names, and those of zbus, which are written with `zbus://`.
+
+    Raises:
+        ConfigError: one of them is no address; the text names it.
+    """
+    parts = [part.strip() for part in text.replace(",", ";").split(";") if part.strip()]
+    native = [part for part in parts if not part.startswith(ZBUS_SCHEME)]
+    of_zbus = [part.removeprefix(ZBUS_SCHEME) for part in parts if part.startswith(ZBUS_SCHEME)]
+    for part in of_zbus:
+        if part.startswith(TLS_SCHEME):
+            raise ConfigError(
+                f"{ZBUS_SCHEME}{part}: trackers of zbus are reported to without TLS; leave {TLS_SCHEME} away"
+            )
+    return tuple(parse_addresses(part)[0] for part in native), tuple(parse_addresses(part)[0] for part in of_zbus)
 
 
 def check_exposure(settings: Settings) -> None:
@@ -92,7 +115,7 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
     await server.start(settings.host, settings.port)
     calm_collector()
     stop = stop_event()
-    server.monitor.drain = stop.set
+    server.broker.on_drain = stop.set
     reload_on_signal(server, settings)
     address = address_of(server)
     lines = [

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from rich.console import Console, Group, RenderableType
@@ -10,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from zbusrpc.cli.shell import fail, print_json, print_text, run, stop_event
+from zbusrpc.cli.shell import fail, flush_output, print_json, print_text, run, stop_event
 from zbusrpc.cli.show import printable
 from zbusrpc.cli.tables import PIPE_WIDTH
 from zbusrpc.cli.units import size_text
@@ -45,8 +46,10 @@ async def _top(settings: Settings, interval_s: float, *, is_once: bool, as_json:
         if not stop.is_set():
             if is_once:
                 _show_once(list(watch.views.values()), as_json=as_json)
+            elif as_json:
+                await _print_on(watch, interval_s, stop)
             else:
-                await _show_on(watch, interval_s, stop, as_json=as_json)
+                await _show_on(watch, interval_s, stop)
         first.cancel()
         stopped.cancel()
         return stop.is_set() or any(view.server for view in watch.views.values())
@@ -64,22 +67,28 @@ def _show_once(views: list[View], *, as_json: bool) -> None:
     print_text("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
 
 
-async def _show_on(watch: Watch, interval_s: float, stop: asyncio.Event, *, as_json: bool) -> None:
-    """Show the brokers again and again, until it is to stop."""
+async def _print_on(watch: Watch, interval_s: float, stop: asyncio.Event) -> None:
+    """Print the brokers again and again, a line of JSON each time, until it is to stop."""
+    while not stop.is_set():
+        print_json(_as_json(list(watch.views.values())))
+        flush_output()
+        await _wait(stop, interval_s)
+
+
+async def _show_on(watch: Watch, interval_s: float, stop: asyncio.Event) -> None:
+    """Show the brokers on the whole terminal, until it is to stop."""
     console = Console(highlight=False, markup=False, emoji=False)
-    with Live(console=console, screen=not as_json, auto_refresh=False, transient=True) as live:
+    with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stop.is_set():
             views = list(watch.views.values())
-            if as_json:
-                print_json(_as_json(views))
-                sys.stdout.flush()
-            else:
-                rows = max(ROWS_MIN, (console.height - LINES_BESIDES - len(views)) // 3)
-                live.update(_draw(views, rows), refresh=True)
-            try:
-                await asyncio.wait_for(stop.wait(), interval_s)
-            except TimeoutError:
-                continue
+            rows = max(ROWS_MIN, (console.height - LINES_BESIDES - len(views)) // 3)
+            live.update(_draw(views, rows), refresh=True)
+            await _wait(stop, interval_s)
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
 
 
 # -- what is shown -------------------------------------------------------------------------------------------

@@ -307,9 +307,12 @@ class Caller:
         self._wake_writer()
         pending, self._pending = self._pending, {}
         subscribers, self.subscribers = self.subscribers, {}
-        for waiter in pending.values():
+        last_request = error.last_request if isinstance(error, LinkError) else None
+        for request_id, waiter in pending.items():
             if not waiter.done():
-                waiter.set_exception(_lost(f"{error}; the call may have run", may_have_run=True))
+                may_have_run = last_request is None or request_id <= last_request
+                has = "may have run" if may_have_run else "has not run"
+                waiter.set_exception(_lost(f"{error}; the call {has}", may_have_run=may_have_run))
         for subscriber in subscribers.values():
             subscriber.link_lost(error)
 

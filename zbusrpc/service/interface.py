@@ -17,17 +17,18 @@ INTERFACE_BYTES_MAX: Final = 64 * 1024
 """As JSON; a larger one is not told."""
 
 
-def interface_of(definition: Definition) -> dict[str, Any] | None:
-    """Return what is told of a service, or None where that would be too much."""
+def interface_of(definition: Definition) -> bytes:
+    """Return what is told of a service, as JSON; nothing where that would be too much."""
     methods = {name: _method(definition, method) for name, method in definition.methods.items()}
-    interface = {"doc": definition.doc, "methods": methods}
-    return interface if len(orjson.dumps(interface)) <= INTERFACE_BYTES_MAX else None
+    interface = orjson.dumps({"doc": definition.doc, "methods": methods})
+    return interface if len(interface) <= INTERFACE_BYTES_MAX else b""
 
 
 def _method(definition: Definition, method: Method) -> dict[str, Any]:
+    params = _schema_of(arguments_adapter(definition.name, method), "validation")
     return {
         "doc": method.doc,
-        "params": _schema_of(arguments_adapter(definition.name, method), "validation"),
+        "params": params if params.get("type") == "object" else {},  # parameters without names make a list
         "result": _schema_of(result_adapter(definition.name, method), "serialization"),
         "idempotent": method.options.idempotent,
         "deprecated": method.options.deprecated,
@@ -40,7 +41,7 @@ def _schema_of(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any
     try:
         schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
         orjson.dumps(schema)
-    except (PydanticUserError, TypeError, ValueError):  # a type of its own, or parameters that have no names
+    except (PydanticUserError, TypeError, ValueError):  # a type of its own
         return {}
     return schema
 

@@ -134,7 +134,8 @@ class Post:
             "methods": list(self._worker.definition.methods),
         }
         about |= {"durable": True} if self._worker.definition.durable else {}
-        about |= {"interface": self._worker.interface} if self._worker.interface is not None else {}
+        if len(self._worker.interface) in range(1, self.link.connection.message_bytes_max // 2):
+            about["interface"] = orjson.Fragment(self._worker.interface)
         body = orjson.dumps({"window": self._worker.concurrency, "about": about})
         self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
 

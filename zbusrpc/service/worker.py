@@ -59,7 +59,7 @@ class Worker:
         self.concurrency = concurrency or definition.concurrency
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
         self.interface = interface_of(definition)
-        """What brokers are told of the methods."""
+        """What brokers are told of the methods, as JSON, or nothing."""
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)

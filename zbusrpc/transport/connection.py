@@ -214,12 +214,17 @@ class Connection(asyncio.Protocol):
         if self.is_congested and not self._is_client and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
             self.fail(LinkError(f"{self.peername} does not read: over {OUTBOX_BYTES_MAX} bytes wait for it"))
 
-    def close(self, reason: str = "") -> None:
-        """Say GOODBYE, send what is waiting and close; the peer has 2 s to take it."""
+    def close(self, reason: str = "", last_request: int = 0) -> None:
+        """Say GOODBYE, send what is waiting and close; the peer has 2 s to take it.
+
+        Args:
+            reason: For people.
+            last_request: The id of the last request that this side took.
+        """
         if self._transport is None or self._handle == self._ignore:
             return
         self._stop_receiving()
-        self.write([*self._outbox, Message(Kind.GOODBYE, body=reason.encode())])
+        self.write([*self._outbox, Message(Kind.GOODBYE, last_request, body=reason.encode())])
         self._outbox.clear()
         if self._transport is not None:
             self._transport.close()
@@ -259,7 +264,9 @@ class Connection(asyncio.Protocol):
             self.send(Message(Kind.PONG, message.id))
         elif message.kind == Kind.GOODBYE:
             reason = bytes(message.body).decode(errors="replace")
-            self.fail(LinkError(f"{self.peername} closed the connection" + (f": {reason}" if reason else "")))
+            error = LinkError(f"{self.peername} closed the connection" + (f": {reason}" if reason else ""))
+            error.last_request = message.id or None
+            self.fail(error)
         elif message.kind == Kind.HELLO:
             raise ProtocolError("HELLO comes once, and first")
 

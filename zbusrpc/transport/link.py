@@ -209,6 +209,8 @@ class Link:
             return
         self._connection = None
         self.error = LinkError(f"the connection to broker {self.name} was lost: {reason}")
+        if isinstance(reason, LinkError):
+            self.error.last_request = reason.last_request
         self._user.link_lost(self.error)
 
 

@@ -18,6 +18,10 @@ SELF_ONLY: Final = b'{"scope":"self"}'
 """Body of the TRACK of a client that hears of the other brokers from somebody else."""
 REPORT_BYTES_MAX: Final = 16 * 1024 * 1024
 """Fifty thousand topics with a group each; more is a mistake, or malice."""
+VERSION_MAX: Final = 2**53 - 1
+"""JSON numbers are exact up to here, also in browsers."""
+LEARNT_MAX: Final = 2**52
+"""A version that is learnt from others is less, so that those that follow are no greater than VERSION_MAX."""
 State = Literal["live", "draining"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Text = Annotated[str, Field(max_length=300)]
@@ -78,10 +82,21 @@ class Report(_Part):
     """Topics that are there no more."""
     is_leaving: bool = False
     """The broker ends: it is to be forgotten now, and not when its lease is over."""
-    version: Count = 0
+    version: Annotated[int, Field(ge=0, le=VERSION_MAX)] = 0
     """Of what the broker tells of itself; grows with every report, also over its restarts."""
-    seen: Count = 0
-    """The highest version that this tracker has told: what it tells must be higher, whatever its clock says."""
+    seen: Annotated[int, Field(ge=0, lt=LEARNT_MAX)] = 0
+    """The highest version that this tracker may have told: what it tells must be higher, whatever its clock says."""
+
+
+class Noted(_Part):
+    """What a tracker answers to a report of everything."""
+
+    tracker: _Text = ""
+    """Its address."""
+    version: Count
+    """Of what it tells."""
+    known: Count
+    """The greatest version that this broker, or an earlier process at its address, had told before."""
 
 
 class ServerChange(_Part):
@@ -109,7 +124,7 @@ class Topology(_Part):
     gone: tuple[_Text, ...] = ()
 
 
-def encode(value: Report | Topology) -> bytes:
+def encode(value: Report | Noted | Topology) -> bytes:
     """Return the body that holds a report or what a tracker tells; what is as by default is left out."""
     return value.model_dump_json(exclude_defaults=True).encode()
 
@@ -136,6 +151,18 @@ def parse_report(body: bytes | bytearray) -> Report:
 
 class _Reply(_Part):
     result: Topology
+
+
+class _NotedReply(_Part):
+    result: Noted
+
+
+def parse_noted(body: bytes | bytearray) -> Noted | None:
+    """Return what a tracker answers to a report of everything, or None where that cannot be read."""
+    try:
+        return _NotedReply.model_validate_json(bytes(body)).result
+    except ValidationError:
+        return None
 
 
 def parse_topology(body: bytes | bytearray, *, is_reply: bool = False) -> Topology:

@@ -182,10 +182,7 @@ def _service(monitor: "Monitor", asked: Asked) -> Any:
 
 def _drain(monitor: "Monitor", asked: Asked) -> Any:
     asked.require(Operation.ADMIN)
-    if monitor.drain is None:
-        text = "this broker ends with the program that it is part of, and cannot be drained from here"
-        raise RpcError(Code.FAILED_PRECONDITION, text)
-    monitor.drain()
+    return {"unfinished": monitor.broker.ask_drain()}
 
 
 # -- orders --------------------------------------------------------------------------------------------------

@@ -19,18 +19,24 @@ from zbusrpc.broker.call_statistics import CallStatistics
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.monitor import api, login, pages, paths
 from zbusrpc.broker.monitor.live import Live, snapshot
+from zbusrpc.broker.monitor.others import other_servers
 from zbusrpc.broker.monitor.rates import Rates
 from zbusrpc.broker.monitor.rows import Rows, ServerRow, Table
 from zbusrpc.broker.mq.reports import statistics_of
 from zbusrpc.broker.permissions import require
 from zbusrpc.broker.zbus.hub import Hub
+from zbusrpc.broker.zbus.infos import plain_address
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest, HttpResponse
 from zbusrpc.version import __version__
 
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
+
+
+log = get_logger("broker")
 
 
 class Usage(NamedTuple):
@@ -52,6 +58,8 @@ class Monitor:
             usage: What its process takes.
         """
         self._hub = hub
+        self.broker = hub.broker
+        """What people are shown."""
         self.usage = usage
         """Returns what its process takes."""
         self._rows = Rows(hub.broker)
@@ -61,10 +69,6 @@ class Monitor:
         self._usage_before: tuple[float, float] | None = None
         self.access: Access | None = None
         """As the server has it."""
-        self.others: Callable[[], list[ServerRow]] = list
-        """Returns what is known of other brokers of the set."""
-        self.drain: Callable[[], None] | None = None
-        """Takes this broker out, where whoever runs it lets that be done from here."""
         self.live = Live(now=hub.now, later=hub.later, measure=self._measure, head=self._head, rest=self._forget_rates)
 
     # -- requests ----------------------------------------------------------------------------------------
@@ -103,8 +107,12 @@ class Monitor:
         elif route.path == api.LIVE:
             exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=self._watch(exchange, dialect, asked)))
         else:
-            is_secure = self._hub.is_tls
-            answer, token = login.answer(asked, self.access, is_login=route.path == api.LOGIN, is_secure=is_secure)
+            is_login, is_secure = route.path == api.LOGIN, self._hub.is_tls
+            try:
+                answer, token = login.answer(asked, self.access, is_login=is_login, is_secure=is_secure)
+            except RpcError as error:
+                log.info("broker.refused", peer=dialect.session.name, reason=error.message)
+                raise
             if not exchange.is_ordered:
                 log_in(token)
             exchange.answer_http(answer)
@@ -180,7 +188,7 @@ class Monitor:
 
     def addresses(self) -> Collection[str]:
         """Return the addresses of all brokers of the set: their pages may use this one."""
-        return [self._hub.address, *(row["address"] for row in self.others())]
+        return [plain_address(address)[0] for address in self._hub.tracker.registry.servers]
 
     def statistics(self) -> dict[str, int]:
         """Return counters of this broker."""
@@ -208,7 +216,7 @@ class Monitor:
         return next((orjson.Fragment(one) for one in reversed(told) if one is not None), None)
 
     def _all_servers(self) -> list[ServerRow]:
-        return [self.own_row(), *self.others()]
+        return [self.own_row(), *other_servers(self._hub.tracker, self._hub.now_ms())]
 
     def _own_row(self, rate: Any) -> ServerRow:
         hub, broker = self._hub, self._hub.broker
@@ -223,8 +231,8 @@ class Monitor:
             "uptime_s": round((hub.now_ms() - self._started_ms) / 1000, 1),
             "state": "draining" if broker.calls.is_draining else "live",
             "is_self": True,
-            "is_tracker_only": False,
-            "trackers": [],
+            "is_tracker_only": hub.tracker.own.is_tracker_only,
+            "trackers": [plain_address(one)[0] for one in hub.tracker.own.trackers],
             "seen_by": [hub.address],
             "topics": len(topics),
             "services": len(broker.calls.topics),

@@ -29,10 +29,14 @@ def is_home(request: HttpRequest) -> bool:
     return "text/html" in request.headers.get("accept", "") and b"cmd" not in target
 
 
+def is_page(request: HttpRequest) -> bool:
+    """Whether a request of the monitor is for a file of the page."""
+    return path_of(request.target).startswith("/monitor") or is_home(request)
+
+
 def is_open(request: HttpRequest) -> bool:
     """Whether a request is answered whatever token comes with it: who has a wrong one must get rid of it."""
-    path = path_of(request.target)
-    return path in _OPEN or path.startswith("/monitor") or is_home(request)
+    return path_of(request.target) in _OPEN or is_page(request)
 
 
 def path_of(target: bytes) -> str:

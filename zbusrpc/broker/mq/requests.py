@@ -172,6 +172,12 @@ class Stats(Options):
     command: Literal["stats"]
 
 
+class Drain(Options):
+    """Take no new work, finish what is under way, and end."""
+
+    command: Literal["drain"]
+
+
 Command = (
     Declare
     | DeclareGroup
@@ -186,6 +192,7 @@ Command = (
     | RetryDead
     | PurgeDead
     | Stats
+    | Drain
 )
 _command: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
 
@@ -219,6 +226,14 @@ def parse_command(data: bytes | bytearray) -> Command:
         name = next((str(part["loc"][0]) for part in errors if part["loc"]), "")
         fields: Collection[str] = next((kind.model_fields for kind in get_args(Command) if name in _names_of(kind)), {})
         raise _refusal(error, f"command {name}".strip(), fields) from None
+
+
+def is_drain(data: bytes | bytearray) -> bool:
+    """Whether a command is `drain`; what cannot be read is not."""
+    try:
+        return isinstance(parse_command(data), Drain)
+    except RpcError:
+        return False
 
 
 def _check_size(data: bytes | bytearray, what: str) -> None:

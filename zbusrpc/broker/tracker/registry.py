@@ -9,7 +9,6 @@ was stopped for a while itself has heard nobody in that time, which is nobody's 
 Pure: `now` is passed in, in seconds of a monotonic clock of the tracker's own; clocks of other machines do not count.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from zbusrpc.errors import Code, RpcError
@@ -22,6 +21,8 @@ LEASE_S: Final = 1.6
 LOOK_S: Final = 0.2
 """How often leases are looked at, while there are any."""
 SERVERS_MAX: Final = 10_000
+TOPICS_MAX: Final = 100_000
+"""Of one broker; it has far fewer itself."""
 
 
 class Server:
@@ -53,6 +54,8 @@ class Registry:
         self._by_source: dict[object, str] = {}
         self._ousted: dict[object, str] = {}
         """Sources whose address another one reports since."""
+        self._versions: dict[str, int] = {}
+        """Of brokers that are gone, the last SERVERS_MAX of them: one that comes back must tell greater ones."""
         self._looked_at: float | None = None
 
     # -- what is reported --------------------------------------------------------------------------------
@@ -65,37 +68,45 @@ class Registry:
             is_leased: Whether it says in time that it lives; a broker of zbus lives as long as its session.
 
         Raises:
-            RpcError: as of `renew`, where it is a change. ALREADY_EXISTS: the address is the tracker's own.
-                RESOURCE_EXHAUSTED: there are too many brokers.
+            RpcError: as of `renew`, where it is a change. ALREADY_EXISTS: the address is the tracker's own. ABORTED: it
+                is older than what the same process has said elsewhere. RESOURCE_EXHAUSTED: there are too many brokers,
+                or topics. INVALID_ARGUMENT: it changes its address.
         """
         if report.is_leaving:
             self.leave(source)
             return 0
-        server = self._begin(source, report) if report.is_full else self._server_of(source)
+        server = self._begin(source, report) if report.is_full else _check(self._server_of(source), report)
         server.lease_until = now + LEASE_S if is_leased else None
+        if self._looked_at is None:
+            self._looked_at = now
         known, server.version = server.version, max(server.version, report.version)
         if report.server is not None and report.server != server.facts:
-            self._change_facts(server, report.server)
+            server.facts = report.server
+            self._mark(server.facts.address, None)
         self._take_topics(server, report)
         return known
 
     def _begin(self, source: object, report: Report) -> Server:
         assert report.server is not None
+        _check_count(len(report.topics))
         address = report.server.address
         known = self.servers.get(address)
         if known is not None and known.source is None:
             raise RpcError(Code.ALREADY_EXISTS, f"{address} is the address of this tracker; see --advertise")
         if known is None and len(self.servers) >= SERVERS_MAX:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"the tracker's limit of {SERVERS_MAX} brokers is reached")
+        if known is not None and known.source is not source and _is_late(report, known):
+            raise RpcError(Code.ABORTED, f"{address} has reported newer things by another connection")
         before = self._by_source.get(source)
         if before is not None and before != address:
             self.leave(source)
         if known is None:
             known = self.servers[address] = Server(report.server, source, None)
+            known.version = self._versions.pop(address, 0)
             self._mark(address, None)
         elif known.source is not source:
-            self._by_source.pop(known.source, None)
-            self._ousted[known.source] = address
+            if self._by_source.pop(known.source, None) is not None:
+                self._ousted[known.source] = address
             known.source = source
         self._by_source[source] = address
         self._ousted.pop(source, None)
@@ -111,19 +122,14 @@ class Registry:
             raise RpcError(Code.ABORTED, text)
         raise RpcError(Code.FAILED_PRECONDITION, "this tracker has forgotten you: report everything")
 
-    def _change_facts(self, server: Server, facts: ServerFacts) -> None:
-        if facts.address != server.facts.address:
-            raise RpcError(Code.INVALID_ARGUMENT, "REPORT: an address changes with a full report only")
-        server.facts = facts
-        self._mark(facts.address, None)
-
     def _take_topics(self, server: Server, report: Report) -> None:
         """Take over topics, and note which are others than before: those whose depth alone has changed are not."""
         address, before = server.facts.address, server.topics
-        gone: Iterable[str] = before.keys() - report.topics.keys() if report.is_full else report.gone
-        changed = {name for name, facts in report.topics.items() if is_news(before.get(name), facts)}
-        changed |= {name for name in gone if name in before}
-        server.topics = {name: facts for name, facts in before.items() if name not in set(gone)} | report.topics
+        gone = before.keys() - report.topics.keys() if report.is_full else before.keys() & set(report.gone)
+        changed = gone | {name for name, facts in report.topics.items() if is_news(before.get(name), facts)}
+        for name in gone:
+            del before[name]
+        before |= report.topics
         if changed:
             self._mark(address, changed)
 
@@ -147,9 +153,9 @@ class Registry:
     def disconnect(self, source: object) -> None:
         """Let go of a source whose session has ended: what has a lease keeps it until it is over."""
         self._ousted.pop(source, None)
-        address = self._by_source.get(source)
+        address = self._by_source.pop(source, None)
         if address is not None and self.servers[address].lease_until is None:
-            self.leave(source)
+            self._forget(address)
 
     # -- the broker itself -------------------------------------------------------------------------------
 
@@ -225,9 +231,34 @@ class Registry:
         self.changed[address] = None if topics is None or marked is None else marked | topics
 
     def _forget(self, address: str) -> None:
-        del self.servers[address]
+        self._versions[address] = self.servers.pop(address).version
+        if len(self._versions) > SERVERS_MAX:
+            del self._versions[next(iter(self._versions))]
         self.changed.pop(address, None)
         self.gone.add(address)
+
+
+def _is_late(report: Report, known: Server) -> bool:
+    """Whether a report was overtaken by a later one of the same process, which came by a newer connection."""
+    assert report.server is not None
+    return report.server.boot == known.facts.boot and report.version < known.version
+
+
+def _check(server: Server, report: Report) -> Server:
+    """Return the server when a change of it can be taken.
+
+    Raises:
+        RpcError: it cannot.
+    """
+    if report.server is not None and report.server.address != server.facts.address:
+        raise RpcError(Code.INVALID_ARGUMENT, "REPORT: an address changes with a full report only")
+    _check_count(len(server.topics) + len(report.topics))
+    return server
+
+
+def _check_count(topics: int) -> None:
+    if topics > TOPICS_MAX:
+        raise RpcError(Code.RESOURCE_EXHAUSTED, f"the tracker's limit of {TOPICS_MAX} topics of a broker is reached")
 
 
 def is_news(before: TopicFacts | None, after: TopicFacts) -> bool:

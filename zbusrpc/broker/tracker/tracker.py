@@ -20,7 +20,9 @@ from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.topology import (
+    LEARNT_MAX,
     SELF_ONLY,
+    Noted,
     Report,
     ServerChange,
     ServerFacts,
@@ -127,7 +129,8 @@ class Tracker:
 
     def note_version(self, version: int) -> None:
         """Note that others have heard of a version already, by an earlier process at this address."""
-        self._version = max(self._version, version)
+        if version < LEARNT_MAX:
+            self._version = max(self._version, version)
 
     # -- what comes --------------------------------------------------------------------------------------
 
@@ -149,7 +152,7 @@ class Tracker:
             self._refuse(session, message, error)
             return
         if message.id:
-            body = envelope.dump({"tracker": self.own.address, "version": self.next_version(), "known": known})
+            body = encode(Noted(tracker=self.own.address, version=self.next_version(), known=known))
             self._send(session, Message(Kind.REPLY, message.id, body=envelope.result_body(body)))
 
     def take(self, source: Session, report: Report, *, is_leased: bool = True) -> int:
@@ -280,11 +283,15 @@ class Tracker:
     def _sees(self, eyes: "_Eyes", address: str) -> bool:
         return not eyes.is_self_only or address == self.own.address
 
+    def _is_hidden(self, address: str) -> bool:
+        """Whether a broker has nothing to offer: nobody is to look for topics at a mere tracker."""
+        return self.registry.servers[address].facts.is_tracker_only
+
     def _full(self, eyes: "_Eyes") -> Topology:
         servers = {
             address: _change_of(server, None, eyes.rights)
             for address, server in self.registry.servers.items()
-            if self._sees(eyes, address)
+            if self._sees(eyes, address) and not self._is_hidden(address)
         }
         return Topology(
             is_full=True,
@@ -302,17 +309,19 @@ class Tracker:
         eyes: "_Eyes",
         version: int,
     ) -> Topology:
+        hidden = {address for address in changed if self._is_hidden(address)}
         servers = {
             address: _change_of(self.registry.servers[address], names, eyes.rights)
             for address, names in changed.items()
-            if self._sees(eyes, address)
+            if self._sees(eyes, address) and address not in hidden
         }
+        servers = {address: told for address, told in servers.items() if told.is_full or told.topics}
         return Topology(
             version=version,
             is_settled=self._is_settled,
             trackers=tuple(sorted(trackers)),
             servers=servers,
-            gone=tuple(address for address in sorted(gone) if self._sees(eyes, address)),
+            gone=tuple(address for address in sorted(gone | hidden) if self._sees(eyes, address)),
         )
 
 

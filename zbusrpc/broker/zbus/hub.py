@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 OF_TRACKERS: Final = frozenset({"server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home"})
 """Commands that have nothing to do with topics."""
+NEW_WORK: Final = frozenset({"produce", "rpc", "consume", "declare"})
 BROADCAST_S: Final = 30.0
 """How often clients are told though nothing has changed, as trackers of zbus do."""
 
@@ -182,11 +183,13 @@ class Hub:
                 place.serve()
 
     def check_serves(self, command: Command) -> None:
-        """See that a broker that only tracks is not asked for topics.
+        """See that a broker that only tracks is not asked for topics, nor one that is about to end for new work.
 
         Raises:
-            RpcError: FAILED_PRECONDITION.
+            RpcError: FAILED_PRECONDITION or UNAVAILABLE.
         """
+        if self.calls.is_draining and command.name in NEW_WORK:
+            raise refusals.draining(self.broker.name)
         if self.tracker.own.is_tracker_only and command.name not in OF_TRACKERS:
             raise refusals.tracker_only(self.broker.name)
 
@@ -248,7 +251,7 @@ class Hub:
     def _tracker_info(self, rights: Rights | None, version: int) -> Info:
         table = {}
         for address, server in sorted(self.tracker.registry.servers.items()):
-            if server.facts.state == "live":  # clients of zbus leave those that are not listed
+            if server.facts.state == "live" and not server.facts.is_tracker_only:  # clients leave those not listed
                 plain, is_tls = infos.plain_address(address)
                 is_own = server.source is None
                 info = self._server_info(rights, version) if is_own else _reported(server, rights)

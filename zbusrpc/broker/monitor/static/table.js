@@ -24,6 +24,7 @@ export class Table {
   #limit = ROWS_SHOWN;
   #sort = "";
   #order = []; // the keys as they are shown
+  #known = null; // the keys of all rows there were, or null before there were any
 
   /** Take { columns, caption, onSort(sort), onOpen(row), label(row) }; the first column sorts unless told otherwise. */
   constructor(columns, options) {
@@ -37,8 +38,8 @@ export class Table {
     this.node = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": options.caption }, table, this.more);
   }
 
-  /** Show rows, in the order of `sort` ("-lag" is by lag, largest first), with the one of `openKey` marked. */
-  update(rows, { sort, openKey, hiddenColumns = [] }) {
+  /** Show `rows` of `all`, in the order of `sort` ("-lag" is by lag, largest first), with the one of `openKey` marked. */
+  update(rows, { all, sort, openKey, hiddenColumns = [] }) {
     this.#sort = sort || this.#columns[0].id;
     for (const [id, header] of this.headers) this.#drawHeader(id, header, hiddenColumns.includes(id));
     const shown = this.#sorted(rows).slice(0, this.#limit);
@@ -47,9 +48,9 @@ export class Table {
     setChildren(this.body, [...records.values()].map((record) => record.node));
     for (const row of shown) this.#draw(records.get(row.key), row, openKey, hiddenColumns);
     this.#order = shown.map((row) => row.key);
+    this.#known = new Set(all.map((row) => row.key));
     this.more.hidden = rows.length <= shown.length;
     setText(this.more, `Show more: ${number(rows.length - shown.length)} are left`);
-    this.shown = shown.length;
   }
 
   /** Move the focus to the opener of a row. */
@@ -93,11 +94,12 @@ export class Table {
   }
 
   #makeRecord(row) {
-    const isNew = this.#order.length > 0; // and not merely the first that is shown
+    const isNew = this.#known !== null && !this.#known.has(row.key); // and not merely shown for the first time
     const record = { row, node: el("tr", { class: isNew ? "fresh" : "" }), cells: [] };
     for (const column of this.#columns) {
       const cell = column === this.#columns[0] ? el("th", { scope: "row" }) : el("td");
       cell.className = classes(column);
+      cell.dataset.column = column.id;
       const update = column.cell ? column.cell(cell, record) : textCell(cell, column);
       record.cells.push({ column, cell, update });
       record.node.append(cell);

@@ -25,7 +25,7 @@ export function rowsView(view, { store, open, route, draw }) {
       content.hidden = rows.length === 0;
       setText(emptyHead, all.length ? `Nothing matches "${search}"` : store.own ? emptyTitle : "Waiting for the broker");
       setText(emptyText, all.length ? "Change the search above, or press Escape in it." : store.own ? emptyHint : "");
-      if (table) table.update(rows, { sort, openKey, hiddenColumns: store.brokers.size > 1 ? [] : ["broker"] });
+      if (table) table.update(rows, { all, sort, openKey, hiddenColumns: store.brokers.size > 1 ? [] : ["broker"] });
       else view.update(rows);
     },
     focusRow: (key) => table?.focus(key),

@@ -23,7 +23,7 @@ export function serversView({ store, actions, open }) {
       { id: "state", title: "State", rank: 1, value: (row) => stateOf(store, row), cell: wordsCell((row) => statesOf(store, row)) },
       { id: "version", title: "Version", rank: 3, value: (row) => row.version },
       { id: "uptime", title: "Up for", isNumber: true, rank: 2, value: (row) => row.uptime_s, text: (row) => span(row.uptime_s) },
-      { id: "load", title: "Load", isNumber: true, isLive: true, rank: 1, hint: "Share of one processor core", value: (row) => row.load, cell: shareCell((row) => row.load) },
+      { id: "load", title: "Load", isNumber: true, isLive: true, rank: 2, hint: "Share of one processor core", value: (row) => row.load, cell: shareCell((row) => row.load) },
       { id: "memory", title: "Memory", isNumber: true, isLive: true, rank: 3, value: (row) => row.memory_bytes, text: (row) => bytes(row.memory_bytes) },
       { id: "in_rate", title: "In/s", isNumber: true, isLive: true, rank: 1, value: (row) => row.in_rate, text: (row) => rate(row.in_rate) },
       { id: "out_rate", title: "Out/s", isNumber: true, isLive: true, rank: 2, value: (row) => row.out_rate, text: (row) => rate(row.out_rate) },

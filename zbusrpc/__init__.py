@@ -1,6 +1,7 @@
 """zbusrpc: typed services whose calls travel through a small, fast message broker in the same package."""
 
 from zbusrpc import mq
+from zbusrpc.cluster.selection import Candidate, Selector
 from zbusrpc.errors import (
     Code,
     ConfigError,
@@ -31,6 +32,8 @@ __all__ = [
     "Producer",
     "Consumer",
     "mq",
+    "Selector",
+    "Candidate",
     "RpcError",
     "Code",
     "ZbusError",

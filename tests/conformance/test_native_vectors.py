@@ -9,6 +9,8 @@ import pytest
 from zbusrpc.errors import FrameTooLargeError, ProtocolError
 from zbusrpc.message import Flag, Kind, Message, encode_headers
 from zbusrpc.transport.native import Decoder, encode
+from zbusrpc.transport.topology import encode as encode_body
+from zbusrpc.transport.topology import parse_report, parse_topology
 
 VECTORS: dict[str, Any] = json.loads(Path(__file__).with_name("native_vectors.json").read_text(encoding="utf-8"))
 
@@ -65,6 +67,17 @@ def test_malformed_frame_is_refused(vector: dict[str, Any]) -> None:
 def test_incomplete_frame_waits_for_the_rest(vector: dict[str, Any]) -> None:
     """What has begun well is neither a message nor an error."""
     assert list(Decoder().feed(bytes.fromhex(vector["hex"]))) == []
+
+
+def test_bodies_of_reports_and_topologies_can_be_read() -> None:
+    """What the vectors show is what trackers take and clients understand."""
+    readers = {"REPORT": parse_report, "TOPOLOGY": parse_topology}
+    messages = [message_of(vector["message"]) for vector in VECTORS["messages"]]
+    told = [(Kind(one.kind).name, one.body) for one in messages if Kind(one.kind).name in readers and one.body]
+
+    assert {kind for kind, _ in told} == set(readers)
+    for kind, body in told:
+        assert json.loads(encode_body(readers[kind](body))) == json.loads(body)
 
 
 def test_every_kind_has_a_vector() -> None:

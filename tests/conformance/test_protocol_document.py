@@ -5,10 +5,13 @@ from pathlib import Path
 
 from zbusrpc.broker.gateway import METADATA_BYTES_MAX, STATUS
 from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.tracker import registry, teller, tracker
+from zbusrpc.cluster.topology import VOTE_FACTOR
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import Code
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.hello import Hello
+from zbusrpc.transport import topology
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, HELLO_BYTES_MAX, TOPIC_BYTES_MAX, Decoder
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")
@@ -51,3 +54,32 @@ def test_limits_are_those_of_the_code() -> None:
     limits = Limits()
     for number in (limits.queue_calls_max, limits.topics_max, limits.calls_per_session_max):
         assert f"| {number} |" in DOCUMENT
+
+
+def test_section_on_tracking_names_every_field_and_number() -> None:
+    """Its tables hold what is on the wire, its text the constants."""
+    text = DOCUMENT.partition("## 8. Tracking")[2]
+    models = (
+        topology.GroupFacts,
+        topology.TopicFacts,
+        topology.ServerFacts,
+        topology.Report,
+        topology.Noted,
+        topology.ServerChange,
+        topology.Topology,
+    )
+    fields = {name for model in models for name in model.model_fields}
+
+    assert {name for name in fields if f"`{name}`" not in text and f'"{name}"' not in text} == set()
+    assert f"one comes every {registry.HEARTBEAT_S:g} s" in text
+    assert f"everything again every {teller.REFRESH_S:g} s" in text
+    assert f"listed for {registry.LEASE_S:g} s" in text
+    assert f"looked at leases for {2 * registry.LOOK_S:g} s" in text
+    assert f"{teller.REFUSED_S:g} s after the last time" in text
+    assert f"false in the first {tracker.LEARN_S:g} s" in text
+    assert f"Changes within {tracker.PUSH_DELAY_S * 1000:g} ms" in text
+    assert f"({tracker.PUSH_BYTES_PER_S >> 20} MiB per second" in text
+    assert (VOTE_FACTOR, "at least half" in text) == (0.5, True)
+    assert (topology.VERSION_MAX, topology.LEARNT_MAX) == (2**53 - 1, 2**52)
+    assert f"| {registry.SERVERS_MAX}, {registry.TOPICS_MAX} |" in DOCUMENT
+    assert topology.REPORT_BYTES_MAX == 16 * 1024 * 1024

@@ -45,9 +45,7 @@ def broker(processes: Processes, site_url: str, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-async def page(
-    request: pytest.FixtureRequest, browser: Browser, site_url: str, tmp_path: Path
-) -> AsyncIterator[Page]:
+async def page(request: pytest.FixtureRequest, browser: Browser, site_url: str, tmp_path: Path) -> AsyncIterator[Page]:
     """Show the example."""
     async with open_page(browser, request, tmp_path) as page:
         await page.goto(site_url)

@@ -19,7 +19,6 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from zbusrpc import envelope
-from zbusrpc.cluster.caller import Caller
 from zbusrpc.cluster.selection import LeastLoaded, Selector
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.topology import Topology
@@ -109,13 +108,17 @@ class Fleet:
             station = self.choose(message.topic, selector, key, tried)
             if station is None:
                 station = await self.wait_station(message.topic, deadline, wait_for_ready=wait_for_ready)
-            is_last = not self._has_others(message.topic, tried, station)
+            waits = wait_for_ready and not self._has_others(message.topic, tried, station)
             try:
-                reply = await station.request(message, deadline, wait_for_ready=wait_for_ready and is_last)
-                if is_last or not reply.flags & _ERROR or not _is_untouched(reply):
+                reply = await station.request(message, deadline, wait_for_ready=waits)
+                if not reply.flags & _ERROR or not _is_untouched(reply):
+                    return reply
+                if not self._has_others(message.topic, tried, station):
                     return reply
             except RpcError as error:
-                if is_last or error.code is not Code.UNAVAILABLE or error.may_have_run:
+                if error.code is not Code.UNAVAILABLE or error.may_have_run:
+                    raise
+                if not self._has_others(message.topic, tried, station):
                     raise
             tried.append(station)
             message = Message(message.kind, 0, message.topic, message.body, message.header_bytes, message.flags)
@@ -152,8 +155,8 @@ class Fleet:
             serving = [choice for choice in route if choice.consumers]
             if serving:
                 route = serving
-            elif any(self._is_promising(address) for address in self._serving(topic)):
-                route = []  # one that is about to be linked
+            elif self.is_expecting(topic, consumers=1):
+                route = []
             else:
                 default = self._default()
                 route = [Choice(default, 0)] if default is not None else []
@@ -186,10 +189,11 @@ class Fleet:
         found |= {seed for seed in self.seeds if seed.is_usable and seed.address not in self.topology.brokers}
         return sorted((Choice(station, 0) for station in found), key=attrgetter("address"))
 
-    def _serving(self, topic: bytes) -> list[str]:
+    def is_expecting(self, topic: bytes, *, consumers: int = 0) -> bool:
+        """Whether a link to a broker that has a topic, with so many consumers, may be open soon."""
         name = topic.decode(errors="replace")
-        brokers = self.topology.brokers.values()
-        return [broker.address for broker in brokers if broker.state == "live" and broker.topics.get(name, (0, 0))[0]]
+        having = [one for one in self.topology.brokers.values() if one.state == "live" and name in one.topics]
+        return any(self._is_promising(one.address) for one in having if one.topics[name][0] >= consumers)
 
     def _is_promising(self, address: str) -> bool:
         """Whether a link to a broker may be open soon: it is dialled for the first time, or open and not asked yet."""
@@ -229,13 +233,15 @@ class Fleet:
         try:
             async with asyncio.timeout(None if deadline is None else deadline - time.monotonic()):
                 while (station := self.choose(topic)) is None:
+                    if self.is_closed:
+                        raise self._unreachable()
                     self._try_all(attempts)
                     if self._is_nothing_on_its_way(attempts) and (not wait_for_ready or self._is_refused()):
                         raise self._unreachable()
                     await self.wait_change()
                 return station
         except TimeoutError:
-            reason = self._reason() or f"no answer from broker {self.name}"
+            reason = self.reason() or f"no answer from broker {self.name}"
             raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
         finally:
             for task in attempts.values():
@@ -265,7 +271,8 @@ class Fleet:
         """The brokers that the user has named, for people."""
         return ";".join(str(seed.dialled) for seed in self.seeds)
 
-    def _reason(self) -> str:
+    def reason(self) -> str:
+        """Say why the brokers that the user has named cannot be reached, where that is known."""
         reasons = dict.fromkeys(str(seed.caller.error) for seed in self.seeds if seed.caller.error is not None)
         return "; ".join(reasons)
 
@@ -274,7 +281,7 @@ class Fleet:
 
     def _unreachable(self) -> RpcError:
         code = Code.UNAUTHENTICATED if self._is_refused() else Code.UNAVAILABLE
-        return RpcError(code, self._reason() or f"no answer from broker {self.name}", {"may_have_run": False})
+        return RpcError(code, self.reason() or f"no answer from broker {self.name}", {"may_have_run": False})
 
     # -- what stations call ------------------------------------------------------------------------------
 
@@ -391,14 +398,6 @@ def fleet_of_loop(seeds: tuple[Address, ...]) -> Fleet:
     if fleet is None or fleet.is_closed:
         fleet = fleets[seeds] = Fleet(seeds)
     return fleet
-
-
-def caller_of_loop(seeds: tuple[Address, ...]) -> Caller:
-    """Return the caller of the first seed that is open, or of the first."""
-    fleet = fleet_of_loop(seeds)
-    for seed in fleet.seeds:
-        seed.renew()
-    return next((seed.caller for seed in fleet.seeds if seed.connection is not None), fleet.seeds[0].caller)
 
 
 async def close_fleets(seeds: tuple[Address, ...] | None = None) -> None:

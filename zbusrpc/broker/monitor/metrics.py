@@ -3,6 +3,7 @@
 What is one topic's, group's or service's goes as far as the token may see. docs/monitor.md lists the names.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,6 +66,7 @@ class _Figures(Collector):
         """Yield all figures."""
         monitor = self._monitor
         yield from _of_broker(monitor.own_row(), monitor.statistics(), monitor.usage().cpu_s)
+        yield _of_servers(monitor.servers(None))
         visible = shown(monitor.table(), self._rights)
         yield from _of_topics(visible["topics"])
         yield from _of_groups(visible["groups"], monitor.now_ms())
@@ -85,6 +87,12 @@ def _of_broker(row: ServerRow, counted: dict[str, int], cpu_s: float) -> Iterato
     yield GaugeMetricFamily("zbusrpc_calls_queued", "Calls that wait for an instance.", value=counted["queued"])
     yield GaugeMetricFamily("zbusrpc_calls_queued_bytes", "Their bytes.", value=counted["queued_bytes"])
     yield GaugeMetricFamily("zbusrpc_calls_in_flight", "Calls with an instance.", value=counted["in_flight"])
+
+
+def _of_servers(rows: list[ServerRow]) -> Metric:
+    states = Counter(row["state"] for row in rows)
+    each = [([state], states[state]) for state in ("live", "draining")]
+    return _gauge("zbusrpc_servers", "Brokers that it knows, itself included.", ["state"], each)
 
 
 def _of_topics(rows: list[TopicRow]) -> Iterator[Metric]:

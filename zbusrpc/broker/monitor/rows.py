@@ -315,8 +315,8 @@ def _letters_of(store: Store, topic: Topic) -> int:
     if letters is None:
         return 0
     group = letters.groups.get(LETTERS_GROUP)
-    stored = letters.log.next_offset - letters.log.start_offset
-    return stored if group is None else min(stored, lag_of(letters, group))
+    shown = max(0, letters.readable_offset - letters.log.start_offset)  # what is not synced yet is not shown either
+    return shown if group is None else min(shown, lag_of(letters, group))
 
 
 def _service_row(name: str, calls: CallTopic, now: float, rate: Rate, *, durable: bool) -> ServiceRow:

@@ -1,15 +1,17 @@
 """The registry: the brokers that a tracker knows of, each as long as its lease lasts.
 
     report ──> renew, renew, ... ──> leave, or `expire` when nothing was heard for LEASE_S
-                                └──> forget: another process has the address now
+                                └──> ousted: a newer connection reports the address
 
-Only what is heard renews a lease; that a connection ended says nothing, as it may have been the network. A tracker that
-was stopped for a while itself has heard nobody in that time, which is nobody's fault: the leases are longer by it.
+What comes late by an old connection of a broker, or of another process that believes to have the same address, is
+thus refused. Only what is heard renews a lease; that a connection ended says nothing, as it may have been the network.
+A tracker that was stopped for a while itself has heard nobody in that time, which is nobody's fault: the leases are
+longer by it.
 
 Pure: `now` is passed in, in seconds of a monotonic clock of the tracker's own; clocks of other machines do not count.
 """
 
-from typing import Final
+from typing import Final, Protocol
 
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.topology import Report, ServerFacts, TopicFacts
@@ -25,12 +27,19 @@ TOPICS_MAX: Final = 100_000
 """Of one broker; it has far fewer itself."""
 
 
+class Source(Protocol):
+    """A session by which a broker reports."""
+
+    number: int
+    """Grows from one to the next."""
+
+
 class Server:
     """A broker, as a tracker knows it."""
 
     __slots__ = ("facts", "lease_until", "source", "topics", "version")
 
-    def __init__(self, facts: ServerFacts, source: object | None, lease_until: float | None) -> None:
+    def __init__(self, facts: ServerFacts, source: Source | None, lease_until: float | None) -> None:
         self.facts = facts
         self.topics: dict[str, TopicFacts] = {}
         self.source = source
@@ -51,16 +60,16 @@ class Registry:
         """What is to be told: by address the topics that changed, or None for all of a broker."""
         self.gone: set[str] = set()
         """Brokers that are there no more, and of which that is to be told."""
-        self._by_source: dict[object, str] = {}
-        self._ousted: dict[object, str] = {}
-        """Sources whose address another one reports since."""
+        self._by_source: dict[Source | None, str] = {}
+        self._ousted: dict[Source | None, str] = {}
+        """Sources whose address a newer one reports."""
         self._versions: dict[str, int] = {}
         """Of brokers that are gone, the last SERVERS_MAX of them: one that comes back must tell greater ones."""
         self._looked_at: float | None = None
 
     # -- what is reported --------------------------------------------------------------------------------
 
-    def report(self, source: object, report: Report, now: float, *, is_leased: bool = True) -> int:
+    def report(self, source: Source, report: Report, now: float, *, is_leased: bool = True) -> int:
         """Take a report in, and return the greatest version that the broker had told before.
 
         Args:
@@ -68,9 +77,8 @@ class Registry:
             is_leased: Whether it says in time that it lives; a broker of zbus lives as long as its session.
 
         Raises:
-            RpcError: as of `renew`, where it is a change. ALREADY_EXISTS: the address is the tracker's own. ABORTED: it
-                is older than what the same process has said elsewhere. RESOURCE_EXHAUSTED: there are too many brokers,
-                or topics. INVALID_ARGUMENT: it changes its address.
+            RpcError: as of `renew`. ALREADY_EXISTS: the address is the tracker's own. RESOURCE_EXHAUSTED: there are
+                too many brokers, or topics. INVALID_ARGUMENT: it changes the address, and does not hold everything.
         """
         if report.is_leaving:
             self.leave(source)
@@ -86,7 +94,7 @@ class Registry:
         self._take_topics(server, report)
         return known
 
-    def _begin(self, source: object, report: Report) -> Server:
+    def _begin(self, source: Source, report: Report) -> Server:
         assert report.server is not None
         _check_count(len(report.topics))
         address = report.server.address
@@ -95,8 +103,9 @@ class Registry:
             raise RpcError(Code.ALREADY_EXISTS, f"{address} is the address of this tracker; see --advertise")
         if known is None and len(self.servers) >= SERVERS_MAX:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"the tracker's limit of {SERVERS_MAX} brokers is reached")
-        if known is not None and known.source is not source and _is_late(report, known):
-            raise RpcError(Code.ABORTED, f"{address} has reported newer things by another connection")
+        if known is not None and known.source is not None and source.number < known.source.number:
+            self._ousted[source] = address
+            raise self._refusal(source)
         before = self._by_source.get(source)
         if before is not None and before != address:
             self.leave(source)
@@ -113,14 +122,17 @@ class Registry:
         self.gone.discard(address)
         return known
 
-    def _server_of(self, source: object) -> Server:
+    def _server_of(self, source: Source) -> Server:
         address = self._by_source.get(source)
         if address is not None:
             return self.servers[address]
         if source in self._ousted:
-            text = f"another process reports the address {self._ousted[source]}; see --advertise and --port"
-            raise RpcError(Code.ABORTED, text)
+            raise self._refusal(source)
         raise RpcError(Code.FAILED_PRECONDITION, "this tracker has forgotten you: report everything")
+
+    def _refusal(self, source: Source) -> RpcError:
+        text = f"a newer connection reports the address {self._ousted[source]}; see --advertise and --port"
+        return RpcError(Code.ABORTED, text)
 
     def _take_topics(self, server: Server, report: Report) -> None:
         """Take over topics, and note which are others than before: those whose depth alone has changed are not."""
@@ -133,7 +145,7 @@ class Registry:
         if changed:
             self._mark(address, changed)
 
-    def renew(self, source: object, now: float) -> None:
+    def renew(self, source: Source, now: float) -> None:
         """Note that a broker lives.
 
         Raises:
@@ -144,13 +156,13 @@ class Registry:
         if server.lease_until is not None:
             server.lease_until = now + LEASE_S
 
-    def leave(self, source: object) -> None:
+    def leave(self, source: Source) -> None:
         """Forget the broker of a source now; again does nothing."""
         address = self._by_source.pop(source, None)
         if address is not None:
             self._forget(address)
 
-    def disconnect(self, source: object) -> None:
+    def disconnect(self, source: Source) -> None:
         """Let go of a source whose session has ended: what has a lease keeps it until it is over."""
         self._ousted.pop(source, None)
         address = self._by_source.pop(source, None)
@@ -194,7 +206,7 @@ class Registry:
         if asleep > 0:
             for server in self.servers.values():
                 if server.lease_until is not None:
-                    server.lease_until += asleep
+                    server.lease_until = min(server.lease_until + asleep, now + LEASE_S)
         late = [
             address
             for address, server in self.servers.items()
@@ -236,12 +248,6 @@ class Registry:
             del self._versions[next(iter(self._versions))]
         self.changed.pop(address, None)
         self.gone.add(address)
-
-
-def _is_late(report: Report, known: Server) -> bool:
-    """Whether a report was overtaken by a later one of the same process, which came by a newer connection."""
-    assert report.server is not None
-    return report.server.boot == known.facts.boot and report.version < known.version
 
 
 def _check(server: Server, report: Report) -> Server:

@@ -152,13 +152,13 @@ export class Actions {
     const start = startField("Go on at", "oldest", ["oldest", "newest", "offset", "time"]);
     const range = topic ? ` The topic has the offsets ${number(topic.start_offset)} to ${number(topic.next_offset)}.` : "";
     openDialog({
-      title: `Move ${row.group}`,
+      title: `Seek ${row.group}`,
       text: [
         `The group ${row.group} of ${row.topic} on ${row.broker} stands at offset ${number(row.position)}.${range}`,
         "Back means that messages are delivered again, forward that messages are skipped.",
       ],
       content: [start.node],
-      confirm: "Move",
+      confirm: "Seek",
       isDangerous: true,
       act: async () => {
         const moved = await this.#post(row.broker, groupPath(row.topic, row.group, "seek"), { start: start.read() });

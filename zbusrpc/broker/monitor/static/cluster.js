@@ -5,8 +5,6 @@ Which brokers there are is said by the one that served the page, and followed as
 import { BrokerRows } from "./store.js";
 import { Link, WireError } from "./wire.js";
 
-const TOTALS_MS = 1000;
-
 /** Events: "change" whenever something is to be shown, "denied" when the own broker wants a token. */
 export class Cluster extends EventTarget {
   #store;
@@ -21,13 +19,21 @@ export class Cluster extends EventTarget {
   /** Connect to the broker that served the page, and to those that it knows. */
   start() {
     this.#own = this.#join(location.host, location.origin);
-    setInterval(() => this.#store.recordTotals(), TOTALS_MS);
   }
 
-  /** Connect again, with what is known by now: a cookie for the own broker, a token for the others. */
+  /** Connect again, with what is known by now: a cookie for the own broker, a token for the others, or none. */
   restart(token) {
     this.#token = token;
+    if (!token) for (const { link } of this.#store.brokers.values()) link.token = "";
     for (const broker of this.#store.brokers.values()) this.#open(broker);
+  }
+
+  /** Show a token to one of the other brokers; throws an error of one line where it is not taken. */
+  async logIn(address, token) {
+    const broker = this.#store.brokers.get(address);
+    if (!broker) throw new WireError(0, "", `the broker ${address} is gone`);
+    broker.link.token = token;
+    await this.#askForPushes(broker);
   }
 
   /** Stop waiting for the next try. */
@@ -65,19 +71,22 @@ export class Cluster extends EventTarget {
   }
 
   #open(broker) {
-    broker.link.token = broker === this.#own ? "" : this.#token;
+    if (broker !== this.#own && this.#token) broker.link.token = this.#token;
     broker.link.open();
   }
 
-  /** Ask for pushes. */
   async #watch(broker) {
     try {
-      const { body } = await broker.link.request("GET", "/api/live");
-      this.#take(broker, JSON.parse(body).result);
-      broker.link.settle();
+      await this.#askForPushes(broker);
     } catch (error) {
       if (error.status !== 0) this.#deny(broker, error);
     }
+  }
+
+  async #askForPushes(broker) {
+    const { body } = await broker.link.request("GET", "/api/live");
+    this.#take(broker, JSON.parse(body).result);
+    broker.link.settle();
   }
 
   #take(broker, push) {
@@ -86,6 +95,7 @@ export class Cluster extends EventTarget {
     if (broker === this.#own) {
       this.#rename(push.server.address);
       this.#follow(push.servers);
+      this.#store.recordTotals();
     }
     this.#changed();
   }

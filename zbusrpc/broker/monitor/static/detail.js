@@ -21,7 +21,10 @@ export class DetailPanel {
   /** Show the details that make() gives: { title, nodes, update() }; update() returns whether the row is still there. */
   show(key, make) {
     if (key !== this.#key) this.#replace(key, make);
-    if (this.#shown) this.#shown.gone.hidden = this.#shown.details.update();
+    if (!this.#shown) return;
+    const { details, gone, body } = this.#shown;
+    gone.hidden = details.update();
+    body.inert = !gone.hidden;
   }
 
   #replace(key, make) {
@@ -38,10 +41,11 @@ export class DetailPanel {
     const title = el("h2", { id: "detail-title", tabindex: "-1" }, details.title);
     const gone = el("p", { class: "error", role: "status", hidden: true }, "This is gone; below is what it was.");
     const close = el("button", { type: "button", class: "quiet", "aria-label": "Close the details", onclick: this.#onClose }, "×");
-    this.#panel.replaceChildren(el("header", {}, title, close), gone, ...details.nodes);
+    const body = el("div", { class: "body" }, details.nodes);
+    this.#panel.replaceChildren(el("header", {}, title, close), gone, body);
     this.#panel.setAttribute("aria-labelledby", "detail-title");
     this.#panel.scrollTop = 0;
-    this.#shown = { details, gone };
+    this.#shown = { details, gone, body };
     if (isFirst || !this.#panel.contains(document.activeElement)) title.focus({ preventScroll: true });
   }
 

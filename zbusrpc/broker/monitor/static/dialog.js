@@ -57,14 +57,16 @@ function typedField(name, button) {
   input.addEventListener("input", () => {
     button.disabled = input.value !== name;
   });
-  return el("label", { class: "field" }, el("span", {}, "Type ", el("code", {}, name), " to confirm"), input);
+  input.id = newId();
+  return el("div", { class: "field" }, el("label", { for: input.id }, "Type ", el("code", {}, name), " to confirm"), input);
 }
 
 /** A field with its label: field("Keep for", input, "hours; empty keeps for ever"). */
 export function field(label, input, hint = "") {
   const hintId = hint ? newId() : null;
+  input.id ||= newId();
   if (hintId) input.setAttribute("aria-describedby", hintId);
-  return el("div", { class: "field" }, el("label", {}, el("span", {}, label), input), hint && el("small", { id: hintId }, hint));
+  return el("div", { class: "field" }, el("label", { for: input.id }, label), input, hint && el("small", { id: hintId }, hint));
 }
 
 /** A choice: select([["oldest", "Oldest message"], ...], "oldest"). */

@@ -8,8 +8,8 @@ import { errorOf } from "./wire.js";
 
 let shown = null;
 
-/** Ask for a token; onDone(token) is called once the broker has taken it. */
-export function openLogin(reason, onDone) {
+/** Ask for a token; logIn(token) shows it to a broker, and returns what is told afterwards. */
+export function openLogin(reason, logIn) {
   if (shown?.open) return;
   const token = el("input", { type: "password", autocomplete: "current-password", spellcheck: "false" });
   const user = el("input", { type: "text", autocomplete: "username", value: "token", hidden: true, "aria-label": "User" });
@@ -20,12 +20,16 @@ export function openLogin(reason, onDone) {
     confirm: "Log in",
     act: async () => {
       if (!token.value.trim()) throw new Error("which token?");
-      const { rights } = await post("/api/login", { token: token.value.trim() });
-      onDone(token.value.trim());
-      return rights?.name ? `logged in as ${rights.name}` : "logged in";
+      return logIn(token.value.trim());
     },
   });
   token.focus();
+}
+
+/** Show a token to the broker that served the page; return whose it is. */
+export async function logIn(token) {
+  const { name } = await post("/api/login", { token });
+  return name;
 }
 
 /** Have the broker forget the cookie. */

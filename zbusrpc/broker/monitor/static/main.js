@@ -5,7 +5,7 @@ import { Actions } from "./actions.js";
 import { Cluster } from "./cluster.js";
 import { DetailPanel } from "./detail.js";
 import { drawConnection, drawLogin, drawSearch, isLoggedIn, makeHeader, makeTotals } from "./header.js";
-import { logOut, openLogin } from "./login.js";
+import { logIn, logOut, openLogin } from "./login.js";
 import { Route } from "./route.js";
 import { Store } from "./store.js";
 import { makeTabs } from "./tabs.js";
@@ -62,13 +62,20 @@ function drawNow() {
 function closeDetail() {
   const { row } = route;
   route.go({ row: "" });
-  drawNow();
   panes.get(route.view).focusRow(row);
+}
+
+function askForToken(reason) {
+  openLogin(reason, async (token) => {
+    const name = await logIn(token);
+    cluster.restart(token);
+    return `logged in as ${name}`;
+  });
 }
 
 async function logInOrOut() {
   if (!isLoggedIn(app)) {
-    openLogin("", (token) => cluster.restart(token));
+    askForToken("");
     return;
   }
   try {
@@ -81,9 +88,9 @@ async function logInOrOut() {
 }
 
 makeHeader({ cluster, onSearch: (search) => route.go({ search }), onLogin: logInOrOut });
-route.addEventListener("change", draw);
+route.addEventListener("change", drawNow);
 cluster.addEventListener("change", draw);
-cluster.addEventListener("denied", ({ detail: reason }) => openLogin(reason, (token) => cluster.restart(token)));
+cluster.addEventListener("denied", ({ detail: reason }) => askForToken(reason));
 cluster.start();
 setInterval(() => cluster.own.isLive || draw(), 1000);
 draw();

@@ -11,6 +11,7 @@ is there, and counts as lost where it does not answer. */
 
 const WAIT_MS_MIN = 500;
 const WAIT_MS_MAX = 15_000;
+const WAIT_GROWTH = 1.6;
 const TIMEOUT_MS = 20_000;
 const ASK_MS = 4_000;
 const SILENCE_MS = 10_000;
@@ -142,7 +143,7 @@ export class Link extends EventTarget {
   #lose() {
     this.#drop();
     const waitMs = this.#waitMs * (0.75 + Math.random() / 2); // so that not all pages come back at once
-    this.#waitMs = Math.min(this.#waitMs * 2, WAIT_MS_MAX);
+    this.#waitMs = Math.min(this.#waitMs * WAIT_GROWTH, WAIT_MS_MAX);
     this.#retry = setTimeout(() => this.open(), waitMs);
     this.dispatchEvent(new CustomEvent("lost", { detail: waitMs }));
   }

@@ -15,11 +15,13 @@ export function callForm({ cluster, find }) {
   const chooser = el("div");
   const about = el("p", { class: "faint doc" });
   const fields = el("div", { class: "parameters" });
+  const schema = el("pre", { tabindex: "0", "aria-label": "Schema" });
+  const schemas = el("details", {}, el("summary", {}, "Schema of parameters and result"), schema);
   const send = el("button", { class: "primary" }, "Call");
   const took = el("span", { class: "faint", role: "status" });
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const result = el("pre", { tabindex: "0", "aria-label": "Result", hidden: true });
-  const form = el("form", { novalidate: true }, chooser, about, fields, el("div", { class: "buttons" }, send, took), error, result);
+  const form = el("form", { novalidate: true }, chooser, about, fields, el("div", { class: "buttons" }, send, took), error, result, schemas);
   let method = () => "";
   let reader = { read: () => "{}" };
   let refused = "";
@@ -35,6 +37,8 @@ export function callForm({ cluster, find }) {
     fields.replaceChildren(...(reader.nodes.length ? reader.nodes : [el("p", { class: "faint" }, "It takes no parameters.")]));
     for (const node of [error, result]) node.hidden = true;
     took.textContent = "";
+    schemas.hidden = !described;
+    schema.textContent = described ? JSON.stringify({ params: described.params, result: described.result }, null, 2) : "";
   }
 
   form.addEventListener("submit", async (event) => {

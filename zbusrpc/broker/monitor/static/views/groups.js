@@ -50,7 +50,7 @@ function groupDetail({ store, actions, openRow }, key) {
   const consumers = el("ul", { class: "plain" });
   const topic = el("button", { type: "button", class: "link", onclick: () => openRow("topics", `${find().broker}/${find().topic}`) });
   const pause = actionButton("Pause …", () => actions.pauseGroup(find()));
-  const seek = actionButton("Move …", () => actions.seekGroup(find()));
+  const seek = actionButton("Seek …", () => actions.seekGroup(find()));
   const empty = actionButton("Empty …", () => actions.emptyGroup(find()), { style: "danger" });
   const remove = actionButton("Remove …", () => actions.removeGroup(find()), { style: "danger" });
   return {

@@ -6,10 +6,11 @@ import { isWebUrl } from "../cluster.js";
 import { el, setAttribute } from "../dom.js";
 import { factList, part } from "../facts.js";
 import { bytes, compact, moment, number, rate, span } from "../format.js";
+import { openLogin } from "../login.js";
 
-const STATES = { live: "good", draining: "warn", gone: "bad", lost: "bad" };
+const STATES = { live: "good", draining: "warn", gone: "bad", lost: "bad", "not logged in": "warn" };
 
-export function serversView({ store, actions, open }) {
+export function serversView({ store, cluster, actions, open }) {
   return {
     id: "servers",
     noun: "broker",
@@ -34,7 +35,7 @@ export function serversView({ store, actions, open }) {
       { id: "seen_by", title: "Seen by", rank: 3, hint: "Trackers that list it", value: seenBy },
       { id: "drain", title: "Act", rank: 3, isFixed: true, value: (row) => row.address, cell: drainCell(actions) },
     ],
-    detail: (key) => serverDetail({ store, actions }, key),
+    detail: (key) => serverDetail({ store, cluster, actions }, key),
   };
 }
 
@@ -69,7 +70,8 @@ function whyNotDrained(actions, row) {
 }
 
 function stateOf(store, row) {
-  return row.state === "live" && store.isStale(row.address) && !row.is_tracker_only ? "lost" : row.state;
+  if (store.brokers.get(row.address)?.isDenied) return "not logged in";
+  return row.state === "live" && store.isStale(row.address) ? "lost" : row.state;
 }
 
 function statesOf(store, row) {
@@ -83,20 +85,22 @@ function seenBy(row) {
   return row.seen_by.length ? `${number(row.seen_by.length)}: ${row.seen_by.join(", ")}` : "nobody";
 }
 
-function serverDetail({ store, actions }, key) {
+function serverDetail({ store, cluster, actions }, key) {
   const facts = factList();
   const error = el("p", { class: "error", hidden: true });
   const page = el("a", { target: "_blank", rel: "noreferrer" }, "Open its own page");
   const drain = actionButton("Drain …", () => actions.drain(store.find("servers", key)), { style: "danger" });
+  const login = actionButton("Log in …", () => openLogin(`${key} wants a token.`, (token) => cluster.logIn(key, token)));
   return {
     title: key,
-    nodes: [error, facts.node, page, part("Take it out", el("p", { class: "faint" }, "It takes no new work, lets consumers finish, and stops."), el("div", { class: "buttons" }, drain.node))],
+    nodes: [error, login.node, facts.node, page, part("Take it out", el("p", { class: "faint" }, "It takes no new work, lets consumers finish, and stops."), el("div", { class: "buttons" }, drain.node))],
     update() {
       const row = store.find("servers", key);
       if (!row) return false;
       const problem = store.brokers.get(key)?.error ?? "";
       error.hidden = !problem;
       error.textContent = problem;
+      login.node.hidden = row.is_self || !store.brokers.get(key)?.isDenied;
       page.hidden = !isWebUrl(row.url);
       if (!page.hidden) page.href = row.url;
       drain.update(whyNotDrained(actions, row));

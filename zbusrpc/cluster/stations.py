@@ -1,0 +1,124 @@
+"""The stations of a fleet: one for each broker that it has to do with.
+
+    seeds ──> further trackers, and brokers that somebody needs: `open` ──> let go when they are gone
+
+A broker may be known by several addresses: only one of the links that lead to it is used, that of a seed first, and
+what nobody has named is not dialled again for a while.
+
+Promises: at most STATIONS_MAX links besides those of seeds; none is opened after the end, and none is left then.
+"""
+
+import asyncio
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from zbusrpc.cluster.station import Owner, Station
+from zbusrpc.transport.address import Address, address_named
+
+TRACKERS_MAX: Final = 3
+"""So many brokers are asked for all others: where the seeds are fewer, more that the seeds tell of."""
+STATIONS_MAX: Final = 128
+"""Each takes a file descriptor, of which a process often has 1024; a tracker may tell of far more brokers."""
+DOUBLE_S: Final = 30.0
+"""An address that led to a broker which has a link already is not dialled again for so long."""
+
+
+class Stations:
+    """The links of a fleet."""
+
+    def __init__(self, owner: Owner, seeds: Iterable[Address]) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._all: dict[Address, Station] = {}
+        self._doubles: dict[str, float] = {}
+        """Addresses that led where another one does, and until when they are left alone."""
+        self._closing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self.seeds = [self._add(seed, is_seed=True) for seed in dict.fromkeys(seeds)]
+        """Of the brokers that the user has named."""
+
+    def __iter__(self) -> Iterator[Station]:
+        return iter(list(self._all.values()))
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def open(self, address: str) -> Station | None:
+        """Return the station of a broker that trackers tell of; None where there is and will be none."""
+        dialled = address_named(address)
+        if dialled is None:
+            return None
+        station = self._all.get(dialled)
+        if station is not None:
+            return station
+        is_full = len(self._all) - len(self.seeds) >= STATIONS_MAX
+        if self._is_closed or is_full or self._doubles.get(address, 0.0) > self._loop.time():
+            return None
+        return self._add(dialled, is_seed=False)
+
+    def _add(self, dialled: Address, *, is_seed: bool) -> Station:
+        station = self._all[dialled] = Station(self._owner, dialled, is_tracker=is_seed, is_seed=is_seed)
+        return station
+
+    def by_address(self) -> dict[str, Station]:
+        """Return one station for each broker, by its name among brokers."""
+        return {station.address: station for station in self._all.values() if not station.is_doubled}
+
+    # -- what follows from a change ----------------------------------------------------------------------
+
+    def find_doubles(self) -> None:
+        """Use one of the links that lead to the same broker, those of seeds first."""
+        seen: set[str] = set()
+        for station in sorted(self._all.values(), key=lambda one: not one.is_seed):
+            is_open = station.connection is not None
+            station.set_doubled(is_open and station.address in seen)
+            if is_open:
+                seen.add(station.address)
+
+    def find_trackers(self) -> None:
+        """Ask more brokers for all others, where few were named."""
+        tracking = [station for station in self._all.values() if station.is_tracker and not station.is_doubled]
+        known = {station.address for station in tracking} | {str(station.dialled) for station in tracking}
+        wanted = TRACKERS_MAX - len(tracking)
+        by_address = self.by_address() if wanted > 0 else {}
+        for address in sorted(self._owner.topology.trackers - known):
+            if wanted <= 0:
+                return
+            station = by_address.get(address) or self.open(address)
+            if station is not None:
+                station.track()
+                wanted -= 1
+
+    def let_go(self) -> None:
+        """Close the links to brokers that are gone, and those that lead where another one does."""
+        topology = self._owner.topology
+        for dialled, station in list(self._all.items()):
+            is_told = station.address in topology.brokers or str(dialled) in topology.trackers
+            is_gone = station.connection is None and not is_told
+            if station.is_seed or not (is_gone or station.is_doubled) or station.caller.is_waited_for:
+                continue
+            del self._all[dialled]
+            if station.is_doubled:
+                self._note_double(str(dialled))
+            task = self._loop.create_task(station.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _note_double(self, address: str) -> None:
+        now = self._loop.time()
+        self._doubles = {one: until for one, until in self._doubles.items() if until > now}
+        self._doubles[address] = now + DOUBLE_S
+
+    # -- the end -----------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Close all links; whoever waits for a reply is told that it is lost."""
+        self._is_closed = True
+        await asyncio.gather(*[station.close() for station in self])
+        await asyncio.gather(*self._closing)
+
+    def forget(self) -> None:
+        """Be closed in a forked child, without touching what belongs to its parent."""
+        self._is_closed = True
+        for station in self:
+            station.caller.is_closed = True

@@ -1,6 +1,6 @@
 """The service that benchmarks call, and its bodies for the larger payloads."""
 
-from zbusrpc import service
+from zbusrpc import rpc, service
 
 
 @service(concurrency=256)
@@ -9,6 +9,11 @@ class Calc:
 
     async def add(self, a: int, b: int) -> int:
         """Return the sum."""
+        return a + b
+
+    @rpc(idempotent=True)
+    async def add_again(self, a: int, b: int) -> int:
+        """Return the sum; may run twice."""
         return a + b
 
     async def echo(self, data: str) -> str:

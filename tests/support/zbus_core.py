@@ -67,8 +67,9 @@ class ZbusCore:
 
     @property
     def timers(self) -> int:
-        """How many timers would ring."""
-        return sum(ring.callback is not None for _, _, ring in self._rings)
+        """How many timers would ring, besides those by which the tracker tells of changes."""
+        callbacks = [ring.callback for _, _, ring in self._rings]
+        return sum(one is not None and getattr(one, "__self__", None) is not self.hub.tracker for one in callbacks)
 
     def run(self) -> None:
         """Go on until there is nothing to do now."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Locator, Page, WebSocketRoute, expect
 
+from tests.support.broker_set import BrokerSet
 from tests.support.browser import anyio_backend, browser, needs_chromium, open_page
 from tests.support.processes import ROOT, Processes, port_of
 from tests.support.queue_peer import QueuePeer, entry
@@ -118,8 +119,10 @@ async def test_search_and_order_stand_in_the_address(page: Page, peer: QueuePeer
     await expect(names).to_have_count(3)
 
 
-async def test_thousand_topics_are_shown_in_parts(page: Page, broker: str) -> None:
+async def test_thousand_topics_are_shown_in_parts(page: Page, broker: str, peer: QueuePeer) -> None:
     """Of many rows only the first are made, and more on demand; a search finds the others."""
+    peer.declare("like.others")
+    await expect(opener(page, "like.others")).to_be_visible()
     await change_pushes(page, broker, lambda push: push["topics"].extend(copies(push["topics"][0], 1000)))
     rows = page.get_by_role("rowheader")
 
@@ -177,7 +180,11 @@ async def test_topic_is_declared_browsed_and_removed(page: Page, peer: QueuePeer
 async def test_method_is_called_by_a_form(page: Page) -> None:
     """Fields come from the method's types; what is left out has its default; results, errors and mistakes are shown."""
     panel = await open_row(page, "Services", "Lab")
-    result, error, call = panel.get_by_label("Result"), panel.get_by_role("alert"), panel.get_by_role("button", name="Call")
+    result, error, call = (
+        panel.get_by_label("Result"),
+        panel.get_by_role("alert"),
+        panel.get_by_role("button", name="Call"),
+    )
 
     await panel.get_by_label("Method").select_option("add")
     await panel.get_by_label("a integer").fill("1152921504606846977")
@@ -208,24 +215,23 @@ async def test_group_is_moved_paused_and_removed(page: Page, peer: QueuePeer) ->
     peer.produce("moved", "0", "1", "2", "3")
     peer.command("declare_group", topic="moved", group="mover")
     panel = await open_row(page, "Groups", "mover")
-    await expect(cell(page, "mover", "lag")).to_have_text("4")
     await expect(cell(page, "mover", "state")).to_have_text("nobody consumes")
 
-    await panel.get_by_role("button", name="Move").click()
+    await panel.get_by_role("button", name="Seek …").click()
     await expect(page.get_by_role("dialog")).to_contain_text("The group mover of moved")
     await page.get_by_label("Go on at").select_option("offset")
-    await page.get_by_label("Offset").fill("3")
-    await confirm(page, "Move")
+    await page.get_by_label("Offset", exact=True).fill("3")
+    await confirm(page, "Seek")
     await expect(toast(page)).to_contain_text("mover goes on at offset 3")
-    await expect(cell(page, "mover", "lag")).to_have_text("1")
     assert peer.group("moved", "mover")["next_offset"] == 3
 
     await panel.get_by_role("button", name="Pause").click()
     await confirm(page, "Pause")
     await expect(cell(page, "mover", "state")).to_have_text("paused")
+    await expect(cell(page, "mover", "lag")).to_have_text("1")
     await panel.get_by_role("button", name="Resume").click()
     await confirm(page, "Resume")
-    await expect(cell(page, "mover", "state")).to_have_text("nobody consumes")
+    assert not peer.group("moved", "mover")["options"]["paused"]
     await panel.get_by_role("button", name="Remove").click()
     await page.get_by_label("Type mover to confirm").fill("mover")
     await confirm(page, "Remove")
@@ -262,6 +268,8 @@ async def test_hostile_texts_are_texts(page: Page, broker: str, peer: QueuePeer)
     """Names, tags, headers, bodies and filters that are programs are shown, and never run."""
     peer.declare("hostile")
     peer.produce("hostile", entry(f"<script>window.hacked = true</script>{HOSTILE}", tag=HOSTILE, key=HOSTILE))
+
+    await expect(opener(page, "hostile")).to_be_visible()
 
     def rename(push: dict[str, list[dict[str, object]]]) -> None:
         for topic in push["topics"]:
@@ -351,7 +359,9 @@ async def test_page_is_accessible(page: Page, peer: QueuePeer, theme: str) -> No
 
 async def test_small_windows_need_no_scrolling_sideways(page: Page, peer: QueuePeer) -> None:
     """At 400 pixels everything is within the window, the details too."""
-    peer.declare("small.window.with.a.rather.long.name.for.a.topic")
+    name = "small.window.with.a.rather.long.name.for.a.topic"
+    peer.declare(name)
+    peer.command("declare_group", topic=name, group=f"group.of.{name}")
     await page.set_viewport_size({"width": 400, "height": 800})
     too_wide = """() => [...document.querySelectorAll("body *")]
         .filter((element) => element.checkVisibility() && element.getBoundingClientRect().right > 401)
@@ -361,7 +371,7 @@ async def test_small_windows_need_no_scrolling_sideways(page: Page, peer: QueueP
         await page.get_by_role("tab", name=tab).click()
         await expect(page.locator("tbody tr").first).to_be_visible()
         assert await page.evaluate(too_wide) == []
-    await open_row(page, "Topics", "small.window.with.a.rather.long.name.for.a.topic")
+    await open_row(page, "Topics", name)
     assert await page.evaluate(too_wide) == []
 
 
@@ -393,7 +403,10 @@ async def test_token_is_asked_for_and_its_rights_are_seen(
     browser: Browser, request: pytest.FixtureRequest, processes: Processes, tmp_path: Path
 ) -> None:
     """Without a token there is a login; what the token may not do is disabled, and says why; logging out forgets it."""
-    rules = {"reader": [{"operations": ["query"], "topics": ["orders.*"]}], "ops": [{"operations": ["admin"], "topics": ["*"]}]}
+    rules = {
+        "reader": [{"operations": ["query"], "topics": ["orders.*"]}],
+        "ops": [{"operations": ["admin"], "topics": ["*"]}],
+    }
     tokens = write_tokens(tmp_path / "tokens.toml", rules)
     _, address = processes.broker("--tokens", str(tokens), "--data-dir", str(tmp_path / "data"))
     with QueuePeer(address, secret_of("ops")) as peer:
@@ -424,11 +437,43 @@ async def test_token_is_asked_for_and_its_rights_are_seen(
         await expect(page.get_by_role("button", name="Declare topic")).to_be_enabled()
 
 
+async def test_brokers_come_and_go_with_their_topics(
+    browser: Browser, request: pytest.FixtureRequest, processes: Processes, tmp_path: Path
+) -> None:
+    """One page shows the topics of all brokers of a set and acts on each; brokers vanish, come back and are drained."""
+    brokers = BrokerSet(processes, 2)
+    brokers.wait_known(0, 1)
+    first, second = brokers.addresses
+    async with open_page(browser, request, tmp_path) as page:
+        await page.goto(f"http://{first}/")
+        await page.get_by_role("button", name="Declare topic").click()
+        await page.get_by_label("Name").fill("elsewhere")
+        await page.get_by_label("Broker").select_option(second)
+        await confirm(page, "Declare")
+        await expect(cell(page, "elsewhere", "broker")).to_have_text(second)
+
+        brokers.kill(1)
+        await expect(opener(page, "elsewhere")).to_have_count(0)
+        await page.get_by_role("tab", name="Servers").click()
+        await expect(opener(page, first)).to_be_visible()
+        await expect(opener(page, second)).to_have_count(0)
+        brokers.start(1)
+
+        await expect(opener(page, second)).to_be_visible()
+        await expect(cell(page, second, "state")).to_have_text("live")
+        await cell(page, second, "drain").get_by_role("button", name="Drain").click()
+        await page.get_by_label(f"Type {second} to confirm").fill(second)
+        await confirm(page, "Drain")
+        await expect(opener(page, second)).to_have_count(0)
+        assert brokers[1].wait_exit() == 0
+
+
 # -- what the broker says, and something else ------------------------------------------------------------------
 
 GROUP = {
     "lag": 1, "in_flight": 0, "waiting": 0, "delayed": 0, "held": 0, "dead": 0, "filter": HOSTILE, "paused": False,
-    "position": 0, "oldest_unacked_ms": None, "consumers": [{"name": HOSTILE, "session": 1, "window": 1, "in_flight": 1}],
+    "position": 0, "oldest_unacked_ms": None,
+    "consumers": [{"name": HOSTILE, "session": 1, "window": 1, "in_flight": 1}],
     "counters": {HOSTILE: 1}, "options": {HOSTILE: HOSTILE},
 }  # fmt: skip
 
@@ -438,7 +483,9 @@ def copies(topic: dict[str, object], count: int) -> list[dict[str, object]]:
     return [topic | {"topic": f"bulk.{number:04}"} for number in range(count)]
 
 
-async def change_pushes(page: Page, broker: str, change: Callable[[dict[str, list[dict[str, object]]]], object]) -> None:
+async def change_pushes(
+    page: Page, broker: str, change: Callable[[dict[str, list[dict[str, object]]]], object]
+) -> None:
     """Load the page anew, with snapshots that were changed on their way."""
 
     def between(browser_side: WebSocketRoute) -> None:

@@ -8,7 +8,11 @@ Names of what can be used, order of headings, captions and headers of tables, re
   const shown = (selector) => [...document.querySelectorAll(selector)].filter(seen);
   const told = (element) => element.outerHTML.slice(0, 120);
 
-  const textOf = (ids) => ids.split(/\s+/).map((id) => document.getElementById(id)?.textContent ?? "").join(" ");
+  const textOf = (ids) =>
+    ids
+      .split(/\s+/)
+      .map((id) => document.getElementById(id)?.textContent ?? "")
+      .join(" ");
   const nameOf = (element) => {
     if (element.ariaLabel) return element.ariaLabel;
     if (element.hasAttribute("aria-labelledby")) return textOf(element.getAttribute("aria-labelledby"));
@@ -33,9 +37,14 @@ Names of what can be used, order of headings, captions and headers of tables, re
     for (const cell of table.querySelectorAll("th")) if (!cell.scope) problems.push(`no scope: ${told(cell)}`);
   }
   const ids = [...document.querySelectorAll("[id]")].map((element) => element.id);
-  if (new Set(ids).size < ids.length) problems.push(`ids that are there twice: ${ids.filter((id, at) => ids.indexOf(id) < at)}`);
-  for (const element of document.querySelectorAll("[aria-labelledby], [aria-describedby], [aria-controls], label[for]")) {
-    const named = ["aria-labelledby", "aria-describedby", "aria-controls", "for"].map((name) => element.getAttribute(name) ?? "");
+  if (new Set(ids).size < ids.length)
+    problems.push(`ids that are there twice: ${ids.filter((id, at) => ids.indexOf(id) < at)}`);
+  for (const element of document.querySelectorAll(
+    "[aria-labelledby], [aria-describedby], [aria-controls], label[for]",
+  )) {
+    const named = ["aria-labelledby", "aria-describedby", "aria-controls", "for"].map(
+      (name) => element.getAttribute(name) ?? "",
+    );
     for (const id of named.join(" ").split(/\s+/).filter(Boolean)) {
       if (!document.getElementById(id)) problems.push(`nothing is called ${id}: ${told(element)}`);
     }
@@ -49,7 +58,9 @@ Names of what can be used, order of headings, captions and headers of tables, re
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
   const luminance = (color) => {
-    const [red, green, blue] = rgba(color).map((value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+    const [red, green, blue] = rgba(color).map((value) =>
+      value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4,
+    );
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
   };
   const behind = (element) => {
@@ -59,7 +70,10 @@ Names of what can be used, order of headings, captions and headers of tables, re
     }
     return getComputedStyle(document.documentElement).backgroundColor;
   };
-  const walker = document.createTreeWalker(document.querySelector("dialog[open]") ?? document.body, NodeFilter.SHOW_TEXT);
+  const walker = document.createTreeWalker(
+    document.querySelector("dialog[open]") ?? document.body,
+    NodeFilter.SHOW_TEXT,
+  );
   while (walker.nextNode()) {
     const element = walker.currentNode.parentElement;
     if (!walker.currentNode.data.trim() || !seen(element) || element.closest("script, noscript, option")) continue;

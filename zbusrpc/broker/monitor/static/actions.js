@@ -13,7 +13,11 @@ import { toast } from "./toast.js";
 /** Return { node, update(reason) }: a button that tells why it cannot be used, as long as there is a reason. */
 export function actionButton(label, act, { style = "quiet" } = {}) {
   let reason = "";
-  const node = el("button", { type: "button", class: style, onclick: () => (reason ? toast(reason, true) : act()) }, label);
+  const node = el(
+    "button",
+    { type: "button", class: style, onclick: () => (reason ? toast(reason, true) : act()) },
+    label,
+  );
   return {
     node,
     update(why) {
@@ -41,9 +45,14 @@ export class Actions {
   // -- topics ------------------------------------------------------------------------------------------------
 
   declareTopic() {
-    const brokers = this.#app.store.servers().filter(({ is_tracker_only, state }) => !is_tracker_only && state === "live");
+    const brokers = this.#app.store
+      .servers()
+      .filter(({ is_tracker_only, state }) => !is_tracker_only && state === "live");
     const name = el("input", { required: true, autocomplete: "off", spellcheck: "false", maxlength: "127" });
-    const broker = select(brokers.map(({ address }) => [address, address]), this.#app.store.own);
+    const broker = select(
+      brokers.map(({ address }) => [address, address]),
+      this.#app.store.own,
+    );
     const durability = select([
       ["", "The broker's default"],
       ["disk", "disk: survives a power cut"],
@@ -59,8 +68,18 @@ export class Actions {
         field("Name", name, "letters, digits and . _ - : @ + ~ #"),
         brokers.length > 1 && field("Broker", broker),
         field("Durability", durability),
-        el("div", { class: "pair" }, field("Keep for hours", hours, "empty: 168"), field("Keep at most MiB", mib, "empty: no limit")),
-        el("details", {}, el("summary", {}, "More options"), field("Options as JSON", others.input, 'such as {"compact": true, "ttl_ms": 60000}')),
+        el(
+          "div",
+          { class: "pair" },
+          field("Keep for hours", hours, "empty: 168"),
+          field("Keep at most MiB", mib, "empty: no limit"),
+        ),
+        el(
+          "details",
+          {},
+          el("summary", {}, "More options"),
+          field("Options as JSON", others.input, 'such as {"compact": true, "ttl_ms": 60000}'),
+        ),
       ],
       confirm: "Declare",
       act: async () => {
@@ -79,7 +98,9 @@ export class Actions {
   emptyTopic(row) {
     openDialog({
       title: `Empty ${row.topic}?`,
-      text: [`${count(row.messages, "message")} of the topic ${row.topic} on ${row.broker} will be gone, for all its groups. They cannot be brought back.`],
+      text: [
+        `${count(row.messages, "message")} of the topic ${row.topic} on ${row.broker} will be gone, for all its groups. They cannot be brought back.`,
+      ],
       confirm: "Empty",
       isDangerous: true,
       act: async () => {
@@ -94,7 +115,9 @@ export class Actions {
       title: `Remove ${row.topic}?`,
       text: [
         `The topic ${row.topic} on ${row.broker}, its ${count(row.messages, "message")} and its ${count(row.group_count, "group")} will be gone.`,
-        row.consumers ? `${count(row.consumers, "consumer")} will be told that it has ended.` : "Nobody consumes from it now.",
+        row.consumers
+          ? `${count(row.consumers, "consumer")} will be told that it has ended.`
+          : "Nobody consumes from it now.",
       ],
       confirm: "Remove",
       isDangerous: true,
@@ -119,7 +142,12 @@ export class Actions {
         field("Name", name, "letters, digits and . _ - : @ + ~ #"),
         field("Filter", filter, "which tags it wants, such as eu.*; empty for all"),
         start.node,
-        el("details", {}, el("summary", {}, "More options"), field("Options as JSON", others.input, 'such as {"max_attempts": 3, "lease_ms": 60000}')),
+        el(
+          "details",
+          {},
+          el("summary", {}, "More options"),
+          field("Options as JSON", others.input, 'such as {"max_attempts": 3, "lease_ms": 60000}'),
+        ),
       ],
       confirm: "Declare",
       act: async () => {
@@ -150,7 +178,9 @@ export class Actions {
   seekGroup(row) {
     const topic = this.#app.store.find("topics", `${row.broker}/${row.topic}`);
     const start = startField("Go on at", "oldest", ["oldest", "newest", "offset", "time"]);
-    const range = topic ? ` The topic has the offsets ${number(topic.start_offset)} to ${number(topic.next_offset)}.` : "";
+    const range = topic
+      ? ` The topic has the offsets ${number(topic.start_offset)} to ${number(topic.next_offset)}.`
+      : "";
     openDialog({
       title: `Seek ${row.group}`,
       text: [
@@ -185,7 +215,9 @@ export class Actions {
       title: `Remove ${row.group}?`,
       text: [
         `The group ${row.group} of ${row.topic} on ${row.broker} and its place in the topic will be gone; the messages stay.`,
-        row.consumers.length ? `${count(row.consumers.length, "consumer")} will be told that it has ended.` : "It has no consumers now.",
+        row.consumers.length
+          ? `${count(row.consumers.length, "consumer")} will be told that it has ended.`
+          : "It has no consumers now.",
       ],
       confirm: "Remove",
       isDangerous: true,
@@ -206,8 +238,13 @@ export class Actions {
       text: `${what} of ${row.topic} on ${row.broker} will be given back to the groups in which they failed, with all their attempts before them.`,
       confirm: "Retry",
       act: async () => {
-        const { retried, left } = await this.#post(row.broker, topicPath(row.topic, "dead-letters/retry"), offsets && { offsets });
-        if (left.length) throw new Error(`${number(retried)} given back; ${number(left.length)} stay: ${left[0].reason}`);
+        const { retried, left } = await this.#post(
+          row.broker,
+          topicPath(row.topic, "dead-letters/retry"),
+          offsets && { offsets },
+        );
+        if (left.length)
+          throw new Error(`${number(retried)} given back; ${number(left.length)} stay: ${left[0].reason}`);
         return `${count(retried, "dead letter")} given back`;
       },
     });
@@ -222,7 +259,11 @@ export class Actions {
       isDangerous: true,
       typed: offsets ? "" : row.topic,
       act: async () => {
-        const { purged } = await this.#post(row.broker, topicPath(row.topic, "dead-letters/purge"), offsets && { offsets });
+        const { purged } = await this.#post(
+          row.broker,
+          topicPath(row.topic, "dead-letters/purge"),
+          offsets && { offsets },
+        );
         return `${count(purged, "dead letter")} gone`;
       },
     });
@@ -231,19 +272,23 @@ export class Actions {
   // -- brokers -----------------------------------------------------------------------------------------------
 
   drain(row) {
-    const others = this.#app.store.servers().filter(({ address, state }) => address !== row.address && state === "live").length;
+    const others = this.#app.store
+      .servers()
+      .filter(({ address, state }) => address !== row.address && state === "live").length;
     openDialog({
       title: `Drain ${row.address}?`,
       text: [
         `The broker ${row.address} will take no new work, let its ${count(row.consumers ?? 0, "consumer")} finish, and stop.`,
-        others ? `Clients will move to the ${count(others, "other broker")}.` : "There is no other broker: clients will have to wait until one is started.",
+        others
+          ? `Clients will move to the ${count(others, "other broker")}.`
+          : "There is no other broker: clients will have to wait until one is started.",
       ],
       confirm: "Drain",
       isDangerous: true,
       typed: row.address,
       act: async () => {
-        await this.#post(row.address, "/api/drain");
-        return `${row.address} is draining`;
+        const { unfinished } = await this.#post(row.address, "/api/drain");
+        return `${row.address} is draining; ${number(unfinished)} calls and messages are under way`;
       },
     });
   }

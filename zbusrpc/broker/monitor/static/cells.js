@@ -64,7 +64,11 @@ export function wordsCell(wordsOf) {
     return (row) => {
       const words = wordsOf(row);
       const now = JSON.stringify(words);
-      if (now !== before) setChildren(cell, words.map(([word, kind = ""]) => el("span", { class: `word ${kind}` }, word)));
+      if (now !== before)
+        setChildren(
+          cell,
+          words.map(([word, kind = ""]) => el("span", { class: `word ${kind}` }, word)),
+        );
       before = now;
     };
   };

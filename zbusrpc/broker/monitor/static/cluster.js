@@ -113,7 +113,9 @@ export class Cluster extends EventTarget {
   #follow(servers) {
     this.#store.own = this.#own.address;
     const { brokers } = this.#store;
-    const wanted = new Map(servers.filter((row) => row.state !== "gone" && isWebUrl(row.url)).map((row) => [row.address, row.url]));
+    const wanted = new Map(
+      servers.filter((row) => row.state !== "gone" && isWebUrl(row.url)).map((row) => [row.address, row.url]),
+    );
     for (const [address, broker] of brokers) {
       if (broker === this.#own || wanted.has(address)) continue;
       broker.link.close();
@@ -126,7 +128,8 @@ export class Cluster extends EventTarget {
     const hadCookie = broker === this.#own && !broker.isLive;
     Object.assign(broker, { isLive: false, error: "no connection", retryAtMs: Date.now() + waitMs });
     this.#changed();
-    if (hadCookie && (await isRefused())) this.#deny(broker, new WireError(401, "UNAUTHENTICATED", "this broker does not know the token"));
+    if (hadCookie && (await isRefused()))
+      this.#deny(broker, new WireError(401, "UNAUTHENTICATED", "this broker does not know the token"));
   }
 
   #deny(broker, error) {

@@ -40,7 +40,11 @@ export class DetailPanel {
     const details = make();
     const title = el("h2", { id: "detail-title", tabindex: "-1" }, details.title);
     const gone = el("p", { class: "error", role: "status", hidden: true }, "This is gone; below is what it was.");
-    const close = el("button", { type: "button", class: "quiet", "aria-label": "Close the details", onclick: this.#onClose }, "×");
+    const close = el(
+      "button",
+      { type: "button", class: "quiet", "aria-label": "Close the details", onclick: this.#onClose },
+      "×",
+    );
     const body = el("div", { class: "body" }, details.nodes);
     this.#panel.replaceChildren(el("header", {}, title, close), gone, body);
     this.#panel.setAttribute("aria-labelledby", "detail-title");

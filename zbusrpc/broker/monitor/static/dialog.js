@@ -58,7 +58,12 @@ function typedField(name, button) {
     button.disabled = input.value !== name;
   });
   input.id = newId();
-  return el("div", { class: "field" }, el("label", { for: input.id }, "Type ", el("code", {}, name), " to confirm"), input);
+  return el(
+    "div",
+    { class: "field" },
+    el("label", { for: input.id }, "Type ", el("code", {}, name), " to confirm"),
+    input,
+  );
 }
 
 /** A field with its label: field("Keep for", input, "hours; empty keeps for ever"). */
@@ -66,10 +71,20 @@ export function field(label, input, hint = "") {
   const hintId = hint ? newId() : null;
   input.id ||= newId();
   if (hintId) input.setAttribute("aria-describedby", hintId);
-  return el("div", { class: "field" }, el("label", { for: input.id }, label), input, hint && el("small", { id: hintId }, hint));
+  return el(
+    "div",
+    { class: "field" },
+    el("label", { for: input.id }, label),
+    input,
+    hint && el("small", { id: hintId }, hint),
+  );
 }
 
 /** A choice: select([["oldest", "Oldest message"], ...], "oldest"). */
 export function select(options, chosen) {
-  return el("select", {}, options.map(([value, label]) => el("option", { value, selected: value === chosen }, label)));
+  return el(
+    "select",
+    {},
+    options.map(([value, label]) => el("option", { value, selected: value === chosen }, label)),
+  );
 }

@@ -16,7 +16,10 @@ export function factList() {
         setText(part.value, String(text));
         part.value.className = kind;
       }
-      setChildren(node, facts.map(([name]) => parts.get(name).box));
+      setChildren(
+        node,
+        facts.map(([name]) => parts.get(name).box),
+      );
     },
   };
 }
@@ -28,7 +31,10 @@ export function part(title, ...children) {
 
 /** Options as facts: what is set, by name. */
 export function optionFacts(options) {
-  return Object.entries(options).map(([name, value]) => [name, value === null ? "–" : JSON.stringify(value).replace(/^"|"$/g, "")]);
+  return Object.entries(options).map(([name, value]) => [
+    name,
+    value === null ? "–" : JSON.stringify(value).replace(/^"|"$/g, ""),
+  ]);
 }
 
 /** A list of rows with buttons that open them: { node, update([[key, text, note], ...]) }. */

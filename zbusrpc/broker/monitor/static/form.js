@@ -31,7 +31,9 @@ export function schemaForm(schema) {
 function parameter(name, property, definitions, isRequired) {
   const { schema, isNullable } = withoutNull(resolve(property, definitions), definitions);
   const editor = editorOf(schema, definitions, property.default);
-  const states = [["value", "value"], isNullable && ["null", "null"], !isRequired && ["default", "left out"]].filter(Boolean);
+  const states = [["value", "value"], isNullable && ["null", "null"], !isRequired && ["default", "left out"]].filter(
+    Boolean,
+  );
   const state = states.length > 1 ? select(states, states.at(-1)[0]) : null;
   state?.setAttribute("aria-label", `${name}: value or not`);
   const drawState = () => editor.input.classList.toggle("unused", state.value !== "value");
@@ -65,14 +67,16 @@ function resolve(schema, definitions, depth = 0) {
 function withoutNull(schema, definitions) {
   const choices = schema.anyOf ?? [];
   const others = choices.filter((choice) => choice.type !== "null");
-  if (others.length === choices.length || others.length !== 1) return { schema, isNullable: others.length < choices.length };
+  if (others.length === choices.length || others.length !== 1)
+    return { schema, isNullable: others.length < choices.length };
   return { schema: resolve(others[0], definitions), isNullable: true };
 }
 
 function hintOf(property, schema, isRequired) {
-  const type = schema.enum ? "choice" : schema.format ?? (typeof schema.type === "string" ? schema.type : "JSON");
+  const type = schema.enum ? "choice" : (schema.format ?? (typeof schema.type === "string" ? schema.type : "JSON"));
   const parts = [type, property.description ?? schema.description];
-  if (!isRequired) parts.push(property.default === undefined ? "optional" : `default ${JSON.stringify(property.default)}`);
+  if (!isRequired)
+    parts.push(property.default === undefined ? "optional" : `default ${JSON.stringify(property.default)}`);
   return parts.filter(Boolean).join(" · ");
 }
 
@@ -88,7 +92,8 @@ export function example(schema, definitions = {}, depth = 0) {
     const properties = Object.entries(resolved.properties ?? {});
     return Object.fromEntries(properties.map(([name, property]) => [name, example(property, definitions, depth + 1)]));
   }
-  if (resolved.type === "array" && resolved.items && depth < DEPTH_MAX) return [example(resolved.items, definitions, depth + 1)];
+  if (resolved.type === "array" && resolved.items && depth < DEPTH_MAX)
+    return [example(resolved.items, definitions, depth + 1)];
   return { string: "", integer: 0, number: 0, boolean: false, array: [], object: {} }[resolved.type] ?? null;
 }
 
@@ -105,7 +110,10 @@ function editorOf(schema, definitions, preset) {
 }
 
 function choiceEditor(values, preset) {
-  const input = select(values.map((value) => [JSON.stringify(value), String(value)]), JSON.stringify(preset ?? values[0]));
+  const input = select(
+    values.map((value) => [JSON.stringify(value), String(value)]),
+    JSON.stringify(preset ?? values[0]),
+  );
   return { input, read: () => input.value };
 }
 

@@ -6,7 +6,11 @@ const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 const dateTime = new Intl.DateTimeFormat("sv", { dateStyle: "short", timeStyle: "medium" });
 const BYTES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
-const SPANS = [["d", 86_400], ["h", 3_600], ["min", 60]];
+const SPANS = [
+  ["d", 86_400],
+  ["h", 3_600],
+  ["min", 60],
+];
 
 /** 1,234,567 */
 export function number(value) {
@@ -19,11 +23,11 @@ export function compact(value) {
   return Math.abs(value) < 10_000 ? whole.format(value) : short.format(value);
 }
 
-/** A rate per second: 0, 0.4, 12, 1.2K. */
+/** A rate per second: 0, 0.4, 12, 12.3K. */
 export function rate(value) {
   if (value === null || value === undefined) return NOTHING;
   if (value === 0) return "0";
-  if (value < 10) return value < 0.05 ? "<0.1" : value.toFixed(1);
+  if (value < 10) return value < 0.05 ? "<0.1" : value.toFixed(1).replace(".0", "");
   return compact(Math.round(value));
 }
 
@@ -80,6 +84,9 @@ export function count(value, noun) {
 
 /** One line of a text for a table. */
 export function line(text, length = 160) {
-  const flat = text.slice(0, length * 2).replace(/\s+/g, " ").trim();
+  const flat = text
+    .slice(0, length * 2)
+    .replace(/\s+/g, " ")
+    .trim();
   return flat.length > length || text.length > length * 2 ? `${flat.slice(0, length)} …` : flat;
 }

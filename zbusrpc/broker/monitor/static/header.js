@@ -15,19 +15,29 @@ export function drawConnection({ store, cluster }) {
   setText($("who"), server ? `${server.address} · ${server.version}` : location.host);
   document.title = server ? `${server.address} · zbusrpc monitor` : "zbusrpc monitor";
   const state = isLive ? "live" : isDenied ? "denied" : "lost";
-  const words = { live: server?.state === "draining" ? "draining" : "live", denied: "not logged in", lost: "not connected" };
+  const words = {
+    live: server?.state === "draining" ? "draining" : "live",
+    denied: "not logged in",
+    lost: "not connected",
+  };
   $("state").dataset.state = state;
   setText($("state"), words[state]);
   const waitS = Math.max(0, Math.ceil((retryAtMs - Date.now()) / 1000));
   const banner = $("banner");
   banner.hidden = isLive || (!error && !isDenied);
-  setText(banner.firstChild, isDenied ? `${error} ` : `No connection to the broker; what is shown is of before. Next try in ${span(waitS)}. `);
+  setText(
+    banner.firstChild,
+    isDenied ? `${error} ` : `No connection to the broker; what is shown is of before. Next try in ${span(waitS)}. `,
+  );
   banner.lastChild.hidden = isDenied;
 }
 
 /** Make the parts of the head that are buttons. */
 export function makeHeader({ cluster, onSearch, onLogin }) {
-  $("banner").append(el("span"), el("button", { type: "button", class: "quiet", onclick: () => cluster.retryNow() }, "Try now"));
+  $("banner").append(
+    el("span"),
+    el("button", { type: "button", class: "quiet", onclick: () => cluster.retryNow() }, "Try now"),
+  );
   makeTheme();
   $("login").addEventListener("click", onLogin);
   const search = $("search");
@@ -96,8 +106,8 @@ function makeTheme() {
   };
   $("theme").addEventListener("click", () => {
     root.dataset.theme = THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length];
-    localStorage.setItem("zbusrpc-theme", root.dataset.theme);
     draw();
+    localStorage.setItem("zbusrpc-theme", root.dataset.theme);
   });
   draw();
 }

@@ -12,7 +12,13 @@ let shown = null;
 export function openLogin(reason, logIn) {
   if (shown?.open) return;
   const token = el("input", { type: "password", autocomplete: "current-password", spellcheck: "false" });
-  const user = el("input", { type: "text", autocomplete: "username", value: "token", hidden: true, "aria-label": "User" });
+  const user = el("input", {
+    type: "text",
+    autocomplete: "username",
+    value: "token",
+    hidden: true,
+    "aria-label": "User",
+  });
   shown = openDialog({
     title: "Log in",
     text: [reason, "A token is made with: zbusrpc token add NAME"].filter(Boolean),
@@ -40,7 +46,11 @@ export async function logOut() {
 async function post(path, body) {
   let answer;
   try {
-    answer = await fetch(path, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
+    answer = await fetch(path, {
+      method: "POST",
+      body: JSON.stringify(body),
+      headers: { "content-type": "application/json" },
+    });
   } catch {
     throw new Error("the broker cannot be reached");
   }

@@ -27,7 +27,10 @@ app.actions = new Actions(app);
 app.open = (row) => route.go({ row: row.key });
 app.openRow = (view, row) => route.go({ view, row, search: "" });
 const views = MAKERS.map((make) => make(app));
-const route = new Route(views.map(({ id }) => id), "topics");
+const route = new Route(
+  views.map(({ id }) => id),
+  "topics",
+);
 const panes = new Map(views.map((view) => [view.id, rowsView(view, { store, open: app.open, route, draw })]));
 const detail = new DetailPanel($("detail"), closeDetail);
 const drawTotals = makeTotals(store);
@@ -55,7 +58,8 @@ function drawNow() {
   drawTabs(viewId, Object.fromEntries(views.map((each) => [each.id, countOf(each)])));
   if ($("view").firstChild !== pane.node) $("view").replaceChildren(pane.node);
   pane.update({ search, sort, openKey: row });
-  const key = row && view.detail && (store.find(viewId, row) || detail.isOpen(`${viewId} ${row}`)) ? `${viewId} ${row}` : "";
+  const key =
+    row && view.detail && (store.find(viewId, row) || detail.isOpen(`${viewId} ${row}`)) ? `${viewId} ${row}` : "";
   detail.show(key, () => view.detail(row));
 }
 

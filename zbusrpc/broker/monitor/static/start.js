@@ -14,9 +14,14 @@ const KINDS = {
 
 /** Return { node, kind, read() }: read() gives a `start` as commands take it, or throws an error of one line. */
 export function startField(label, chosen, kinds) {
-  const choice = select(kinds.map((kind) => [kind, KINDS[kind][0]]), chosen);
+  const choice = select(
+    kinds.map((kind) => [kind, KINDS[kind][0]]),
+    chosen,
+  );
   const inputs = Object.fromEntries(
-    kinds.filter((kind) => KINDS[kind][1]).map((kind) => [kind, el("input", { ...KINDS[kind][1], "aria-label": KINDS[kind][0], autocomplete: "off" })]),
+    kinds
+      .filter((kind) => KINDS[kind][1])
+      .map((kind) => [kind, el("input", { ...KINDS[kind][1], "aria-label": KINDS[kind][0], autocomplete: "off" })]),
   );
   const draw = () => Object.entries(inputs).forEach(([kind, input]) => (input.hidden = kind !== choice.value));
   choice.addEventListener("change", () => {

@@ -116,7 +116,14 @@ export class Store {
       const broker = this.brokers.get(listed.address);
       const said = broker?.isLive && broker.rows.server ? broker.rows.server : {};
       const seenBy = listed.seen_by;
-      return { ...listed, ...said, seen_by: seenBy, key: listed.address, broker: listed.address, is_self: listed.address === this.own };
+      return {
+        ...listed,
+        ...said,
+        seen_by: seenBy,
+        key: listed.address,
+        broker: listed.address,
+        is_self: listed.address === this.own,
+      };
     });
   }
 

@@ -35,20 +35,29 @@ export class Table {
     this.body = el("tbody", { onclick: (event) => this.#click(event) });
     const table = el("table", {}, this.caption, el("thead", {}, el("tr", {}, [...this.headers.values()])), this.body);
     this.more = el("button", { class: "more", type: "button", onclick: () => this.#showMore() });
-    this.node = el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": options.caption }, table, this.more);
+    this.node = el(
+      "div",
+      { class: "scroll", role: "region", tabindex: "0", "aria-label": options.caption },
+      table,
+      this.more,
+    );
   }
 
-  /** Show `rows` of `all`, in the order of `sort` ("-lag" is by lag, largest first), with the one of `openKey` marked. */
-  update(rows, { all, sort, openKey, hiddenColumns = [] }) {
+  /** Show `rows` of `all`, in the order of `sort` ("-lag" is by lag, largest first), with the one of `openKey` marked.
+      Rows that come after it is ready are new, which a highlight tells. */
+  update(rows, { all, isReady, sort, openKey, hiddenColumns = [] }) {
     this.#sort = sort || this.#columns[0].id;
     for (const [id, header] of this.headers) this.#drawHeader(id, header, hiddenColumns.includes(id));
     const shown = this.#sorted(rows).slice(0, this.#limit);
     const records = new Map(shown.map((row) => [row.key, this.#records.get(row.key) ?? this.#makeRecord(row)]));
     this.#records = records;
-    setChildren(this.body, [...records.values()].map((record) => record.node));
+    setChildren(
+      this.body,
+      [...records.values()].map((record) => record.node),
+    );
     for (const row of shown) this.#draw(records.get(row.key), row, openKey, hiddenColumns);
     this.#order = shown.map((row) => row.key);
-    this.#known = new Set(all.map((row) => row.key));
+    this.#known = isReady ? new Set(all.map((row) => row.key)) : null;
     this.more.hidden = rows.length <= shown.length;
     setText(this.more, `Show more: ${number(rows.length - shown.length)} are left`);
   }
@@ -61,8 +70,16 @@ export class Table {
   // -- headers -----------------------------------------------------------------------------------------------
 
   #header(column) {
-    const button = el("button", { type: "button", title: column.hint, onclick: () => this.#sortBy(column) }, column.title);
-    return el("th", { scope: "col", class: classes(column) }, column.isFixed ? el("span", { class: "hidden" }, column.title) : button);
+    const button = el(
+      "button",
+      { type: "button", title: column.hint, onclick: () => this.#sortBy(column) },
+      column.title,
+    );
+    return el(
+      "th",
+      { scope: "col", class: classes(column) },
+      column.isFixed ? el("span", { class: "hidden" }, column.title) : button,
+    );
   }
 
   #drawHeader(id, header, isHidden) {
@@ -86,7 +103,8 @@ export class Table {
     const byName = this.#columns[0].value;
     const sign = isDown ? -1 : 1;
     const sorted = [...rows].sort(
-      (a, b) => sign * compare(column.value(a), column.value(b)) || compare(byName(a), byName(b)) || compare(a.key, b.key),
+      (a, b) =>
+        sign * compare(column.value(a), column.value(b)) || compare(byName(a), byName(b)) || compare(a.key, b.key),
     );
     if (!column.isLive || !this.body.matches(":hover, :focus-within")) return sorted;
     const places = new Map(this.#order.map((key, place) => [key, place]));

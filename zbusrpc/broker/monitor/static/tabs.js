@@ -7,7 +7,13 @@ import { compact } from "./format.js";
 export function makeTabs(list, panel, tabs, onChoose) {
   const parts = tabs.map(({ id, title }) => {
     const badge = el("span", { class: "badge" });
-    const tab = el("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": panel.id }, title, " ", badge);
+    const tab = el(
+      "button",
+      { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": panel.id },
+      title,
+      " ",
+      badge,
+    );
     tab.addEventListener("click", () => onChoose(id));
     list.append(tab);
     return { id, tab, badge };

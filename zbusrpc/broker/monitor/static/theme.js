@@ -1,3 +1,7 @@
 /* Light or dark, before anything is painted: as the system says, unless somebody has chosen. */
 
-document.documentElement.dataset.theme = localStorage.getItem("zbusrpc-theme") ?? "system";
+try {
+  document.documentElement.dataset.theme = localStorage.getItem("zbusrpc-theme") ?? "system";
+} catch {
+  document.documentElement.dataset.theme = "system"; // a browser that keeps nothing
+}

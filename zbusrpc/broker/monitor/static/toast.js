@@ -9,7 +9,11 @@ const ERROR_SHOWN_MS = 20_000;
 /** Show a line; errors stay for longer. */
 export function toast(text, isError = false) {
   const region = document.getElementById("toasts");
-  const close = el("button", { type: "button", class: "quiet", "aria-label": "Close this note", onclick: () => note.remove() }, "×");
+  const close = el(
+    "button",
+    { type: "button", class: "quiet", "aria-label": "Close this note", onclick: () => note.remove() },
+    "×",
+  );
   const note = el("p", { class: isError ? "toast error" : "toast" }, el("span", {}, text), close);
   region.append(note);
   while (region.children.length > TOASTS_MAX) region.firstChild.remove();

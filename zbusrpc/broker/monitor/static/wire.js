@@ -28,7 +28,9 @@ export class WireError extends Error {
 
 /** Return a request as text. */
 export function encode(method, target, headers, body) {
-  const lines = Object.entries(headers).map(([name, value]) => `${name}: ${String(value).replace(/[\r\n]+/g, " ")}\r\n`);
+  const lines = Object.entries(headers).map(
+    ([name, value]) => `${name}: ${String(value).replace(/[\r\n]+/g, " ")}\r\n`,
+  );
   const size = new TextEncoder().encode(body).length;
   return `${method} ${target} HTTP/1.1\r\n${lines.join("")}content-length: ${size}\r\n\r\n${body}`;
 }

@@ -21,24 +21,45 @@ export function callForm({ cluster, find }) {
   const took = el("span", { class: "faint", role: "status" });
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const result = el("pre", { tabindex: "0", "aria-label": "Result", hidden: true });
-  const form = el("form", { novalidate: true }, chooser, about, fields, el("div", { class: "buttons" }, send, took), error, result, schemas);
+  const form = el(
+    "form",
+    { novalidate: true },
+    chooser,
+    about,
+    fields,
+    el("div", { class: "buttons" }, send, took),
+    error,
+    result,
+    schemas,
+  );
   let method = () => "";
   let reader = { read: () => "{}" };
   let refused = "";
 
   function choose(name, described) {
-    const notes = [described?.doc, described?.deprecated && `Deprecated: ${text(described.deprecated)}`, described?.idempotent && "It may be repeated."];
+    const notes = [
+      described?.doc,
+      described?.deprecated && `Deprecated: ${text(described.deprecated)}`,
+      described?.idempotent && "It may be repeated.",
+    ];
     about.textContent = notes.filter(Boolean).join(" ");
     if (described?.params.type === "object") reader = schemaForm(described.params);
     else {
       const editor = jsonEditor(described ? "[]" : "{}");
-      reader = { nodes: [field("Parameters", editor.input, "a JSON object by name, or a list by position")], read: () => editor.read("Parameters") };
+      reader = {
+        nodes: [field("Parameters", editor.input, "a JSON object by name, or a list by position")],
+        read: () => editor.read("Parameters"),
+      };
     }
-    fields.replaceChildren(...(reader.nodes.length ? reader.nodes : [el("p", { class: "faint" }, "It takes no parameters.")]));
+    fields.replaceChildren(
+      ...(reader.nodes.length ? reader.nodes : [el("p", { class: "faint" }, "It takes no parameters.")]),
+    );
     for (const node of [error, result]) node.hidden = true;
     took.textContent = "";
     schemas.hidden = !described;
-    schema.textContent = described ? JSON.stringify({ params: described.params, result: described.result }, null, 2) : "";
+    schema.textContent = described
+      ? JSON.stringify({ params: described.params, result: described.result }, null, 2)
+      : "";
   }
 
   form.addEventListener("submit", async (event) => {
@@ -81,7 +102,10 @@ export function callForm({ cluster, find }) {
       const known = methods ? Object.keys(methods) : names;
       const before = method();
       if (known.length) {
-        const choice = select(known.map((name) => [name, name]), known.includes(before) ? before : known[0]);
+        const choice = select(
+          known.map((name) => [name, name]),
+          known.includes(before) ? before : known[0],
+        );
         method = () => choice.value;
         choice.addEventListener("change", () => choose(choice.value, methods?.[choice.value]));
         chooser.replaceChildren(field("Method", choice));

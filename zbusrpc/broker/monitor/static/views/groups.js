@@ -14,18 +14,82 @@ export function groupsView({ store, actions, open, openRow }) {
     caption: "Consume groups",
     rows: () => store.all("groups"),
     words: (row) => [row.group, row.topic, row.broker, row.filter, stateOf(row)[0]],
-    empty: ["There are no consume groups yet", "A consumer makes one as it begins: zbusrpc sub orders --group billing. Or open a topic and declare one."],
+    empty: [
+      "There are no consume groups yet",
+      "A consumer makes one as it begins: zbusrpc sub orders --group billing. Or open a topic and declare one.",
+    ],
     columns: [
       { id: "group", title: "Group", rank: 1, value: (row) => row.group, cell: openerCell(open, (row) => row.group) },
       { id: "topic", title: "Topic", rank: 1, value: (row) => row.topic },
       { id: "broker", title: "Broker", rank: 2, value: (row) => row.broker },
-      { id: "state", title: "State", rank: 2, value: (row) => stateOf(row)[0], cell: wordsCell((row) => [stateOf(row)]) },
-      { id: "lag", title: "Lag", isNumber: true, isLive: true, rank: 1, hint: "Messages that it is not done with", value: (row) => row.lag, cell: markedCell((row) => compact(row.lag), "strong", (row) => row.lag > 0) },
-      { id: "in_flight", title: "In flight", isNumber: true, isLive: true, rank: 3, hint: "With a consumer now", value: (row) => row.in_flight, text: (row) => compact(row.in_flight) },
-      { id: "delayed", title: "Delayed", isNumber: true, rank: 3, hint: "Waiting for their time, or for the next attempt", value: (row) => row.delayed, text: (row) => compact(row.delayed) },
-      { id: "oldest", title: "Oldest", isNumber: true, isLive: true, rank: 2, hint: "Age of the oldest message that is not acknowledged", value: (row) => ageOf(store, row), text: (row) => span(ageOf(store, row)) },
-      { id: "out_rate", title: "Out/s", isNumber: true, isLive: true, rank: 2, value: (row) => row.out_rate, text: (row) => rate(row.out_rate) },
-      { id: "consumers", title: "Consumers", isNumber: true, rank: 1, isTold: true, value: (row) => row.consumers.length, text: (row) => number(row.consumers.length) },
+      {
+        id: "state",
+        title: "State",
+        rank: 2,
+        value: (row) => stateOf(row)[0],
+        cell: wordsCell((row) => [stateOf(row)]),
+      },
+      {
+        id: "lag",
+        title: "Lag",
+        isNumber: true,
+        isLive: true,
+        rank: 1,
+        hint: "Messages that it is not done with",
+        value: (row) => row.lag,
+        cell: markedCell(
+          (row) => compact(row.lag),
+          "strong",
+          (row) => row.lag > 0,
+        ),
+      },
+      {
+        id: "in_flight",
+        title: "In flight",
+        isNumber: true,
+        isLive: true,
+        rank: 3,
+        hint: "With a consumer now",
+        value: (row) => row.in_flight,
+        text: (row) => compact(row.in_flight),
+      },
+      {
+        id: "delayed",
+        title: "Delayed",
+        isNumber: true,
+        rank: 3,
+        hint: "Waiting for their time, or for the next attempt",
+        value: (row) => row.delayed,
+        text: (row) => compact(row.delayed),
+      },
+      {
+        id: "oldest",
+        title: "Oldest",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        hint: "Age of the oldest message that is not acknowledged",
+        value: (row) => ageOf(store, row),
+        text: (row) => span(ageOf(store, row)),
+      },
+      {
+        id: "out_rate",
+        title: "Out/s",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        value: (row) => row.out_rate,
+        text: (row) => rate(row.out_rate),
+      },
+      {
+        id: "consumers",
+        title: "Consumers",
+        isNumber: true,
+        rank: 1,
+        isTold: true,
+        value: (row) => row.consumers.length,
+        text: (row) => number(row.consumers.length),
+      },
       { id: "filter", title: "Filter", rank: 3, value: (row) => row.filter },
     ],
     detail: (key) => groupDetail({ store, actions, openRow }, key),
@@ -48,7 +112,11 @@ function groupDetail({ store, actions, openRow }, key) {
   const counters = factList();
   const options = factList();
   const consumers = el("ul", { class: "plain" });
-  const topic = el("button", { type: "button", class: "link", onclick: () => openRow("topics", `${find().broker}/${find().topic}`) });
+  const topic = el("button", {
+    type: "button",
+    class: "link",
+    onclick: () => openRow("topics", `${find().broker}/${find().topic}`),
+  });
   const pause = actionButton("Pause …", () => actions.pauseGroup(find()));
   const seek = actionButton("Seek …", () => actions.seekGroup(find()));
   const empty = actionButton("Empty …", () => actions.emptyGroup(find()), { style: "danger" });
@@ -68,7 +136,12 @@ function groupDetail({ store, actions, openRow }, key) {
       if (!row) return false;
       topic.textContent = row.topic;
       pause.node.textContent = row.paused ? "Resume …" : "Pause …";
-      for (const [button, operation] of [[pause, "declare"], [seek, "declare"], [empty, "empty"], [remove, "remove"]]) {
+      for (const [button, operation] of [
+        [pause, "declare"],
+        [seek, "declare"],
+        [empty, "empty"],
+        [remove, "remove"],
+      ]) {
         button.update(actions.refusal(row.broker, operation, row.topic, row.group));
       }
       facts.update([
@@ -82,7 +155,10 @@ function groupDetail({ store, actions, openRow }, key) {
         ["Held behind their key", number(row.held)],
         ["On the way to dead letters", number(row.dead)],
         ["Filter", row.filter || "all messages"],
-        ["Oldest unacknowledged", row.oldest_unacked_ms === null ? "none" : `${span(ageOf(store, row))}, of ${moment(row.oldest_unacked_ms)}`],
+        [
+          "Oldest unacknowledged",
+          row.oldest_unacked_ms === null ? "none" : `${span(ageOf(store, row))}, of ${moment(row.oldest_unacked_ms)}`,
+        ],
         ["Out", `${rate(row.out_rate)}/s`],
       ]);
       counters.update(Object.entries(row.counters).map(([name, value]) => [name, number(value)]));
@@ -94,7 +170,10 @@ function groupDetail({ store, actions, openRow }, key) {
 }
 
 function drawConsumers(list, consumers) {
-  const lines = consumers.map((one) => `${one.name || "no name"} · session ${one.session} · ${number(one.in_flight)} of ${number(one.window)} in flight`);
+  const lines = consumers.map(
+    (one) =>
+      `${one.name || "no name"} · session ${one.session} · ${number(one.in_flight)} of ${number(one.window)} in flight`,
+  );
   const texts = lines.length ? lines : ["Nobody consumes now."];
   if ([...list.children].map((item) => item.textContent).join("\n") === texts.join("\n")) return;
   list.replaceChildren(...texts.map((text) => el("li", {}, text)));

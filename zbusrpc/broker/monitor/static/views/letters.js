@@ -19,17 +19,28 @@ export function lettersView(app) {
     noun: "dead letter",
     title: "Dead letters",
     count: () => rowsOf(app.store).reduce((sum, row) => sum + row.dead_letters, 0),
-    empty: ["There are no dead letters", "Messages come here when their attempts are used up, or when a consumer says so."],
+    empty: [
+      "There are no dead letters",
+      "Messages come here when their attempts are used up, or when a consumer says so.",
+    ],
     rows: () => rowsOf(app.store),
     words: (row) => [row.topic, row.broker, ...(sections.get(row.key)?.words() ?? [])],
     node: el("div", { class: "scroll", role: "region", tabindex: "0", "aria-label": "Dead letters" }, list, more),
     update(rows) {
-      const shown = rows.sort((a, b) => b.dead_letters - a.dead_letters || (a.key < b.key ? -1 : 1)).slice(0, TOPICS_SHOWN);
+      const shown = rows
+        .sort((a, b) => b.dead_letters - a.dead_letters || (a.key < b.key ? -1 : 1))
+        .slice(0, TOPICS_SHOWN);
       for (const key of sections.keys()) if (!app.store.find("topics", key)?.dead_letters) sections.delete(key);
       for (const row of shown) if (!sections.has(row.key)) sections.set(row.key, new LettersOfTopic(app, row));
-      setChildren(list, shown.map(({ key }) => sections.get(key).node));
+      setChildren(
+        list,
+        shown.map(({ key }) => sections.get(key).node),
+      );
       for (const row of shown) sections.get(row.key).update(row);
-      setText(more, rows.length > shown.length ? `${count(rows.length - shown.length, "more topic")}: search for them` : "");
+      setText(
+        more,
+        rows.length > shown.length ? `${count(rows.length - shown.length, "more topic")}: search for them` : "",
+      );
     },
   };
 }
@@ -57,10 +68,16 @@ class LettersOfTopic {
     this.body = el("tbody");
     this.all = el("input", { type: "checkbox", "aria-label": `Select all shown of ${row.topic}` });
     this.all.addEventListener("change", () => this.#selectAll());
-    this.more = el("button", { type: "button", class: "quiet", hidden: true, onclick: () => this.#loadMore() }, "Load more");
+    this.more = el(
+      "button",
+      { type: "button", class: "quiet", hidden: true, onclick: () => this.#loadMore() },
+      "Load more",
+    );
     this.retrySelected = actionButton("Retry selected …", () => actions.retryLetters(this.#row, this.#selected()));
     this.retryAll = actionButton("Retry all …", () => actions.retryLetters(this.#row));
-    this.purgeSelected = actionButton("Purge selected …", () => actions.purgeLetters(this.#row, this.#selected()), { style: "danger" });
+    this.purgeSelected = actionButton("Purge selected …", () => actions.purgeLetters(this.#row, this.#selected()), {
+      style: "danger",
+    });
     this.purgeAll = actionButton("Purge all …", () => actions.purgeLetters(this.#row), { style: "danger" });
     const titles = ["Offset", "Group", "Attempts", "Since", "Reason", "Message"].map((title) =>
       el("th", { scope: "col", class: RANKS[title] }, title),
@@ -68,13 +85,33 @@ class LettersOfTopic {
     this.node = el(
       "section",
       {},
-      el("header", {}, this.title, this.note, el("div", { class: "buttons" }, [this.retrySelected, this.retryAll, this.purgeSelected, this.purgeAll].map(({ node }) => node))),
+      el(
+        "header",
+        {},
+        this.title,
+        this.note,
+        el(
+          "div",
+          { class: "buttons" },
+          [this.retrySelected, this.retryAll, this.purgeSelected, this.purgeAll].map(({ node }) => node),
+        ),
+      ),
       this.error,
       el(
         "table",
         {},
         el("caption", { class: "hidden" }, `Dead letters of ${row.topic}`),
-        el("thead", {}, el("tr", {}, el("th", { scope: "col" }, this.all), titles, el("th", { scope: "col" }, el("span", { class: "hidden" }, "Act")))),
+        el(
+          "thead",
+          {},
+          el(
+            "tr",
+            {},
+            el("th", { scope: "col" }, this.all),
+            titles,
+            el("th", { scope: "col" }, el("span", { class: "hidden" }, "Act")),
+          ),
+        ),
         this.body,
       ),
       this.more,
@@ -101,9 +138,14 @@ class LettersOfTopic {
     try {
       const path = withQuery(topicPath(this.#row.topic, "dead-letters"), { count: this.#wanted });
       const { messages, next_offset, end_offset } = await this.#app.cluster.result(this.#row.broker, "GET", path);
-      const kept = new Map(messages.map((letter) => [letter.offset, this.#items.get(letter.offset) ?? this.#makeItem(letter)]));
+      const kept = new Map(
+        messages.map((letter) => [letter.offset, this.#items.get(letter.offset) ?? this.#makeItem(letter)]),
+      );
       this.#items = kept;
-      setChildren(this.body, [...kept.values()].map(({ node }) => node));
+      setChildren(
+        this.body,
+        [...kept.values()].map(({ node }) => node),
+      );
       this.more.hidden = next_offset >= end_offset || messages.length < this.#wanted;
       this.error.hidden = true;
     } catch (failure) {
@@ -118,9 +160,16 @@ class LettersOfTopic {
   #makeItem(letter) {
     const { headers, offset } = letter;
     const reason = headers["dead-reason"] ?? "";
-    const box = el("input", { type: "checkbox", value: String(offset), "aria-label": `Select the letter at ${offset}` });
+    const box = el("input", {
+      type: "checkbox",
+      value: String(offset),
+      "aria-label": `Select the letter at ${offset}`,
+    });
     const body = el("details", {}, el("summary", {}, letter.body === null ? "binary" : line(letter.body) || "empty"));
-    body.addEventListener("toggle", () => body.open && body.children.length === 1 && body.append(...fullMessage(letter)));
+    body.addEventListener(
+      "toggle",
+      () => body.open && body.children.length === 1 && body.append(...fullMessage(letter)),
+    );
     const retry = actionButton("Retry …", () => this.#app.actions.retryLetters(this.#row, [offset]));
     const cells = [
       el("th", { scope: "row", class: RANKS.Offset }, number(offset)),

@@ -20,8 +20,16 @@ export function messageBrowser({ cluster, find }) {
   const error = el("p", { class: "error", role: "alert", hidden: true });
   const note = el("p", { class: "faint", role: "status" });
   const list = el("ol", { class: "messages", "aria-label": "Messages" });
-  const earlier = el("button", { type: "button", class: "quiet", hidden: true, onclick: () => run(loadEarlier) }, "Earlier");
-  const later = el("button", { type: "button", class: "quiet", hidden: true, onclick: () => run(loadLater) }, "Load more");
+  const earlier = el(
+    "button",
+    { type: "button", class: "quiet", hidden: true, onclick: () => run(loadEarlier) },
+    "Earlier",
+  );
+  const later = el(
+    "button",
+    { type: "button", class: "quiet", hidden: true, onclick: () => run(loadLater) },
+    "Load more",
+  );
   const form = el(
     "form",
     { class: "browse", onsubmit: (event) => (event.preventDefault(), run(loadFirst)) },
@@ -38,14 +46,19 @@ export function messageBrowser({ cluster, find }) {
 
   async function peek(from, wanted) {
     const row = find();
-    const path = withQuery(topicPath(row.topic, "messages"), { start: startText(from), count: wanted, filter: filter.value.trim() });
+    const path = withQuery(topicPath(row.topic, "messages"), {
+      start: startText(from),
+      count: wanted,
+      filter: filter.value.trim(),
+    });
     return cluster.result(row.broker, "GET", path);
   }
 
   async function loadFirst() {
     const wanted = Number(size.value);
     const row = find();
-    const from = start.kind === "last" ? { offset: Math.max(row.start_offset, row.next_offset - wanted) } : start.read();
+    const from =
+      start.kind === "last" ? { offset: Math.max(row.start_offset, row.next_offset - wanted) } : start.read();
     const answer = await peek(from, wanted);
     first = from.offset ?? answer.messages[0]?.offset ?? answer.next_offset;
     list.replaceChildren(...answer.messages.map(messageItem));
@@ -71,7 +84,9 @@ export function messageBrowser({ cluster, find }) {
     earlier.hidden = first <= find().start_offset;
     later.hidden = next >= end;
     const shown = list.children.length;
-    note.textContent = shown ? `${count(shown, "message")}, up to offset ${number(next)} of ${number(end)}` : "No message there. Try Oldest message, or no tags.";
+    note.textContent = shown
+      ? `${count(shown, "message")}, up to offset ${number(next)} of ${number(end)}`
+      : "No message there. Try Oldest message, or no tags.";
   }
 
   async function run(load) {
@@ -114,13 +129,21 @@ export function messageItem(message) {
     el("span", { class: "preview" }, message.body === null ? `binary, ${bytes(message.size)}` : line(body) || "empty"),
   );
   const details = el("details", {}, summary);
-  details.addEventListener("toggle", () => details.open && details.children.length === 1 && details.append(...fullMessage(message)));
+  details.addEventListener(
+    "toggle",
+    () => details.open && details.children.length === 1 && details.append(...fullMessage(message)),
+  );
   return el("li", {}, details);
 }
 
 /** Everything about a message. */
 export function fullMessage(message) {
-  const facts = [["id", message.id], ["tag", message.tag], ["key", message.key], ["size", bytes(message.size)]];
+  const facts = [
+    ["id", message.id],
+    ["tag", message.tag],
+    ["key", message.key],
+    ["size", bytes(message.size)],
+  ];
   if (message.due_ms) facts.push(["due", moment(message.due_ms)]);
   if (message.expiry_ms) facts.push(["expires", moment(message.expiry_ms)]);
   const shown = message.body === null ? message.body_base64 : (pretty(message.body) ?? message.body);
@@ -128,7 +151,11 @@ export function fullMessage(message) {
   const caption = message.body === null ? "Body, as base64" : "Body";
   const rows = [...facts.filter(([, value]) => value), ...Object.entries(message.headers)];
   return [
-    el("dl", { class: "headers" }, rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value))))),
+    el(
+      "dl",
+      { class: "headers" },
+      rows.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))),
+    ),
     el("p", { class: "faint" }, isCut ? `${caption}, the beginning of it` : caption),
     el("pre", { tabindex: "0", "aria-label": "Body" }, shown),
   ];

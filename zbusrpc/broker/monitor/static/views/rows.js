@@ -19,13 +19,26 @@ export function rowsView(view, { store, open, route, draw }) {
     update({ search, sort, openKey }) {
       const all = view.rows();
       const rows = matching(all, search, view.words);
-      setText(note, search ? `${number(rows.length)} of ${number(all.length)} match "${search}"` : count(countOf(view), view.noun));
+      setText(
+        note,
+        search ? `${number(rows.length)} of ${number(all.length)} match "${search}"` : count(countOf(view), view.noun),
+      );
       view.updateTools?.();
       empty.hidden = rows.length > 0;
       content.hidden = rows.length === 0;
-      setText(emptyHead, all.length ? `Nothing matches "${search}"` : store.own ? emptyTitle : "Waiting for the broker");
+      setText(
+        emptyHead,
+        all.length ? `Nothing matches "${search}"` : store.own ? emptyTitle : "Waiting for the broker",
+      );
       setText(emptyText, all.length ? "Change the search above, or press Escape in it." : store.own ? emptyHint : "");
-      if (table) table.update(rows, { all, sort, openKey, hiddenColumns: store.brokers.size > 1 ? [] : ["broker"] });
+      if (table)
+        table.update(rows, {
+          all,
+          isReady: store.own !== "",
+          sort,
+          openKey,
+          hiddenColumns: store.brokers.size > 1 ? [] : ["broker"],
+        });
       else view.update(rows);
     },
     focusRow: (key) => table?.focus(key),

@@ -17,17 +17,86 @@ export function servicesView({ store, cluster, actions, open }) {
     words: (row) => [row.service, row.broker, row.version, ...row.methods],
     empty: ["There are no services yet", "Start one: zbusrpc serve calc:Calc --broker HOST:PORT"],
     columns: [
-      { id: "service", title: "Service", rank: 1, value: (row) => row.service, cell: openerCell(open, (row) => row.service) },
+      {
+        id: "service",
+        title: "Service",
+        rank: 1,
+        value: (row) => row.service,
+        cell: openerCell(open, (row) => row.service),
+      },
       { id: "broker", title: "Broker", rank: 2, value: (row) => row.broker },
       { id: "state", title: "State", rank: 2, value: (row) => stateOf(row)[0], cell: wordsCell(statesOf) },
       { id: "version", title: "Version", rank: 3, value: (row) => row.version },
-      { id: "instances", title: "Instances", isNumber: true, isTold: true, rank: 1, value: (row) => row.instances.length, text: (row) => number(row.instances.length) },
-      { id: "queued", title: "Queued", isNumber: true, isLive: true, rank: 3, hint: "Calls that wait for an instance", value: (row) => row.queued, text: (row) => compact(row.queued) },
-      { id: "methods", title: "Methods", isNumber: true, rank: 3, value: (row) => row.methods.length, text: (row) => number(row.methods.length) },
-      { id: "rate", title: "Calls/s", isNumber: true, isLive: true, rank: 1, value: (row) => row.rate, cell: rateCell(store, "rate", "in") },
-      { id: "error_rate", title: "Errors", isNumber: true, isLive: true, rank: 2, hint: "Share of calls in the last seconds", value: (row) => row.error_rate, cell: markedCell((row) => percent(row.error_rate), "bad", (row) => row.error_rate > 0) },
-      { id: "p50", title: "p50", isNumber: true, isLive: true, rank: 2, hint: "So long half of the calls take at most", value: (row) => row.p50_ms, text: (row) => milliseconds(row.p50_ms) },
-      { id: "p99", title: "p99", isNumber: true, isLive: true, rank: 2, hint: "So long 99 of 100 calls take at most", value: (row) => row.p99_ms, text: (row) => milliseconds(row.p99_ms) },
+      {
+        id: "instances",
+        title: "Instances",
+        isNumber: true,
+        isTold: true,
+        rank: 1,
+        value: (row) => row.instances.length,
+        text: (row) => number(row.instances.length),
+      },
+      {
+        id: "queued",
+        title: "Queued",
+        isNumber: true,
+        isLive: true,
+        rank: 3,
+        hint: "Calls that wait for an instance",
+        value: (row) => row.queued,
+        text: (row) => compact(row.queued),
+      },
+      {
+        id: "methods",
+        title: "Methods",
+        isNumber: true,
+        rank: 3,
+        value: (row) => row.methods.length,
+        text: (row) => number(row.methods.length),
+      },
+      {
+        id: "rate",
+        title: "Calls/s",
+        isNumber: true,
+        isLive: true,
+        rank: 1,
+        value: (row) => row.rate,
+        cell: rateCell(store, "rate", "in"),
+      },
+      {
+        id: "error_rate",
+        title: "Errors",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        hint: "Share of calls in the last seconds",
+        value: (row) => row.error_rate,
+        cell: markedCell(
+          (row) => percent(row.error_rate),
+          "bad",
+          (row) => row.error_rate > 0,
+        ),
+      },
+      {
+        id: "p50",
+        title: "p50",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        hint: "So long half of the calls take at most",
+        value: (row) => row.p50_ms,
+        text: (row) => milliseconds(row.p50_ms),
+      },
+      {
+        id: "p99",
+        title: "p99",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        hint: "So long 99 of 100 calls take at most",
+        value: (row) => row.p99_ms,
+        text: (row) => milliseconds(row.p99_ms),
+      },
     ],
     detail: (key) => serviceDetail({ store, cluster, actions }, key),
   };
@@ -87,7 +156,10 @@ function serviceDetail({ store, cluster, actions }, key) {
 }
 
 function drawInstances(list, instances) {
-  const lines = instances.map((one) => `${one.name || "no name"} · session ${one.session} · ${number(one.in_flight)} of ${count(one.window, "call")} at a time`);
+  const lines = instances.map(
+    (one) =>
+      `${one.name || "no name"} · session ${one.session} · ${number(one.in_flight)} of ${count(one.window, "call")} at a time`,
+  );
   const texts = lines.length ? lines : ["No instance is connected: calls wait until one is."];
   if ([...list.children].map((item) => item.textContent).join("\n") === texts.join("\n")) return;
   list.replaceChildren(...texts.map((text) => el("li", {}, text)));

@@ -23,14 +23,76 @@ export function topicsView({ store, cluster, actions, open, openRow }) {
     columns: [
       { id: "topic", title: "Topic", rank: 1, value: (row) => row.topic, cell: openerCell(open, (row) => row.topic) },
       { id: "broker", title: "Broker", rank: 2, value: (row) => row.broker },
-      { id: "durability", title: "Kind", rank: 3, hint: "Durability, and the mask of zbus", value: (row) => row.durability, cell: wordsCell(kindsOf) },
-      { id: "messages", title: "Messages", isNumber: true, rank: 1, value: (row) => row.messages, text: (row) => compact(row.messages) },
-      { id: "bytes", title: "Size", isNumber: true, rank: 3, value: (row) => row.bytes, text: (row) => bytes(row.bytes) },
-      { id: "in_rate", title: "In/s", isNumber: true, isLive: true, rank: 1, value: (row) => row.in_rate, cell: rateCell(store, "in_rate", "in") },
-      { id: "out_rate", title: "Out/s", isNumber: true, isLive: true, rank: 2, value: (row) => row.out_rate, cell: rateCell(store, "out_rate", "out") },
-      { id: "groups", title: "Groups", isNumber: true, rank: 3, isTold: true, value: (row) => row.group_count, text: (row) => number(row.group_count) },
-      { id: "consumers", title: "Consumers", isNumber: true, rank: 2, isTold: true, value: (row) => row.consumers, text: (row) => compact(row.consumers) },
-      { id: "dead_letters", title: "Dead", isNumber: true, rank: 2, isTold: true, hint: "Dead letters that nobody has dealt with", value: (row) => row.dead_letters, cell: markedCell(deadOf, "bad", (row) => row.dead_letters > 0 && !row.is_dead_letter_topic) },
+      {
+        id: "durability",
+        title: "Kind",
+        rank: 3,
+        hint: "Durability, and the mask of zbus",
+        value: (row) => row.durability,
+        cell: wordsCell(kindsOf),
+      },
+      {
+        id: "messages",
+        title: "Messages",
+        isNumber: true,
+        rank: 1,
+        value: (row) => row.messages,
+        text: (row) => compact(row.messages),
+      },
+      {
+        id: "bytes",
+        title: "Size",
+        isNumber: true,
+        rank: 3,
+        value: (row) => row.bytes,
+        text: (row) => bytes(row.bytes),
+      },
+      {
+        id: "in_rate",
+        title: "In/s",
+        isNumber: true,
+        isLive: true,
+        rank: 1,
+        value: (row) => row.in_rate,
+        cell: rateCell(store, "in_rate", "in"),
+      },
+      {
+        id: "out_rate",
+        title: "Out/s",
+        isNumber: true,
+        isLive: true,
+        rank: 2,
+        value: (row) => row.out_rate,
+        cell: rateCell(store, "out_rate", "out"),
+      },
+      {
+        id: "groups",
+        title: "Groups",
+        isNumber: true,
+        rank: 3,
+        isTold: true,
+        value: (row) => row.group_count,
+        text: (row) => number(row.group_count),
+      },
+      {
+        id: "consumers",
+        title: "Consumers",
+        isNumber: true,
+        rank: 2,
+        isTold: true,
+        value: (row) => row.consumers,
+        text: (row) => compact(row.consumers),
+      },
+      {
+        id: "dead_letters",
+        title: "Dead",
+        isNumber: true,
+        rank: 2,
+        isTold: true,
+        hint: "Dead letters that nobody has dealt with",
+        value: (row) => row.dead_letters,
+        cell: markedCell(deadOf, "bad", (row) => row.dead_letters > 0 && !row.is_dead_letter_topic),
+      },
     ],
     detail: (key) => topicDetail({ store, cluster, actions, openRow }, key),
   };
@@ -93,7 +155,15 @@ function topicDetail({ store, cluster, actions, openRow }, key) {
         ["Consumers", number(row.consumers)],
       ]);
       options.update(optionFacts(row.options));
-      groups.update(store.groupsOf(row).map((group) => [group.key, group.group, `lag ${compact(group.lag)} · ${count(group.consumers.length, "consumer")}`]));
+      groups.update(
+        store
+          .groupsOf(row)
+          .map((group) => [
+            group.key,
+            group.group,
+            `lag ${compact(group.lag)} · ${count(group.consumers.length, "consumer")}`,
+          ]),
+      );
       letters.hidden = !row.dead_letters || row.is_dead_letter_topic;
       letters.textContent = count(row.dead_letters, "dead letter");
       addGroup.update(actions.refusal(row.broker, "declare", row.topic));

@@ -107,24 +107,31 @@ export class Store {
     return [...groups].filter((group) => group.topic === topic.topic);
   }
 
-  /** The brokers of the set: as the own broker lists them, or another while the own one is away; each as it says of itself. */
+  /** The brokers that any of the set lists, the own one's list first: each as it says of itself, and by whom it is seen. */
   servers() {
-    const all = [...this.brokers.values()];
+    const live = [...this.brokers.values()].filter((broker) => broker.isLive);
     const own = this.brokers.get(this.own);
-    const lister = own?.isLive ? own : (all.find((broker) => broker.isLive) ?? own);
-    return (lister?.rows.servers ?? []).map((listed) => {
-      const broker = this.brokers.get(listed.address);
-      const said = broker?.isLive && broker.rows.server ? broker.rows.server : {};
-      const seenBy = listed.seen_by;
-      return {
-        ...listed,
-        ...said,
-        seen_by: seenBy,
-        key: listed.address,
-        broker: listed.address,
-        is_self: listed.address === this.own,
-      };
-    });
+    const listers = live.length ? live : own ? [own] : [];
+    listers.sort((one, other) => Number(other === own) - Number(one === own));
+    const found = new Map();
+    for (const listed of listers.flatMap((broker) => broker.rows.servers)) {
+      const known = found.get(listed.address);
+      if (known) known.seen_by.push(...listed.seen_by);
+      else found.set(listed.address, this.#server(listed));
+    }
+    return [...found.values()];
+  }
+
+  #server(listed) {
+    const broker = this.brokers.get(listed.address);
+    const said = broker?.isLive && broker.rows.server ? broker.rows.server : {};
+    const own = { key: listed.address, broker: listed.address, is_self: listed.address === this.own };
+    return { ...listed, ...said, ...own, seen_by: [...listed.seen_by] };
+  }
+
+  /** How many brokers tell which others they see. */
+  get listers() {
+    return [...this.brokers.values()].filter((broker) => broker.isLive).length;
   }
 
   /** What a broker says of itself and of our rights, or null. */

@@ -109,7 +109,14 @@ export function serversView({ store, cluster, actions, open }) {
         value: (row) => row.sessions,
         text: (row) => compact(row.sessions),
       },
-      { id: "seen_by", title: "Seen by", rank: 3, hint: "Trackers that list it", value: seenBy },
+      {
+        id: "seen_by",
+        title: "Seen by",
+        rank: 3,
+        hint: "How many of the brokers that are there list it",
+        value: (row) => row.seen_by.length,
+        text: (row) => `${number(row.seen_by.length)} of ${number(store.listers)}`,
+      },
       { id: "drain", title: "Act", rank: 3, isFixed: true, value: (row) => row.address, cell: drainCell(actions) },
     ],
     detail: (key) => serverDetail({ store, cluster, actions }, key),
@@ -156,10 +163,6 @@ function statesOf(store, row) {
   if (row.is_self) words.push(["this page", "plain"]);
   if (row.is_tracker_only) words.push(["tracker only", "plain"]);
   return words;
-}
-
-function seenBy(row) {
-  return row.seen_by.length ? `${number(row.seen_by.length)}: ${row.seen_by.join(", ")}` : "nobody";
 }
 
 function serverDetail({ store, cluster, actions }, key) {

@@ -32,6 +32,7 @@ SHOWN = {
     ],
     "13_work_queue.py": ["in order: a1 a2 a3", "in order: b1 b2 b3", "came again: b2"],
     "14_durable_service.py": ["waits while nobody serves: True", "transferred: 250"],
+    "16_several_brokers.py": ["brokers that were given calls: 3", "calls failed while one was taken out: 0"],
     "demo.py": ["Typed client", "Blocking client", "Plain HTTP", "Command line", "calls/s", "All results are right"],
 }
 """What each example prints, among other things."""

@@ -69,7 +69,9 @@ class Settings(BaseModel):
     advertise: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:[0-9]{1,5})?$")] | None = None
     """Address that a broker tells zbus clients to connect to, as `host` or `host:port`; by default where it listens."""
     tracker: str = ""
-    """Trackers to which a broker reports, as `host:port;host2:port`; it may be one of them itself."""
+    """Trackers to which a broker reports, as `host:port;zbus://host2:port` for one of zbus; it may be one itself."""
+    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Brokers that are run, each in a process of its own on a port of its own, and that track one another."""
     tracker_only: bool = False
     """Whether a broker has neither topics nor services, and only tracks others."""
     timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
@@ -79,7 +81,10 @@ class Settings(BaseModel):
     workers: Annotated[int, Field(ge=1, le=256)] = 1
     """Processes that serve."""
     data_dir: str | None = None
-    """Directory of stored topics; by default zbusrpc-data, and none for a broker on port 0, which is for a while."""
+    """Directory of stored topics; by default zbusrpc-data, and none for a broker on port 0, which is for a while.
+
+    "" stores nothing.
+    """
     durability: Literal["disk", "os", "memory"] = "disk"
     """What an acknowledged message of a topic survives that names no level of its own."""
     grace: Annotated[float, Field(ge=0)] = 10.0
@@ -132,6 +137,18 @@ def load_settings(**given: Any) -> Settings:
     sources = {CONFIG_FILE: _read_file(), "the environment": _read_environment()}
     sources["the command line"] = {name: value for name, value in given.items() if value is not None}
     return _merged(sources)
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return the environment of a process that is to have these settings, as far as somebody has given them."""
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    return {f"{ENV_PREFIX}{name.upper()}": _text_of(value) for name, value in given.items() if value is not None}
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, SecretStr):
+        return value.get_secret_value()
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _merged(sources: dict[str, dict[str, Any]]) -> Settings:

@@ -10,8 +10,8 @@ from zbusrpc.cluster.topology import VOTE_FACTOR
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import Code
 from zbusrpc.message import Flag, Kind, Message
-from zbusrpc.transport.hello import Hello
 from zbusrpc.transport import topology
+from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, HELLO_BYTES_MAX, TOPIC_BYTES_MAX, Decoder
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text(encoding="utf-8")

@@ -767,3 +767,22 @@ def test_storage_needs_a_data_directory(processes: Processes, tmp_path: Path, di
 
     assert storage(processes, "check", str(path)) == (1, "", f"zbusrpc: {line.format(path=path)}\n")
     assert os.listdir(tmp_path / "empty") == []
+
+
+def test_storage_that_may_not_be_read_is_one_line(processes: Processes, tmp_path: Path) -> None:
+    """A directory that belongs to somebody else is named, with the reason."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o000)
+    program = """
+import os, sys
+import zbusrpc.cli.storage
+from zbusrpc.cli.app import main
+if os.geteuid() == 0:
+    os.seteuid(65534)
+sys.argv = ["zbusrpc", "storage", "check", sys.argv[1]]
+main()
+"""
+    process = processes.python(program, str(theirs))
+
+    assert process.wait_exit() == 1
+    assert process.errors == f"zbusrpc: {theirs} cannot be read: permission denied\n"

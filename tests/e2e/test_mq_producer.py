@@ -13,10 +13,8 @@ from pydantic import BaseModel
 from tests.support.processes import Processes, port_of
 from tests.support.relay import Relay, relaying
 from tests.support.waiting import WAIT_S, eventually
-from zbusrpc import Code, Producer, RpcError, UsageError, deadline, mq
-from zbusrpc.cluster.fleet import caller_of_loop
+from zbusrpc import Code, Producer, RpcError, UsageError, deadline, disconnect, mq
 from zbusrpc.testing import running_broker
-from zbusrpc.transport.address import parse_addresses
 
 pytestmark = pytest.mark.anyio
 
@@ -545,7 +543,7 @@ async def test_reconnecting_after_disconnect(broker: str) -> None:
     """Who closes the loop's connections does not break producers: they open another one."""
     async with Producer(TOPIC, broker=broker) as producer:
         await producer.send("0")
-        await caller_of_loop(parse_addresses(broker)).close()
+        await disconnect()
 
         assert (await producer.send("1")).offset == 1
 

@@ -130,7 +130,7 @@ def https(address: str, certificates: Certificates, request: bytes) -> bytes:
 def test_certificate_that_cannot_be_trusted_is_one_line(
     certificates: Certificates, processes: Processes, made: str, words: str
 ) -> None:
-    """The line names the broker and what is wrong with its certificate."""
+    """The line names the broker and what is wrong with its certificate; a broker logs that its own has expired."""
     file = {
         "strange": lambda: certificates.issue(by=certificates.stranger),
         "expired": lambda: certificates.issue(not_after=datetime(2020, 1, 1, tzinfo=UTC)),
@@ -142,6 +142,8 @@ def test_certificate_that_cannot_be_trusted_is_one_line(
 
     assert line.startswith(f"UNAVAILABLE: cannot reach broker {address}: {words}")
     assert "Traceback" not in broker.errors
+    expired = [entry["expired"] for entry in broker.log("broker.certificate_expired")]
+    assert expired == (["2020-01-01T00:00:00+00:00"] if made == "expired" else [])
 
 
 def test_ca_of_the_system_is_the_default(encrypted: tuple[Process, str], processes: Processes) -> None:

@@ -11,13 +11,23 @@ import socket
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
+from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
-from tests.support.waiting import eventually, wait_until
+from tests.support.waiting import WAIT_S, eventually, wait_until
 from zbusrpc import RpcError
+from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
+from zbusrpc.service.hosting import hosted
+from zbusrpc.service.worker import Worker
+from zbusrpc.transport.address import parse_addresses
+
+CALLS = "zbusrpc_calls_requests_total"
+ASK_S = 0.03
+"""How often a broker is asked for what it counts, which costs it more than a look at a variable."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -55,11 +65,21 @@ class BrokerSet:
         return self._running[index]
 
     def _begin(self, index: int) -> Process:
-        data_dir = self.processes.directory / f"data-{index}"
-        options = ["--port", str(self.ports[index]), "--data-dir", str(data_dir), *self._arguments]
+        options = ["--port", str(self.ports[index]), "--data-dir", str(self.data_dir(index)), *self._arguments]
         options += ["--tracker", self._trackers] if self._trackers else []
         self._running[index] = process = self.processes.zbusrpc("broker", "--json", *options)
         return process
+
+    def data_dir(self, index: int) -> Path:
+        """Return where a broker stores topics."""
+        return self.processes.directory / f"data-{index}"
+
+    def add(self) -> int:
+        """Start one more broker that reports as the others do, and return its index."""
+        self.ports += free_ports(1)
+        self.addresses.append(f"127.0.0.1:{self.ports[-1]}")
+        self._begin(len(self.ports) - 1).wait_ready()
+        return len(self.ports) - 1
 
     def start(self, index: int) -> None:
         """Start a broker again, at its address and with its data."""
@@ -118,6 +138,56 @@ def table_of(address: str) -> dict[str, Any]:
         table: dict[str, Any] = json.load(answer)["serverTable"]
         return table
     return {}
+
+
+async def wait_table(address: str, wanted: Iterable[str]) -> None:
+    """Return when a tracker tells of those brokers and no others."""
+    async with asyncio.timeout(WAIT_S):
+        while set(await asyncio.to_thread(table_of, address)) != set(wanted):  # noqa: ASYNC110 - no events there
+            await asyncio.sleep(ASK_S)
+
+
+async def metric(address: str, name: str) -> float:
+    """Return a figure that a broker counts, of all its labels together; 0 where it has none."""
+
+    def read() -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    lines = (await asyncio.to_thread(read)).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
+
+
+async def wait_used(address: str) -> None:
+    """Return when a broker is given calls from now on."""
+    before = await metric(address, CALLS)
+    async with asyncio.timeout(WAIT_S):
+        while await metric(address, CALLS) <= before:  # noqa: ASYNC110 - no events there
+            await asyncio.sleep(ASK_S)
+
+
+def fleet_at(addresses: str) -> Fleet:
+    """Return the fleet of this event loop to which these addresses lead."""
+    return fleet_of_loop(parse_addresses(addresses))
+
+
+async def wait_known(fleet: Fleet, *addresses: str) -> None:
+    """Return when a fleet knows those brokers and no others."""
+    wanted = set(addresses)
+    await eventually(lambda: set(fleet.topology.brokers) == wanted, f"{wanted} are known, not {fleet.topology.brokers}")
+
+
+@asynccontextmanager
+async def serving_at(addresses: str, target: Any = Lab, **options: Any) -> AsyncIterator[Worker]:
+    """Serve in the process of the test at brokers elsewhere."""
+    async with hosted(target) as (definition, instance):
+        worker = Worker(definition, instance, parse_addresses(addresses), **options)
+        await worker.start()
+        try:
+            yield worker
+        finally:
+            await worker.close(1.0)
 
 
 class Traffic:

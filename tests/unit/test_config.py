@@ -10,6 +10,7 @@ from zbusrpc.config import (
     Settings,
     client_security,
     default_broker,
+    environment_of,
     load_settings,
     set_client_security,
 )
@@ -206,3 +207,16 @@ def test_what_is_no_address_is_not_advertised(wrong: str) -> None:
     """Clients of zbus would be sent there."""
     with pytest.raises(ConfigError, match="--advertise"):
         load_settings(advertise=wrong)
+
+
+def test_other_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was given, of whatever kind, goes by the environment; what was not is left to the other's own."""
+    origins = ("https://a.example", "https://b.example")
+    settings = load_settings(port=7, token="secret", insecure=True, log_json=False, data_dir="", allow_origins=origins)
+
+    environment = environment_of(settings)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert load_settings() == settings
+    assert len(environment) == 6

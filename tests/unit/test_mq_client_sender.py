@@ -1,28 +1,39 @@
 """The sender of a producer: batches that end before they are sent, and what comes after them."""
 
-import asyncio
-
 import pytest
 
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.in_flight import InFlight
-from zbusrpc.mq.sender import FRAME_BYTES_MAX, Sender
-from zbusrpc.transport.address import parse_addresses
+from zbusrpc.mq.sender import FRAME_BYTES_MAX, Sender, Terms
+from zbusrpc.transport.entries import decode_entries, encode_entry
 
 pytestmark = pytest.mark.anyio
 
-NOBODY = parse_addresses("127.0.0.1:1")
+
+class Nobody:
+    """Knows no other lanes."""
+
+    def lane_stuck(self, lane: Sender) -> None:
+        """Let the messages wait."""
+
+    def lane_refused(self, lane: Sender, error: RpcError) -> None:
+        """Do nothing: there is no broker that could refuse."""
+
+    def trouble(self) -> object:
+        """Say why there is no broker."""
+        return "there is no broker"
 
 
-def sender(timeout_s: float = 30.0) -> tuple[Sender, InFlight]:
-    """Return a sender that reaches no broker, and what it has in flight."""
-    in_flight = InFlight(100, 100_000)
-    return Sender(b"orders", NOBODY, in_flight, timeout_s=timeout_s, declares=False), in_flight
+def sender(timeout_s: float = 30.0) -> tuple[Sender, Terms]:
+    """Return a sender that reaches no broker, and what holds for it."""
+    terms = Terms(b"orders", InFlight(100, 100_000), timeout_s=timeout_s, declares=False)
+    return Sender(terms, Nobody(), None), terms
 
 
 async def test_message_is_not_added_to_a_batch_that_has_failed() -> None:
     """Within the turn in which its batch fails, a further message begins another batch."""
-    own, in_flight = sender()
+    own, terms = sender()
+    in_flight = terms.in_flight
     in_flight.take(2, 2)
     first = own.add(b"1", b"", None)
     own.fail_unsent(RpcError(Code.NOT_FOUND, "no topic"))
@@ -37,8 +48,8 @@ async def test_message_is_not_added_to_a_batch_that_has_failed() -> None:
 
 async def test_room_is_given_back_when_time_is_over() -> None:
     """What could not be sent in time is forgotten, whether or not anybody still waits for it."""
-    own, in_flight = sender(timeout_s=0.01)
-    in_flight.take(3, 3)
+    own, terms = sender(timeout_s=0.01)
+    terms.in_flight.take(3, 3)
     given_up, waiting, unwatched = (
         own.add(b"1", b"", None),
         own.add(b"2", b"", None),
@@ -50,9 +61,9 @@ async def test_room_is_given_back_when_time_is_over() -> None:
         await waiting
 
     assert isinstance(unwatched.exception(), RpcError)
-    assert own.failure is not None
+    assert terms.failure is not None
     assert own.unanswered() == []
-    assert in_flight.messages == 0
+    assert terms.in_flight.messages == 0
     own.stop()
 
 
@@ -83,5 +94,38 @@ async def test_frames_end_at_their_size_at_a_second_id_and_at_longer_times() -> 
         [b"own", b"own"],
         [b"after"],
     ]
+    futures = own.unanswered()
     own.stop()
-    await asyncio.sleep(0)
+    assert all(isinstance(future.exception(), RpcError) for future in futures)
+
+
+async def test_batches_that_are_given_up_are_parted_by_key() -> None:
+    """Each key goes to its lane, in order and with its ids; what must stay together does, and time limits go along."""
+    own, terms = sender()
+    lanes = {key: Sender(terms, Nobody(), None) for key in (b"", b"a", b"b")}
+    entries = [
+        encode_entry(0, 0, 0, b"%d" % number, b"", key, b"", b"body")
+        for number, key in enumerate((b"a", b"b", b"", b"a", b"b"))
+    ]
+    futures = [own.add(entry, b"", 0.05 if number == 1 else None) for number, entry in enumerate(entries)]
+    atomic = own.add_batch(entries[3:], None)
+    own.batches()[0].seal()  # as if it had been sent
+
+    for batch in own.give_up():
+        for lane, part in batch.parted(lanes.__getitem__):
+            lane.take(part)
+
+    placed = {key: [decode_entries(batch.seal()) for batch in lane.batches()] for key, lane in lanes.items()}
+    assert {key: [[entry.id for entry in batch] for batch in batches] for key, batches in placed.items()} == {
+        b"": [[b"2"]],
+        b"a": [[b"0", b"3"], [b"3", b"4"]],
+        b"b": [[b"1", b"4"]],
+    }
+    assert atomic.is_over
+    assert own.unanswered() == []
+    with pytest.raises(RpcError, match="may or may not be stored"):
+        await futures[1]
+    assert len(lanes[b"b"].unanswered()) == 1
+    for lane in lanes.values():
+        lane.stop()
+    assert all(isinstance(future.exception(), RpcError) for future in futures)

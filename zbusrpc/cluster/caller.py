@@ -10,13 +10,13 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from contextlib import suppress
 from typing import Final, Protocol
 
 from zbusrpc.cluster.policy import LOST
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.backoff import CAP_S
 from zbusrpc.transport.connection import Connection
@@ -28,6 +28,8 @@ FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
 _CANCEL: Final = int(Kind.CANCEL)
 _REQUEST: Final = int(Kind.REQUEST)
+
+log = get_logger("caller")
 
 
 class Waiter(Protocol):
@@ -203,8 +205,7 @@ class Caller:
         self.is_closed = True
         self._deadlines.close()
         self._task.cancel()
-        with suppress(asyncio.CancelledError, LinkError):
-            await self._task
+        await asyncio.wait([self._task])
 
     async def wait_connection(self, deadline: float | None, *, wait_for_ready: bool) -> Connection:
         """Return the connection once it is open and takes another request.
@@ -273,6 +274,8 @@ class Caller:
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self.is_closed = True
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            log.error("caller.link_failed", broker=self._link.name, reason=repr(fault))
 
     # -- what the link calls -----------------------------------------------------------------------------
 

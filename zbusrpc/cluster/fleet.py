@@ -21,17 +21,16 @@ from typing import Any, Final, cast
 from zbusrpc import envelope
 from zbusrpc.cluster.selection import LeastLoaded, Selector
 from zbusrpc.cluster.station import Station
+from zbusrpc.cluster.stations import Stations
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.message import Flag, Message
-from zbusrpc.transport.address import Address, address_named
+from zbusrpc.transport.address import Address
 
 PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
 LATE_S: Final = 0.2
 """An event loop that is later than this for its own timer has not listened either."""
-TRACKERS_MAX: Final = 3
-"""So many brokers are asked for all others: where the seeds are fewer, more that the seeds tell of."""
 _ERROR: Final = int(Flag.ERROR)
 _LEAST_LOADED: Final = LeastLoaded()
 
@@ -62,13 +61,12 @@ class Fleet:
         self.topology = Topology()
         self.listeners: dict[object, Callable[[], None]] = {}
         """Who is told that brokers came or went, or have other topics, by whatever names them."""
-        self._stations: dict[Address, Station] = {}
         self._routes: dict[bytes, list[Choice]] = {}
         self._is_alone = True
         self._changed: asyncio.Future[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-        self.seeds = [self._open(seed, is_tracker=True, is_seed=True) for seed in dict.fromkeys(seeds)]
+        self._stations = Stations(self, seeds)
+        self.seeds = self._stations.seeds
         """Stations of the brokers that the user has named."""
 
     # -- calls -------------------------------------------------------------------------------------------
@@ -166,60 +164,56 @@ class Fleet:
     def choices(self, topic: bytes) -> list[Choice]:
         """Return the stations that have a topic, with or without consumers, by address; links are opened to them."""
         name = topic.decode(errors="replace")
-        stations = {station.address: station for station in self._stations.values() if not station.is_doubled}
+        stations = self._stations.by_address()
         found = []
         for address, broker in self.topology.brokers.items():
             facts = broker.topics.get(name)
             if facts is None or broker.state != "live":
                 continue
-            station = stations.get(address) or self.open(address)
+            station = stations.get(address) or self._stations.open(address)
             if station is not None and station.is_usable:
                 found.append(Choice(station, facts[0]))
         return sorted(found, key=attrgetter("address"))
 
     def everyone(self) -> list[Choice]:
         """Return the stations of all brokers that take work, by address; links are opened to them."""
-        stations = {station.address: station for station in self._stations.values() if not station.is_doubled}
+        stations = self._stations.by_address()
         known = {
-            address: stations.get(address) or self.open(address)
+            address: stations.get(address) or self._stations.open(address)
             for address, broker in self.topology.brokers.items()
             if broker.state == "live"
         }
         found = {station for station in known.values() if station is not None and station.is_usable}
-        found |= {seed for seed in self.seeds if seed.is_usable and seed.address not in self.topology.brokers}
+        others = {seed for seed in self.seeds if seed.is_usable and seed.address not in self.topology.brokers}
+        found |= {seed for seed in others if not seed.is_mere_tracker or not known}
         return sorted((Choice(station, 0) for station in found), key=attrgetter("address"))
 
     def is_expecting(self, topic: bytes, *, consumers: int = 0) -> bool:
         """Whether a link to a broker that has a topic, with so many consumers, may be open soon."""
         name = topic.decode(errors="replace")
         having = [one for one in self.topology.brokers.values() if one.state == "live" and name in one.topics]
-        return any(self._is_promising(one.address) for one in having if one.topics[name][0] >= consumers)
-
-    def _is_promising(self, address: str) -> bool:
-        """Whether a link to a broker may be open soon: it is dialled for the first time, or open and not asked yet."""
-        stations = [station for station in self._stations.values() if station.address == address]
-        return any(station.caller.error is None and not station.is_usable for station in stations)
+        wanted = {one.address for one in having if one.topics[name][0] >= consumers}
+        return any(station.is_promising and station.address in wanted for station in self._stations)
 
     def _default(self) -> Station | None:
-        """Return a station to ask where no broker is known to serve."""
-        open_ = [station for station in (*self.seeds, *self._stations.values()) if station.is_usable]
-        live = [station for station in open_ if self._state(station) == "live"]
-        return next(iter(live or open_), None)
+        """Return a station to ask where no broker is known to serve; None while a link to one may be open soon."""
+        open_ = [station for station in (*self.seeds, *self._stations) if station.is_usable]
+        brokers = [station for station in open_ if not station.is_mere_tracker]
+        if not brokers and self._is_linking():
+            return None
+        live = [station for station in brokers if self._state(station) == "live"]
+        return next(iter(live or brokers or open_), None)
+
+    def _is_linking(self) -> bool:
+        """Whether a link to any broker may be open soon; one is opened where there is none."""
+        stations = self._stations.by_address()
+        addresses = [address for address, broker in self.topology.brokers.items() if broker.state == "live"]
+        found = (stations.get(address) or self._stations.open(address) for address in addresses)
+        return any(station is not None and station.is_promising for station in found)
 
     def _state(self, station: Station) -> str:
         broker = self.topology.brokers.get(station.address)
         return broker.state if broker is not None else "live"
-
-    def open(self, address: str) -> Station | None:
-        """Return the station of a broker that trackers tell of; None where its address is none."""
-        dialled = address_named(address)
-        if dialled is None:
-            return None
-        return self._stations.get(dialled) or self._open(dialled, is_tracker=False, is_seed=False)
-
-    def _open(self, dialled: Address, *, is_tracker: bool, is_seed: bool) -> Station:
-        station = self._stations[dialled] = Station(self, dialled, is_tracker=is_tracker, is_seed=is_seed)
-        return station
 
     # -- waiting -----------------------------------------------------------------------------------------
 
@@ -249,7 +243,7 @@ class Fleet:
 
     def _try_all(self, attempts: dict[Station, asyncio.Task[None]]) -> None:
         """Have every broker that has no link dialled once, now."""
-        for station in list(self._stations.values()):
+        for station in self._stations:
             if station.connection is None and station not in attempts:
                 station.renew()
                 task = attempts[station] = self.loop.create_task(station.caller.wait_attempt())
@@ -257,7 +251,7 @@ class Fleet:
 
     def _is_nothing_on_its_way(self, attempts: dict[Station, asyncio.Task[None]]) -> bool:
         """Whether every broker was dialled, and those that are there have said what they have."""
-        is_asked = any(station.connection is not None and not station.is_known for station in self._stations.values())
+        is_asked = any(station.connection is not None and not station.is_known for station in self._stations)
         return not is_asked and all(task.done() for task in attempts.values())
 
     async def wait_change(self) -> None:
@@ -287,18 +281,19 @@ class Fleet:
 
     def station_changed(self, station: Station) -> None:
         """Take note that a station came, went, or knows more."""
-        self._find_doubles()
+        self._stations.find_doubles()
         self.topology_changed()
 
     def topology_changed(self) -> None:
         """Take note that something else is known of brokers."""
         self._routes.clear()
-        self._find_trackers()
-        self._let_go()
-        others = len(self.topology.brokers) > 1 or len(self._stations) > 1
+        if not self.is_closed:
+            self._stations.find_trackers()
+            self._stations.let_go()
+        others = len(self._stations) > 1 or bool(self.topology.brokers.keys() - {self.seeds[0].address})
         self._is_alone = not others and self.seeds[0].is_usable
         if others and self._probe_timer is None and not self.is_closed:
-            self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
+            self._probe_later()
         self._note_change()
         for listener in list(self.listeners.values()):
             listener()
@@ -311,46 +306,19 @@ class Fleet:
         if self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 
-    def _find_doubles(self) -> None:
-        """Use one of the links that lead to the same broker, those of seeds first."""
-        seen: set[str] = set()
-        for station in sorted(self._stations.values(), key=lambda one: not one.is_seed):
-            is_open = station.connection is not None
-            station.is_doubled = is_open and station.address in seen
-            if is_open:
-                seen.add(station.address)
-
-    def _find_trackers(self) -> None:
-        """Ask more brokers for all others, where few were named."""
-        tracking = [station for station in self._stations.values() if station.is_tracker and not station.is_doubled]
-        known = {station.address for station in tracking} | {str(station.dialled) for station in tracking}
-        for address in sorted(self.topology.trackers - known)[: max(0, TRACKERS_MAX - len(tracking))]:
-            station = next((one for one in self._stations.values() if one.address == address), None)
-            station = station or self.open(address)
-            if station is not None:
-                station.track()
-
-    def _let_go(self) -> None:
-        """Close the links to brokers that are gone, and those that lead where another one does."""
-        for dialled, station in list(self._stations.items()):
-            is_told = station.address in self.topology.brokers or str(dialled) in self.topology.trackers
-            is_gone = station.connection is None and not is_told
-            if not station.is_seed and (is_gone or station.is_doubled) and not station.caller.is_waited_for:
-                del self._stations[dialled]
-                task = self.loop.create_task(station.close())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
-
     def _probe(self, due: float) -> None:
         """Look at all brokers, unless this loop itself has not listened."""
-        self._probe_timer = None
         now = self.loop.time()
-        for station in list(self._stations.values()):
+        for station in self._stations:
             if now - due > LATE_S:
                 station.forgive()
             station.probe()
+        self._probe_timer = None  # not before: what a probe changes must not begin a second series
         if not self._is_alone and not self.is_closed:
-            self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
+            self._probe_later()
+
+    def _probe_later(self) -> None:
+        self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -359,14 +327,13 @@ class Fleet:
         self.is_closed = True
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        await asyncio.gather(*[station.close() for station in self._stations.values()], *self._closing)
+        await self._stations.close()
         self._note_change()
 
     def forget(self) -> None:
         """Be closed in a forked child, without touching what belongs to its parent."""
         self.is_closed = True
-        for station in self._stations.values():
-            station.caller.is_closed = True
+        self._stations.forget()
 
 
 def _is_untouched(reply: Message) -> bool:

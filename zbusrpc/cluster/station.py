@@ -14,6 +14,7 @@ from zbusrpc.cluster.health import Health
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
@@ -23,6 +24,10 @@ REDIAL_S: Final = 0.4
 """Longest wait between two dials: a broker that is back is used again within a second."""
 SILENT_PROBES_MAX: Final = 4
 """A broker that has answered nothing for so many probes is given up."""
+RENEW_PROBES: Final = 85
+"""A broker that has refused the token, and may have read its tokens again, is asked again after so many: 30 s."""
+
+log = get_logger("fleet")
 
 
 class Owner(Protocol):
@@ -54,6 +59,8 @@ class Station:
         self.is_tracker, self.is_seed = is_tracker, is_seed
         self.is_known = False
         """Whether it has said what it has, or that it does not tell."""
+        self.is_mere_tracker = False
+        """Whether it tells of brokers, and is none itself."""
         self.is_suspect = False
         """Whether it has been silent for longer than it should."""
         self.is_doubled = False
@@ -76,6 +83,11 @@ class Station:
         """Whether it may be chosen."""
         is_open = self.caller.connection is not None
         return is_open and self.is_known and not self.is_suspect and not self.is_doubled
+
+    @property
+    def is_promising(self) -> bool:
+        """Whether it may be chosen soon: it is dialled for the first time, or has not said yet what it has."""
+        return self.caller.error is None and not self.is_usable
 
     @property
     def cost(self) -> float:
@@ -109,6 +121,13 @@ class Station:
             if self.connection is not None:
                 self._ask(self.connection)
 
+    def set_doubled(self, is_doubled: bool) -> None:
+        """Note whether another link leads to the same broker; what was told by that one is asked for again."""
+        has_to_ask = self.is_doubled and not is_doubled
+        self.is_doubled = is_doubled
+        if has_to_ask and self.connection is not None:
+            self._ask(self.connection)
+
     async def close(self) -> None:
         """Close the link; whoever waits for a reply is told that it is lost."""
         await self.caller.close()
@@ -116,7 +135,9 @@ class Station:
     # -- what the caller calls ---------------------------------------------------------------------------
 
     def caller_opened(self, theirs: Hello) -> None:
-        self.address = theirs.address or self.address
+        if theirs.address and theirs.address != self.address:
+            self._owner.topology.renamed(self.address, theirs.address)
+            self.address = theirs.address
         self.is_suspect = False
         self._blocks_before = self._silent_probes = 0
         self.health.opened(self.caller.loop.time())
@@ -132,11 +153,12 @@ class Station:
     def caller_lost(self, error: ZbusError) -> None:
         self.is_known = self.is_suspect = False
         self.health.lost(self.caller.loop.time())
-        self._owner.topology.lost(self.address)
+        if not self.is_doubled:
+            self._owner.topology.lost(self.address)
         self._owner.station_changed(self)
 
     def topology_told(self, message: Message) -> None:
-        self._owner.topology.told(self.address, parse_topology(message.body))
+        self._take(message, is_reply=False)
         self._owner.topology_changed()
 
     def congestion_changed(self) -> None:
@@ -146,8 +168,19 @@ class Station:
         """Take in the answer to TRACK; a broker that does not want to tell is known by what it serves."""
         self.is_known = True
         if not reply.flags & Flag.ERROR:
-            self._owner.topology.told(self.address, parse_topology(reply.body, is_reply=True))
+            self._take(reply, is_reply=True)
         self._owner.station_changed(self)
+
+    def _take(self, message: Message, *, is_reply: bool) -> None:
+        """Take in what is told; a broker that tells what nobody can read may yet be called."""
+        try:
+            told = parse_topology(message.body, is_reply=is_reply)
+        except RpcError as error:
+            log.warning("fleet.topology_unreadable", broker=self.address, reason=error.message)
+            return
+        if is_reply:
+            self.is_mere_tracker = self.address not in told.servers
+        self._owner.topology.told(self.address, told)
 
     # -- whether it lives --------------------------------------------------------------------------------
 
@@ -158,6 +191,7 @@ class Station:
         """
         connection = self.connection
         if connection is None:
+            self._probe_refused()
             return
         blocks, self._blocks_before = self._blocks_before, connection.blocks_received
         self._silent_probes = 0 if blocks != connection.blocks_received else self._silent_probes + 1
@@ -168,6 +202,13 @@ class Station:
         elif self.is_suspect != (self._silent_probes > 1):
             self.is_suspect = not self.is_suspect
             self._owner.station_changed(self)
+
+    def _probe_refused(self) -> None:
+        """Dial again, seldom, where the link has ended for good."""
+        self._silent_probes = self._silent_probes + 1 if self.caller.is_over else 0
+        if self._silent_probes >= RENEW_PROBES:
+            self._silent_probes = 0
+            self.renew()
 
     def forgive(self) -> None:
         """Forget its silence: nobody has listened."""

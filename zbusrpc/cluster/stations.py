@@ -30,8 +30,8 @@ class Stations:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._all: dict[Address, Station] = {}
-        self._doubles: dict[str, float] = {}
-        """Addresses that led where another one does, and until when they are left alone."""
+        self._doubles: dict[str, tuple[str, float]] = {}
+        """Addresses that led where another one does: to whom, and until when they are left alone."""
         self._closing: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self.seeds = [self._add(seed, is_seed=True) for seed in dict.fromkeys(seeds)]
@@ -52,13 +52,19 @@ class Stations:
         if station is not None:
             return station
         is_full = len(self._all) - len(self.seeds) >= STATIONS_MAX
-        if self._is_closed or is_full or self._doubles.get(address, 0.0) > self._loop.time():
+        if self._is_closed or is_full or self._leads_elsewhere(address):
             return None
         return self._add(dialled, is_seed=False)
 
     def _add(self, dialled: Address, *, is_seed: bool) -> Station:
         station = self._all[dialled] = Station(self._owner, dialled, is_tracker=is_seed, is_seed=is_seed)
         return station
+
+    def _leads_elsewhere(self, address: str) -> bool:
+        """Whether an address led, a while ago, to a broker that another link leads to now."""
+        name, until = self._doubles.get(address, ("", 0.0))
+        is_linked = any(station.address == name and station.connection is not None for station in self._all.values())
+        return is_linked and until > self._loop.time()
 
     def by_address(self) -> dict[str, Station]:
         """Return one station for each broker, by its name among brokers."""
@@ -99,15 +105,15 @@ class Stations:
                 continue
             del self._all[dialled]
             if station.is_doubled:
-                self._note_double(str(dialled))
+                self._note_double(str(dialled), station.address)
             task = self._loop.create_task(station.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def _note_double(self, address: str) -> None:
+    def _note_double(self, address: str, name: str) -> None:
         now = self._loop.time()
-        self._doubles = {one: until for one, until in self._doubles.items() if until > now}
-        self._doubles[address] = now + DOUBLE_S
+        self._doubles = {one: double for one, double in self._doubles.items() if double[1] > now}
+        self._doubles[address] = name, now + DOUBLE_S
 
     # -- the end -----------------------------------------------------------------------------------------
 

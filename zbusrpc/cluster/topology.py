@@ -20,6 +20,8 @@ from zbusrpc.transport.topology import Topology as Told
 
 VOTE_FACTOR: Final = 0.5
 """As clients of zbus count."""
+GONE_MAX: Final = 10_000
+"""As many as a tracker lists at most."""
 
 
 class Broker:
@@ -56,9 +58,15 @@ class _View:
         self.brokers: dict[str, Broker] = {}
         self.unconfirmed: set[str] = set()
         """Of those: not told of since the tracker started anew."""
-        self.gone: set[str] = set()
-        """Brokers that it has listed once, and does not list any more."""
+        self.gone: dict[str, None] = {}
+        """Brokers that it has listed once, and does not list any more; the last GONE_MAX."""
         self.trackers: tuple[str, ...] = ()
+
+    def note_gone(self, address: str) -> None:
+        """Note that a broker is not listed any more."""
+        self.gone[address] = None
+        if len(self.gone) > GONE_MAX:
+            del self.gone[next(iter(self.gone))]
 
 
 class Topology:
@@ -85,14 +93,14 @@ class Topology:
         for address, change in told.servers.items():
             view.brokers.setdefault(address, Broker(address)).change(change, stamp)
             view.unconfirmed.discard(address)
-            view.gone.discard(address)
+            view.gone.pop(address, None)
         gone = set(told.gone)
         if told.is_settled:
             gone |= view.unconfirmed
             view.unconfirmed = set()
         for address in gone:
             if view.brokers.pop(address, None) is not None:
-                view.gone.add(address)
+                view.note_gone(address)
             view.unconfirmed.discard(address)
         if told.trackers or told.is_full:
             view.trackers = told.trackers
@@ -104,6 +112,14 @@ class Topology:
         if view is not None:
             view.is_linked = False
             self._count(None)
+
+    def renamed(self, tracker: str, name: str) -> None:
+        """Note that a tracker which was lost has come back by another name."""
+        view = self._views.get(tracker)
+        if view is not None and not view.is_linked:
+            del self._views[tracker]
+            self._views.setdefault(name, view)
+            self._count({*view.brokers, *view.gone})
 
     def _count(self, addresses: set[str] | None) -> None:
         """Count the votes on some brokers, or on all."""
@@ -117,6 +133,16 @@ class Topology:
                 self.brokers[address] = self._best_of(address, seen)
             else:
                 self.brokers.pop(address, None)
+                self._forget_itself(address)
+
+    def _forget_itself(self, address: str) -> None:
+        """Drop what a broker that is gone, and has no link, has said of itself: nobody would contradict it later."""
+        own = self._views.get(address)
+        if own is not None and not own.is_linked:
+            own.brokers.pop(address, None)
+            own.unconfirmed.discard(address)
+            if not own.brokers:
+                del self._views[address]
 
     def _best_of(self, address: str, seen: list[_View]) -> Broker:
         """Return what is known best: by the broker itself, or else the last that was told."""

@@ -11,6 +11,9 @@
 A broker with a data directory stores the messages of a topic in a log. A consume group is a place in that log: each
 message goes to one of its consumers, and is delivered again until one of them acknowledges it. `SyncProducer`,
 `SyncConsumer` and `mq.sync` are the same for programs without an event loop.
+
+Of several brokers each stores what it is sent, and has groups of its own: producers choose among them, consumers take
+part at all, and commands concern those that are named.
 """
 
 from zbusrpc.mq import sync

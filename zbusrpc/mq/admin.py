@@ -1,10 +1,12 @@
 """Topics and groups as a whole: what people and programs declare, list, look into, move, empty and remove.
 
-Each function is one command to a broker, and awaits its answer. `mq.sync` has a blocking twin of each.
+Each function is a command to the brokers that are named, and awaits the answer. `mq.sync` has a blocking twin of each.
+Where several brokers are named, `commands.py` says which of them it concerns.
 
 All of them raise `RpcError`: UNAVAILABLE where no broker can be reached, DEADLINE_EXCEEDED where the answer takes
 longer than `timeout` seconds (it may have been done), NOT_FOUND for a topic or group that does not exist,
-FAILED_PRECONDITION from a broker without a data directory; and `ConfigError` where `broker` is no address.
+FAILED_PRECONDITION from a broker without a data directory, INVALID_ARGUMENT where one broker of several is to be named;
+and `ConfigError` where `broker` is no address.
 """
 
 from collections.abc import Sequence
@@ -81,7 +83,7 @@ async def declare_group(
 
 
 async def topics(*, match: str = "", broker: str | None = None, timeout: float = TIMEOUT_S) -> list[TopicInfo]:
-    """List the topics, by name.
+    """List the topics, by name; where several brokers are named, those of each.
 
     Args:
         match: Only those whose name contains this.
@@ -208,6 +210,6 @@ async def purge_dead(
 
 
 async def stats(*, broker: str | None = None, timeout: float = TIMEOUT_S) -> dict[str, int]:
-    """Return counters and sizes of all topics and groups of the broker together, by name."""
+    """Return counters and sizes of all topics and groups of the brokers together, by name."""
     result: dict[str, int] = await command("stats", broker, timeout)
     return result

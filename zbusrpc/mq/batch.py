@@ -1,18 +1,20 @@
 """A batch: the messages that leave in one frame, from when they are collected until the broker has answered.
 
-It is what waits for the reply (see `Waiter` in `calls.py`): one reply resolves the futures of all its messages. A batch
-whose connection was lost goes back to its producer, which sends it again as it is, with the same ids.
+It is what waits for the reply (see `Waiter` in `cluster/caller.py`): one reply resolves the futures of all its
+messages. A batch that was not answered is *parted*: others take its place, with the same messages and ids, wherever
+they are to go now. What is still said to the old one is not heard.
 """
 
 import asyncio
-from collections.abc import Hashable
-from typing import Any, Protocol
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol, TypeVar
 
 import orjson
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Message
+from zbusrpc.mq.outgoing import entries_of, key_of
 from zbusrpc.mq.receipt import Receipt, receipts_of
 
 _ERROR = int(Flag.ERROR)
@@ -24,16 +26,25 @@ class Owner(Protocol):
     def batch_ended(self, batch: "Batch", error: RpcError | None) -> None:
         """All its messages have been told."""
 
+    def late(self, batch: "Batch") -> RpcError:
+        """Return the error for a message whose time has passed."""
+        ...
+
     def batch_lost(self, batch: "Batch") -> None:
         """The connection was lost before an answer came."""
+
+    def batch_refused(self, batch: "Batch", error: RpcError) -> None:
+        """The broker has not stored it, and another one may."""
+
+
+P = TypeVar("P", bound=Owner)
 
 
 class Batch:
     """Messages that are stored together or not at all."""
 
     __slots__ = (
-        "_owner",
-        "body",
+        "began",
         "deadline",
         "entries",
         "futures",
@@ -41,6 +52,7 @@ class Batch:
         "is_atomic",
         "is_over",
         "is_unwatched",
+        "owner",
         "size",
         "ticks",
         "timeout_s",
@@ -48,7 +60,8 @@ class Batch:
     )
 
     def __init__(self, owner: Owner, timeout_s: float, deadline: float) -> None:
-        self._owner = owner
+        self.owner = owner
+        """Which lane it is in."""
         self.timeout_s = timeout_s
         self.deadline = deadline
         self.is_atomic = False
@@ -56,12 +69,12 @@ class Batch:
         self.entries: list[bytes] = []
         self.futures: list[asyncio.Future[Receipt]] = []
         self.size = 0
-        self.body = b""
-        """The entries as they are sent, once they are."""
+        self.began = 0.0
+        """When it was sent last."""
         self.ids: set[bytes] = set()
         """Those that the application gave: a frame may not hold one twice."""
         self.ticks: list[tuple[dict[Any, None], Hashable]] = []
-        """Where its deadline is watched, and behind it those of single messages."""
+        """Where its deadline is watched, and behind that those of single messages."""
         self.was_sent = False
         self.is_over = False
         self.is_unwatched = False
@@ -75,11 +88,38 @@ class Batch:
 
     def seal(self) -> bytes:
         """Return what is to be sent; nothing is added from now on."""
-        if not self.was_sent:
-            self.was_sent = True
-            self.body = b"".join(self.entries)
-            self.entries = []
-        return self.body
+        self.was_sent = True
+        if len(self.entries) != 1:
+            self.entries = [b"".join(self.entries)]
+        return self.entries[0]
+
+    def parted(self, place: Callable[[bytes], P]) -> list[tuple[P, "Batch"]]:
+        """Return batches that take the place of this one, with the lanes that they are to go to.
+
+        Args:
+            place: Returns the lane for a key, or for messages without one. A batch that the application wants in one
+                frame stays whole, and goes where its first key belongs.
+        """
+        entries = [entry for block in self.entries for entry in entries_of(block)]
+        if self.is_atomic:
+            owners = [place(key_of(entries[0]))] * len(entries)
+        else:
+            places = {key: place(key) for key in dict.fromkeys(map(key_of, entries))}
+            owners = [places[key_of(entry)] for entry in entries]
+        parts = {owner: self._part(owner) for owner in dict.fromkeys(owners)}
+        timed = {item[0]: (tick, item) for tick, item in self.ticks[1:] if isinstance(item, tuple)}
+        for owner, entry, future in zip(owners, entries, self.futures, strict=True):
+            parts[owner].add(entry, future)
+            if future in timed:
+                parts[owner].ticks.append(timed[future])
+        self.is_over = True
+        self.unwatch()
+        return list(parts.items())
+
+    def _part(self, owner: Owner) -> "Batch":
+        part = Batch(owner, self.timeout_s, self.deadline)
+        part.is_atomic, part.is_unwatched, part.was_sent = self.is_atomic, self.is_unwatched, self.was_sent
+        return part
 
     def unwatch(self) -> None:
         """Watch no deadline of its own any more."""
@@ -99,7 +139,7 @@ class Batch:
         self.is_over = True
         for tick, item in self.ticks:
             tick.pop(item, None)
-        self._owner.batch_ended(self, error)
+        self.owner.batch_ended(self, error)
 
     # -- what the caller calls ---------------------------------------------------------------------------
 
@@ -110,8 +150,12 @@ class Batch:
     def set_result(self, reply: Message, /) -> None:
         """Tell each message its receipt, or all of them the error."""
         if reply.flags & _ERROR:
-            error = envelope.parse_error(reply.body)
-            self.fail(RpcError(error.code, error.message, error.details))
+            told = envelope.parse_error(reply.body)
+            error = RpcError(told.code, told.message, told.details)
+            if error.code is Code.UNAVAILABLE and not error.may_have_run:
+                self.owner.batch_refused(self, error)
+            else:
+                self.fail(error)
             return
         try:
             receipts = receipts_of(orjson.loads(reply.body)["result"], len(self.futures))
@@ -125,5 +169,5 @@ class Batch:
         self._end(None)
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Go back to the producer: the connection was lost."""
-        self._owner.batch_lost(self)
+        """Go elsewhere: the connection was lost."""
+        self.owner.batch_lost(self)

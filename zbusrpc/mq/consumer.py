@@ -3,10 +3,11 @@
     CONSUME ──> DELIVER into a buffer ──> async for, fetch or run ──> ack, nack, reject
 
 The broker sends messages ahead, up to `window` unanswered ones. When the connection is lost the consumer joins its
-group again by itself (see `membership.py`); what it had is delivered again, to it or to others.
+group again by itself; what it had is delivered again, to it or to others. Where there are several brokers it is a
+consumer of its group at each of them, and joins new ones as they appear (see `memberships.py`).
 
 Promises: a message is handed out once for each delivery, and a cancelled wait loses none; what was not handed out when
-the consumer closes is given back as not begun; what is kept in memory is bounded by `window`.
+the consumer closes is given back as not begun; what is kept in memory is bounded by `window` for each broker.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from zbusrpc.config import CONCURRENCY_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.mq.bodies import BodyError, reader_of
 from zbusrpc.mq.handlers import Handler, run_handlers
-from zbusrpc.mq.membership import Membership
+from zbusrpc.mq.memberships import Memberships
 from zbusrpc.mq.message import Received, ReceivedMessage
 from zbusrpc.mq.naming import brokers_of, topic_bytes
 from zbusrpc.mq.options import GroupOptions, StartAt, start_to_wire, to_wire
@@ -70,16 +71,18 @@ class Consumer(Generic[T]):
         Args:
             topic: Name of the topic.
             group: Name of the group, whose consumers share its messages. Without one the consumer has a group of its
-                own, which begins with the newest message and goes when the consumer leaves.
+                own at each broker, which begins with the newest message and goes when the consumer leaves.
             body: Type of the bodies, by default bytes as they came; str is read from UTF-8, all else from JSON by
                 pydantic. A body that does not fit is rejected: its message goes to the dead letters, with the reason.
-            broker: Brokers as `host:port;host2:port`; by default those that `connect` uses.
-            window: So many messages may be here unanswered, up to 4096; 0 is for `fetch` alone: then the broker sends
-                what is asked for.
+            broker: Brokers as `host:port;host2:port`, which tell of others; by default those that `connect` uses.
+            window: So many messages of each broker may be here unanswered, up to 4096; 0 is for `fetch` alone: then the
+                brokers send what is asked for.
             start: Where the group begins if it is new: by default with the oldest message.
-            declare: Make the topic and the group, with these options, if they do not exist.
+            declare: Make the topic and the group, with these options, at every broker where they do not exist. Without
+                it the consumer joins only where the topic is.
             auto_ack: Acknowledge a message when the next one is asked for: for one loop, and one that cannot fail.
-            options: See `GroupOptions`. They are for a new group; one that exists must be as they say.
+            options: See `GroupOptions`. They are for a new group; one that exists must be as they say. A group is one
+                for each broker: `exclusive` lets in one consumer at each.
 
         Raises:
             UsageError: an argument cannot be used.
@@ -96,7 +99,7 @@ class Consumer(Generic[T]):
         fields["window"] = window if needs_ack else 0
         if start is not None:
             fields["start"] = start_to_wire(start)
-        self._membership = Membership(
+        self._membership = Memberships(
             topic, brokers_of(broker), fields, declares=declare, ahead=0 if needs_ack else window
         )
         self._window = window
@@ -125,8 +128,10 @@ class Consumer(Generic[T]):
     async def start(self) -> None:
         """Join the group, if that was not done yet; entering, iterating and fetching do it, too.
 
+        When this returns one broker is joined; others are joined meanwhile, and what goes wrong there is logged.
+
         Raises:
-            RpcError: UNAVAILABLE: no broker can be reached. NOT_FOUND, FAILED_PRECONDITION and others: it refuses.
+            RpcError: UNAVAILABLE: no broker can be reached. NOT_FOUND, FAILED_PRECONDITION and others: all refuse.
             UsageError: the consumer is closed, or belongs to another event loop.
         """
         if self._membership.is_closed:
@@ -187,11 +192,12 @@ class Consumer(Generic[T]):
         deadline = time.monotonic() + timeout
         messages: list[ReceivedMessage[T]] = []
         while not messages and await self._fill(count, deadline):
-            buffer = self._membership.buffer
-            while buffer and len(messages) < count:
-                message = self._hand_out(buffer.popleft())
-                if message is not None:
-                    messages.append(message)
+            while len(messages) < count and self._membership.turn():
+                buffer = self._membership.buffer
+                while buffer and len(messages) < count:
+                    message = self._hand_out(buffer.popleft())
+                    if message is not None:
+                        messages.append(message)
             if time.monotonic() >= deadline:
                 break
         if self._auto_ack:
@@ -239,7 +245,7 @@ class Consumer(Generic[T]):
     async def _fill(self, count: int, deadline: float) -> bool:
         """Return True when there are messages to look for, False when the time is over."""
         membership = self._membership
-        if membership.buffer:
+        if membership.turn():
             return True
         if not self._window:
             return await membership.pull(count, deadline)
@@ -247,7 +253,7 @@ class Consumer(Generic[T]):
             async with asyncio.timeout(deadline - time.monotonic()):
                 return await membership.wait_filled()
         except TimeoutError:
-            return bool(membership.buffer)
+            return membership.turn()
 
     def _hand_out(self, entry: Entry) -> ReceivedMessage[T] | None:
         """Return a message, or None for one whose body does not fit: that is rejected."""

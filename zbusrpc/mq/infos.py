@@ -40,6 +40,9 @@ class TopicInfo(Info):
     """A topic."""
 
     name: str = Field(validation_alias="topic")
+    broker: str = ""
+    """Where several brokers were named: who has it. Of `topic`, all that have it: numbers are added up then, and
+    offsets are those of the first."""
     durability: Durability
     """What an acknowledged message survives."""
     messages: int
@@ -83,6 +86,8 @@ class GroupInfo(Info):
 
     topic: str
     name: str = Field(validation_alias="group")
+    broker: str = ""
+    """Of `topic`, where several brokers were named: who has it."""
     next_offset: int
     """Of the message that is handed out next for the first time."""
     lag: int

@@ -4,14 +4,21 @@ Pure: values in, bytes out, or one line that names the value and its limit.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypedDict, TypeVar
 
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
 from zbusrpc.mq.bodies import HEADER_BYTES, HEADER_CONTENT_TYPE, NO_TYPE, Write, encode_text
-from zbusrpc.transport.entries import ID_BYTES_MAX, KEY_BYTES_MAX, TAG_BYTES_MAX, encode_entry
+from zbusrpc.transport.entries import (
+    ENTRY_HEAD,
+    ENTRY_HEAD_BYTES,
+    ID_BYTES_MAX,
+    KEY_BYTES_MAX,
+    TAG_BYTES_MAX,
+    encode_entry,
+)
 from zbusrpc.transport.native import HEADERS_BYTES_MAX
 
 T = TypeVar("T")
@@ -80,6 +87,22 @@ def prepare(
         data,
     )
     return entry, given_id
+
+
+def entries_of(block: bytes) -> Iterator[bytes]:
+    """Yield the entries that were written one behind the other."""
+    position = 0
+    while position < len(block):
+        size: int = ENTRY_HEAD.unpack_from(block, position)[0]
+        yield block[position : position + size]
+        position += size
+
+
+def key_of(entry: bytes) -> bytes:
+    """Return the key of an entry that was written here; nothing where it has none."""
+    _, _, _, _, id_size, tag_size, key_size, _ = ENTRY_HEAD.unpack_from(entry)
+    start = ENTRY_HEAD_BYTES + id_size + tag_size
+    return entry[start : start + key_size]
 
 
 def milliseconds(what: str, seconds: float, least_ms: int) -> int:

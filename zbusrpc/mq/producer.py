@@ -1,13 +1,17 @@
 """The producer: hands messages to a topic and tells for each that it is stored.
 
-    send, send_nowait, send_pipelined ──> checked, written ──> sender ──> the receipt of each message
+    send, send_nowait, send_pipelined ──> checked, written ──> lane to a broker ──> the receipt of each message
     send_batch ─────────────────────────> a frame of its own ───┘
 
-Messages that are sent within one turn of the event loop leave in one frame, and one answer resolves them all. See
-`sender.py` for what happens when the connection is lost.
+Messages that are sent within one turn of the event loop leave in one frame, and one answer resolves them all. Where
+there are several brokers, each frame goes to one of them, and messages with a key to that of the key; see `lanes.py`.
+When a broker is lost, or takes no new work, what it has not answered goes to another one, with the same ids.
 
-Promises: messages of one producer are stored in the order in which they were handed in; a receipt means what the
-topic's durability says; what is kept in memory is bounded by `in_flight_max` and `in_flight_bytes_max`.
+Promises: one broker stores messages of one producer in the order in which they were handed in. Those with the same key
+are all at one broker, until a broker with consumers of the topic comes or goes: then some keys change their place, and
+what is at the old one and at the new one has no order. A receipt means what the topic's durability says; a message that
+was sent again may be stored at two brokers, with one id. What is kept in memory is bounded by `in_flight_max` and
+`in_flight_bytes_max`.
 """
 
 import asyncio
@@ -22,14 +26,16 @@ from typing import Any, Final, Generic, Self
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
 
+from zbusrpc.cluster.selection import Selector, selector_of
 from zbusrpc.config import MIB
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.mq.bodies import writer_of
 from zbusrpc.mq.in_flight import InFlight
+from zbusrpc.mq.lanes import Lanes
 from zbusrpc.mq.naming import brokers_of, topic_bytes
-from zbusrpc.mq.outgoing import MessageOptions, Outgoing, prepare
+from zbusrpc.mq.outgoing import MessageOptions, Outgoing, key_of, prepare
 from zbusrpc.mq.receipt import Receipt
-from zbusrpc.mq.sender import Sender
+from zbusrpc.mq.sender import Sender, Terms
 from zbusrpc.service.context import ambient_deadline
 
 TIMEOUT_S: Final = 30.0
@@ -59,18 +65,23 @@ class Producer(Generic[T]):
         declare: bool = True,
         in_flight_max: int = IN_FLIGHT_MAX,
         in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX,
+        selector: str | Selector = "least-loaded",
     ) -> None:
         """Make a producer.
 
         Args:
             topic: Name of the topic.
-            broker: Brokers as `host:port;host2:port`; by default those that `connect` uses.
+            broker: Brokers as `host:port;host2:port`, which tell of others; by default those that `connect` uses.
             body: Type of the bodies, for type checkers and to write them by it; by default anything goes: bytes as
                 they are, str as UTF-8, all else as JSON by pydantic.
             timeout: Seconds in which a message is to be stored, reconnecting included, where `send` names none.
             declare: Make the topic, with default options, if it does not exist.
             in_flight_max: So many messages may be unanswered.
             in_flight_bytes_max: So many bytes of them.
+            selector: Who chooses among the brokers that have the topic: a name, or an object with the method of
+                `Selector`. Messages with a key go to the broker of the key with every name but "all". With "all" each
+                message goes to every broker; its receipt is that of the first, and `flush` and `close` raise what went
+                wrong at another. What a broker that is lost has not answered is not kept for it.
 
         Raises:
             UsageError: an argument cannot be used.
@@ -88,7 +99,8 @@ class Producer(Generic[T]):
         prefix = os.urandom(6).hex().encode()
         self._make_id = (b"%b-%x" % (prefix, number) for number in itertools.count(1)).__next__
         self._in_flight = InFlight(in_flight_max, in_flight_bytes_max)
-        self._sender: Sender | None = None
+        self._selector = selector_of(selector)
+        self._lanes: Lanes | None = None
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -122,12 +134,11 @@ class Producer(Generic[T]):
                 Any other: the broker refused it.
             UsageError: the producer is closed, or belongs to another event loop.
         """
-        sender = self._enter(timeout)
-        future = await self._hand_in(sender, body, timeout, options)
+        future, lane = await self._hand_in(self._enter(timeout), body, timeout, options)
         if self._in_flight.messages == 1:
-            sender.flush()  # there is nobody to wait for
+            lane.flush()  # there is nobody to wait for
         else:
-            sender.flush_soon()
+            lane.flush_soon()
         return await future
 
     def send_nowait(
@@ -142,16 +153,19 @@ class Producer(Generic[T]):
                 message is too large. INVALID_ARGUMENT: a value cannot be used.
             UsageError: as of `send`.
         """
-        sender, in_flight = self._enter(timeout), self._in_flight
+        lanes, in_flight = self._enter(timeout), self._in_flight
         entry, given_id = prepare(self._write, self._make_id, body, **options)
         size = len(entry)
-        sender.check_size(size)
+        lane = lanes.only or lanes.choose(options.get("key"))
+        lane.check_size(size)
         if in_flight.is_full:
             text = f"the producer of topic {self.topic} has too much in flight, {in_flight}; await send_pipelined(...)"
             raise RpcError(Code.RESOURCE_EXHAUSTED, text, {"may_have_run": False})
         in_flight.take(1, size)
-        future = sender.add(entry, given_id, timeout, is_unwatched=True)
-        sender.flush_soon()
+        future = lane.add(entry, given_id, timeout, is_unwatched=True)
+        if lanes.others:
+            lanes.copy([entry], given_id, timeout)
+        lane.flush_soon()
         return future
 
     async def send_pipelined(
@@ -167,9 +181,8 @@ class Producer(Generic[T]):
             RpcError: as of `send`; DEADLINE_EXCEEDED also where there was no room in time.
             UsageError: as of `send`.
         """
-        sender = self._enter(timeout)
-        future = await self._hand_in(sender, body, timeout, options, is_unwatched=True)
-        sender.flush_soon()
+        future, lane = await self._hand_in(self._enter(timeout), body, timeout, options, is_unwatched=True)
+        lane.flush_soon()
         return future
 
     async def send_batch(self, messages: "Sequence[T | Outgoing[T]]", *, timeout: float | None = None) -> list[Receipt]:
@@ -179,14 +192,14 @@ class Producer(Generic[T]):
 
         Args:
             messages: Bodies, or `Outgoing(body, key=..., ...)`; no two with the same id. They are one frame, so
-                together they may not be larger than one message may be.
+                together they may not be larger than one message may be. All go to the broker of the first key.
             timeout: Seconds in which they are to be stored, by default the producer's.
 
         Raises:
             RpcError: as of `send`.
             UsageError: as of `send`.
         """
-        sender = self._enter(timeout)
+        lanes = self._enter(timeout)
         prepared = [self._prepare(message) for message in messages]
         if not prepared:
             return []
@@ -194,11 +207,14 @@ class Producer(Generic[T]):
         ids = [given_id for _, given_id in prepared if given_id]
         if len(set(ids)) < len(ids):
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {self.topic}: two messages of a batch have the same id")
-        size = sum(map(len, entries))
-        sender.check_size(size)
+        size, key = sum(map(len, entries)), key_of(entries[0]).decode()
+        (lanes.only or lanes.choose(key)).check_size(size)
         timeout = await self._take(len(entries), size, timeout)
-        batch = sender.add_batch(entries, timeout)
-        sender.flush()
+        lane = lanes.only or lanes.choose(key)
+        batch = lane.add_batch(entries, timeout)
+        if lanes.others:
+            lanes.copy(entries, b"", timeout, is_batch=True)
+        lane.flush()
         await asyncio.wait(batch.futures)
         results = await asyncio.gather(*batch.futures, return_exceptions=True)
         return [_raised(result) for result in results]
@@ -212,21 +228,27 @@ class Producer(Generic[T]):
 
     async def _hand_in(
         self,
-        sender: Sender,
+        lanes: Lanes,
         body: T,
         timeout: float | None,
         options: MessageOptions,
         *,
         is_unwatched: bool = False,
-    ) -> "asyncio.Future[Receipt]":
+    ) -> "tuple[asyncio.Future[Receipt], Sender]":
+        """Add a message as soon as there is room; return the future of its receipt, and the lane to flush."""
         entry, given_id = prepare(self._write, self._make_id, body, **options)
         size = len(entry)
-        sender.check_size(size)
+        lane = lanes.only or lanes.choose(options.get("key"))
+        lane.check_size(size)
         if self._in_flight.is_full:
             timeout = await self._take(1, size, timeout)
+            lane = lanes.only or lanes.choose(options.get("key"))
         else:
             self._in_flight.take(1, size)
-        return sender.add(entry, given_id, timeout, is_unwatched=is_unwatched)
+        future = lane.add(entry, given_id, timeout, is_unwatched=is_unwatched)
+        if lanes.others:
+            lanes.copy([entry], given_id, timeout)
+        return future, lane
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -237,13 +259,13 @@ class Producer(Generic[T]):
             RpcError: one of those that `send_nowait` or `send_pipelined` took in since the last flush was not stored,
                 whether or not its future said so already.
         """
-        sender = self._sender
-        if sender is None:
+        lanes = self._lanes
+        if lanes is None:
             return
-        futures = sender.unanswered()
+        futures = lanes.unanswered()
         if futures:
             await asyncio.wait(futures)
-        failure, sender.failure = sender.failure, None
+        failure, lanes.terms.failure = lanes.terms.failure, None
         if failure is not None:
             raise failure
 
@@ -262,32 +284,31 @@ class Producer(Generic[T]):
     def _stop(self) -> None:
         """Take no more messages and wait for nothing."""
         self._is_closed = True
-        if self._sender is not None:
-            self._sender.stop()
+        if self._lanes is not None:
+            self._lanes.stop()
 
     # -- steps that all share ----------------------------------------------------------------------------
 
-    def _enter(self, timeout: float | None) -> Sender:
-        """Return the sender, made by the first message.
+    def _enter(self, timeout: float | None) -> Lanes:
+        """Return the lanes, made by the first message.
 
         Raises:
             UsageError: the producer cannot be used, or not here, or not with this time limit.
         """
         if timeout is not None:
             _check_timeout(timeout)
-        loop, sender = asyncio._get_running_loop(), self._sender
-        if sender is not None and sender.loop is loop and not self._is_closed:
-            return sender
+        loop, lanes = asyncio._get_running_loop(), self._lanes
+        if lanes is not None and lanes.loop is loop and not self._is_closed:
+            return lanes
         if self._is_closed:
             raise UsageError(f"the producer of topic {self.topic} is closed")
         if loop is None:
             raise UsageError("a Producer needs a running asyncio event loop; without one use mq.SyncProducer")
-        if sender is not None:
+        if lanes is not None:
             raise UsageError(f"the producer of topic {self.topic} belongs to another event loop; each needs its own")
-        self._sender = Sender(
-            self._topic_bytes, self._brokers, self._in_flight, timeout_s=self._timeout_s, declares=self._declares
-        )
-        return self._sender
+        terms = Terms(self._topic_bytes, self._in_flight, timeout_s=self._timeout_s, declares=self._declares)
+        self._lanes = Lanes(terms, self._brokers, self._selector)
+        return self._lanes
 
     async def _take(self, messages: int, size: int, timeout: float | None) -> float | None:
         """Wait for room, and return the time limit that is left, or None for the usual one.

@@ -1,10 +1,11 @@
-"""The sender: a producer's batches on their way to the broker, in order, whatever happens to the connection.
+"""The sender: a producer's lane to one broker, with the batches that are on their way there, in order.
 
     add ──> batch of this turn ──> unsent ──> one PRODUCE frame each: sent ──> answered
-                                     └───────── connection lost ────────┘
+                                     │                                 │
+                                     └──> given up, with what is sent: connection lost, or the broker refuses
 
-While there is no connection, or the broker reads too slowly, batches wait, and a task sends them when it can. When the
-connection is lost, what was not answered is unsent again, before everything newer.
+While the broker reads too slowly, batches wait, and a task sends them when it can. Which lane a message takes, and
+where batches go that a lane gives up, is for `lanes.py`. A lane without a broker keeps what has nowhere to go.
 
 Promises: frames leave in the order in which their messages were added; every message is told exactly one end: its
 receipt, an error of the broker, or that its time has passed. Its room is given back then.
@@ -15,10 +16,10 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
-from zbusrpc.cluster.caller import Caller
-from zbusrpc.cluster.fleet import caller_of_loop
+from zbusrpc.cluster.policy import LOST
+from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
@@ -28,7 +29,6 @@ from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.receipt import Receipt
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
 
 FRAME_BYTES_MAX: Final = 256 * 1024
@@ -38,35 +38,81 @@ FRAME_MESSAGES_MAX: Final = 32
 (160,000 messages/s, and 250,000 in frames of 32)."""
 _PRODUCE: Final = int(Kind.PRODUCE)
 
-_Timed = tuple[asyncio.Future[Receipt], Batch]
+Timed = tuple[asyncio.Future[Receipt], Batch]
 """A message with less time than its batch."""
 
 log = get_logger("producer")
 
 
-class Sender:
-    """The messages of one producer that are not answered."""
+class Terms:
+    """What holds for all lanes of a producer."""
 
-    def __init__(
-        self, topic: bytes, brokers: tuple[Address, ...], in_flight: InFlight, *, timeout_s: float, declares: bool
-    ) -> None:
-        self.loop = asyncio.get_running_loop()
+    def __init__(self, topic: bytes, in_flight: InFlight, *, timeout_s: float, declares: bool) -> None:
+        self.topic = topic
+        self.name = topic.decode()
+        self.in_flight = in_flight
+        self.timeout_s = timeout_s
+        self.declares = declares
+        """Whether the topic is made where it does not exist."""
         self.failure: RpcError | None = None
         """The first error of a message that the application may not look at, until it is told otherwise."""
-        self._topic = topic
-        self._name = topic.decode()
-        self._brokers = brokers
-        self._timeout_s = timeout_s
-        self._declares = declares
-        self._in_flight = in_flight
-        self._caller: Caller | None = None
+        self.deadlines: DeadlineTimer[Batch | Timed] = DeadlineTimer(self._expire)
+
+    def _expire(self, item: "Batch | Timed") -> None:
+        if isinstance(item, Batch):
+            item.fail(item.owner.late(item))
+            return
+        future, batch = item
+        if not future.done():
+            error = batch.owner.late(batch)
+            future.set_exception(error)
+            if batch.is_unwatched:
+                self.failure = self.failure or error
+
+
+class Router(Protocol):
+    """Whoever knows the other lanes."""
+
+    def lane_stuck(self, lane: "Sender") -> None:
+        """There is something to send in the lane that has no broker."""
+
+    def lane_refused(self, lane: "Sender", error: RpcError) -> None:
+        """The broker was lost, or it does not take what the lane has to send."""
+
+    def trouble(self) -> object:
+        """Say why there is no broker, where that is known."""
+
+
+class Sender:
+    """The messages of one producer that are on their way to one broker."""
+
+    def __init__(self, terms: Terms, router: Router, station: Station | None) -> None:
+        """Make a lane.
+
+        Args:
+            terms: What holds for all lanes of the producer.
+            router: Who is told when batches must go elsewhere.
+            station: The broker; None where batches wait for one.
+        """
+        self.loop = asyncio.get_running_loop()
+        self.station = station
+        self._terms, self._router = terms, router
         self._connection: Connection | None = None
         self._collecting: Batch | None = None
         self._unsent: deque[Batch] = deque()
         self._sent: dict[Batch, None] = {}
         self._reopening: asyncio.Task[None] | None = None
         self._is_flush_due = False
-        self._deadlines: DeadlineTimer[Batch | _Timed] = DeadlineTimer(self._expire)
+
+    @property
+    def has_batches(self) -> bool:
+        """Whether anything is not answered."""
+        return bool(self._sent or self._unsent)
+
+    @property
+    def is_collecting(self) -> bool:
+        """Whether the frame of this turn has room for more."""
+        return self._collecting is not None and len(self._collecting.futures) < FRAME_MESSAGES_MAX
 
     # -- messages come -----------------------------------------------------------------------------------
 
@@ -91,7 +137,7 @@ class Sender:
             or (given_id and given_id in batch.ids)
             or (timeout_s is not None and timeout_s > batch.timeout_s)
         ):
-            batch = self._collecting = self._begin_batch(max(self._timeout_s, timeout_s or 0.0))
+            batch = self._collecting = self._begin_batch(max(self._terms.timeout_s, timeout_s or 0.0))
         future: asyncio.Future[Receipt] = self.loop.create_future()
         batch.add(entry, future)
         if given_id:
@@ -100,14 +146,14 @@ class Sender:
             batch.is_unwatched = True
         ambient = ambient_deadline.get()
         if timeout_s is not None or ambient is not None:
-            own = time.monotonic() + (timeout_s or self._timeout_s)
+            own = time.monotonic() + (timeout_s or self._terms.timeout_s)
             self._watch(batch, (future, batch), own if ambient is None else min(own, ambient))
         return future
 
     def add_batch(self, entries: Sequence[bytes], timeout_s: float | None) -> Batch:
         """Add messages as a frame of their own."""
         self._collecting = None
-        batch = self._begin_batch(timeout_s or self._timeout_s)
+        batch = self._begin_batch(timeout_s or self._terms.timeout_s)
         batch.is_atomic = True
         for entry in entries:
             batch.add(entry, self.loop.create_future())
@@ -119,8 +165,23 @@ class Sender:
         self._unsent.append(batch)
         return batch
 
-    def _watch(self, batch: Batch, item: Batch | _Timed, deadline: float) -> None:
-        batch.ticks.append((self._deadlines.add(item, deadline), item))
+    def take(self, batch: Batch) -> None:
+        """Add a batch that another lane has given up."""
+        batch.ticks.insert(0, (self._terms.deadlines.add(batch, batch.deadline), batch))
+        self._collecting = None
+        self._unsent.append(batch)
+
+    def give_up(self) -> list[Batch]:
+        """Return all that was not answered, in order, for others to take; what still comes for it is not heard."""
+        batches = self.batches()
+        for batch in self._sent:
+            self._note_end(batch, is_ok=False)
+        self._sent, self._collecting = {}, None
+        self._unsent.clear()
+        return batches
+
+    def _watch(self, batch: Batch, item: Batch | Timed, deadline: float) -> None:
+        batch.ticks.append((self._terms.deadlines.add(item, deadline), item))
 
     # -- frames leave ------------------------------------------------------------------------------------
 
@@ -131,27 +192,36 @@ class Sender:
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
-        """Send what is there, or let a task do it as soon as there is a connection that takes it."""
+        """Send what is there, or let a task do it as soon as the connection takes it."""
         self._is_flush_due = False
         self._collecting = None
         if self._reopening is None and not self._send_unsent():
-            self._reopening = self.loop.create_task(self._reopen())
+            if self.station is None:
+                self._router.lane_stuck(self)
+            else:
+                self._reopening = self.loop.create_task(self._reopen(self.station))
 
     def _send_unsent(self) -> bool:
         """Send as much as the connection takes; return whether that is all."""
         while self._unsent:
-            caller, connection = self._caller, self._connection
-            if caller is None or connection is None or caller.connection is not connection or not caller.is_ready:
+            station, connection = self.station, self._connection
+            if station is None or connection is None:
                 return False
-            self._send(self._unsent.popleft(), caller, connection)
+            caller = station.caller
+            if caller.connection is not connection or not caller.is_ready:
+                return False
+            self._send(self._unsent.popleft(), station, connection)
         return True
 
-    def _send(self, batch: Batch, caller: Caller, connection: Connection) -> None:
+    def _send(self, batch: Batch, station: Station, connection: Connection) -> None:
         limit = self._size_max(connection)
         if batch.size <= limit:
             self._sent[batch] = None
-            caller.begin(Message(_PRODUCE, 0, self._topic, batch.seal()), batch, connection, is_urgent=True)
-        elif batch.is_atomic or batch.was_sent or len(batch.futures) == 1:
+            batch.began = now = self.loop.time()
+            station.health.begun(now)
+            message = Message(_PRODUCE, 0, self._terms.topic, batch.seal())
+            station.caller.begin(message, batch, connection, is_urgent=True)
+        elif batch.is_atomic or len(batch.futures) == 1:
             batch.fail(too_large(batch.size, limit))
         else:  # it was collected before the limit was known
             self._unsent.extendleft(reversed(self._split(batch)))
@@ -162,38 +232,37 @@ class Sender:
         singles = []
         for entry, future in zip(batch.entries, batch.futures, strict=True):
             single = Batch(self, batch.timeout_s, batch.deadline)
-            single.is_unwatched = batch.is_unwatched
+            single.is_unwatched, single.was_sent = batch.is_unwatched, batch.was_sent
             single.add(entry, future)
             self._watch(single, single, single.deadline)
             singles.append(single)
         return singles
 
     def _size_max(self, connection: Connection) -> int:
-        return connection.message_bytes_max - len(self._topic)
+        return connection.message_bytes_max - len(self._terms.topic)
 
-    async def _reopen(self) -> None:
-        """Send what is unsent as soon as there is a connection that takes it."""
+    async def _reopen(self, station: Station) -> None:
+        """Send what is unsent as soon as the connection takes it."""
         try:
             while not self._send_unsent():
                 try:
-                    await self._connect()
+                    await self._open(station)
                 except RpcError as error:
-                    if error.code is not Code.UNAVAILABLE:  # a broker is there, and refuses
-                        self.fail_unsent(error)
+                    self._router.lane_refused(self, error)
         finally:
             self._reopening = None
 
-    async def _connect(self) -> None:
-        """Wait for a connection that takes more, to a broker that has the topic.
+    async def _open(self, station: Station) -> None:
+        """Wait until the connection takes more, and the broker has the topic.
 
         Raises:
-            RpcError: UNAVAILABLE: the connection was lost meanwhile. Any other: the broker refuses.
+            RpcError: UNAVAILABLE: the connection was lost. Any other: the broker refuses.
         """
-        self._caller = caller = caller_of_loop(self._brokers)
-        connection = await caller.wait_connection(None, wait_for_ready=True)
+        caller = station.caller
+        connection = await caller.wait_connection(None, wait_for_ready=False)
         if connection is not self._connection:
-            if self._declares:
-                await declare_by(caller, connection, self._name)
+            if self._terms.declares:
+                await declare_by(caller, connection, self._terms.name)
             self._connection = connection
 
     def fail_unsent(self, error: RpcError) -> None:
@@ -204,14 +273,14 @@ class Sender:
     # -- messages end ------------------------------------------------------------------------------------
 
     def batch_lost(self, batch: Batch) -> None:
-        """Send again what was not answered: the connection was lost. Told once for each batch."""
-        if batch not in self._sent:
-            return
-        if self._caller is not None and not self._caller.is_closed:  # else it was not lost, but closed here
-            log.warning("producer.link_lost", topic=self._name, unanswered=self._in_flight.messages)
-        self._unsent.extendleft(reversed(self._sent))
-        self._sent = {}
-        self.flush()
+        """Let all go elsewhere: the connection was lost."""
+        if batch in self._sent:
+            self._router.lane_refused(self, RpcError(Code.UNAVAILABLE, "the connection was lost", {LOST: True}))
+
+    def batch_refused(self, batch: Batch, error: RpcError) -> None:
+        """Let all go elsewhere: the broker takes nothing more."""
+        if batch in self._sent:
+            self._router.lane_refused(self, error)
 
     def batch_ended(self, batch: Batch, error: RpcError | None) -> None:
         """Forget a batch whose messages have all been told."""
@@ -219,36 +288,34 @@ class Sender:
             self._collecting = None
         if batch in self._sent:
             del self._sent[batch]
+            self._note_end(batch, is_ok=error is None or error.code is not Code.DEADLINE_EXCEEDED)
         else:
             with contextlib.suppress(ValueError):  # it failed as it was to be sent
                 self._unsent.remove(batch)
         if error is not None:
             self._note_failure(batch, error)
-        self._in_flight.give(len(batch.futures), batch.size)
+        self._terms.in_flight.give(len(batch.futures), batch.size)
+
+    def _note_end(self, batch: Batch, *, is_ok: bool) -> None:
+        if self.station is not None:
+            now = self.loop.time()
+            self.station.health.ended(now, now - batch.began, is_ok)
 
     def _note_failure(self, batch: Batch, error: RpcError) -> None:
         if error.code is Code.NOT_FOUND:  # the topic was removed: the next frame is preceded by another declaration
             self._connection = None
         if batch.is_unwatched:
-            log.warning("producer.failed", topic=self._name, messages=len(batch.futures), reason=str(error))
-            self.failure = self.failure or error
+            log.warning("producer.failed", topic=self._terms.name, messages=len(batch.futures), reason=str(error))
+            self._terms.failure = self._terms.failure or error
 
-    def _expire(self, item: Batch | _Timed) -> None:
-        if isinstance(item, Batch):
-            item.fail(self._late(item))
-            return
-        future, batch = item
-        if not future.done():
-            future.set_exception(self._late(batch))
-            if batch.is_unwatched:
-                self.failure = self.failure or self._late(batch)
-
-    def _late(self, batch: Batch) -> RpcError:
+    def late(self, batch: Batch) -> RpcError:
+        """Return the error for a message whose time has passed."""
+        message = f"the message for topic {self._terms.name}"
         if batch.was_sent:
-            text = f"the broker did not answer in time: the message for topic {self._name} may or may not be stored"
+            text = f"the broker did not answer in time: {message} may or may not be stored"
         else:
-            trouble = self._caller and self._caller.error
-            text = f"the message for topic {self._name} was not sent in time: {trouble or 'the broker is too busy'}"
+            trouble = self.station.caller.error if self.station is not None else self._router.trouble()
+            text = f"{message} was not sent in time: {trouble or 'the broker is too busy'}"
         return RpcError(Code.DEADLINE_EXCEEDED, text, {"may_have_run": batch.was_sent})
 
     def batches(self) -> list[Batch]:
@@ -265,9 +332,8 @@ class Sender:
             self._reopening.cancel()
         for batch in self.batches():
             may = "may or may not be" if batch.was_sent else "is not"
-            text = f"the producer of topic {self._name} was closed: the message {may} stored"
+            text = f"the producer of topic {self._terms.name} was closed: the message {may} stored"
             batch.fail(RpcError(Code.CANCELED, text, {"may_have_run": batch.was_sent}))
-        self._deadlines.close()
 
 
 def too_large(size: int, limit: int) -> RpcError:

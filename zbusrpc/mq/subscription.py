@@ -185,14 +185,19 @@ class Subscription:
         """Renew the lease of messages."""
         self._send(Kind.EXTEND, encode_ranges(sorted(offsets)))
 
+    def release_buffer(self) -> None:
+        """Give back what was not taken."""
+        ranges = iter(list(runs(sorted(entry.first for entry in self.buffer))))
+        while part := list(islice(ranges, RANGES_MAX)):
+            self._nack(part, "release", None, "")
+        self.buffer.clear()
+
     async def leave(self) -> None:
         """Give back what was not taken, and leave the group. A broker that does not answer is not waited for long."""
         if self.is_over:
             return
         self.flush()
-        ranges = iter(list(runs(sorted(entry.first for entry in self.buffer))))
-        while part := list(islice(ranges, RANGES_MAX)):
-            self._nack(part, "release", None, "")
+        self.release_buffer()
         self._end(None)
         message = Message(Kind.LEAVE, body=SEEN.pack(self._received), session=self._number)
         with suppress(RpcError):

@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, Self, cast
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
 
+from zbusrpc.cluster.selection import Selector
 from zbusrpc.mq import admin
 from zbusrpc.mq.consumer import FETCH_S, WINDOW, Consumer
 from zbusrpc.mq.message import Received
@@ -84,6 +85,7 @@ class SyncProducer(Generic[A]):
         declare: bool = True,
         in_flight_max: int = IN_FLIGHT_MAX,
         in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX,
+        selector: str | Selector = "least-loaded",
     ) -> None:
         """Make a producer; the arguments and errors are those of `Producer`."""
         self._make: Callable[[], Producer[A]] = functools.partial(
@@ -95,6 +97,7 @@ class SyncProducer(Generic[A]):
             declare=declare,
             in_flight_max=in_flight_max,
             in_flight_bytes_max=in_flight_bytes_max,
+            selector=selector,
         )
         self._own, self._process = self._make(), os.getpid()
         self.topic = topic

@@ -8,11 +8,13 @@ Promises: TLS 1.2 at least; a file that cannot be used is told in one line with 
 
 import re
 import ssl
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from zbusrpc.config import ClientSecurity
 from zbusrpc.errors import ConfigError
+from zbusrpc.transport.certificate import expiry_of
 
 MINIMUM: Final = ssl.TLSVersion.TLSv1_2
 _UNTRUSTED: Final = {
@@ -34,6 +36,12 @@ def certificates_in(cert: str) -> str:
     """Return the certificates in a file, PEM, without a key that may be there, too."""
     text = Path(cert).read_text(encoding="utf-8", errors="replace")
     return "".join(f"{block}\n" for block in _CERTIFICATE.findall(text))
+
+
+def expiry_of_chain(certificates: str) -> datetime | None:
+    """Return until when all of some certificates hold, or None where that cannot be read."""
+    found = [expiry_of(block) for block in _CERTIFICATE.findall(certificates)]
+    return min((expiry for expiry in found if expiry is not None), default=None)
 
 
 def server_context(cert: str, key: str | None, client_ca: str | None = None) -> ssl.SSLContext:

@@ -25,6 +25,8 @@ LEARNT_MAX: Final = 2**52
 State = Literal["live", "draining"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Text = Annotated[str, Field(max_length=300)]
+_Address = Annotated[str, Field(max_length=300, pattern=r"^(tls://)?(\[[0-9A-Za-z:.%]+\]|[^\s:;,/\[\]]+):[0-9]{1,5}$")]
+"""As `str` makes it of an address; whoever is told of it dials it."""
 
 
 class _Part(BaseModel):
@@ -58,7 +60,7 @@ class TopicFacts(_Part):
 class ServerFacts(_Part):
     """What a broker reports of itself."""
 
-    address: Annotated[str, Field(min_length=3, max_length=300)]
+    address: _Address
     """Where clients reach it, as `host:port`, with `tls://` where the port speaks TLS."""
     boot: _Text
     """Names the process: another one at the same address is another broker."""
@@ -66,7 +68,7 @@ class ServerFacts(_Part):
     started_ms: Count = 0
     state: State = "live"
     """Draining: it takes no new work and is about to end."""
-    trackers: Annotated[tuple[_Text, ...], Field(max_length=64)] = ()
+    trackers: Annotated[tuple[_Address, ...], Field(max_length=64)] = ()
     """To whom it reports."""
     is_tracker_only: bool = False
 

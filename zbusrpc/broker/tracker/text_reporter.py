@@ -100,8 +100,6 @@ class TextReporter:
             log.debug("tracker.joined", tracker=f"zbus://{self._target}")
             await self._keep_telling(reader, writer)
         finally:
-            if not writer.is_closing():
-                self._tell_all(writer, is_live=False)
             writer.close()
 
     async def _ask(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -122,11 +120,14 @@ class TextReporter:
                 self._send(writer, "heartbeat")
                 await writer.drain()
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), REFRESH_S)
+                    async with asyncio.timeout(REFRESH_S):  # wait_for of Python 3.11 may lose a cancellation here
+                        await self._changed.wait()
                     await asyncio.sleep(DEBOUNCE_S)
             listening.result()
         finally:
             listening.cancel()
+            if not writer.is_closing():
+                self._tell_all(writer, is_live=False)
 
     async def _listen(self, reader: StreamReader) -> None:
         """Read until the connection ends; what the tracker says is a refusal, if anything."""

@@ -72,7 +72,6 @@ def _report_of(info: _ServerInfo, boot: str) -> Report:
         address=_address_of(info.serverAddress),
         boot=boot,
         software=info.serverVersion or "",
-        started_ms=info.infoVersion,
         trackers=tuple(_address_of(tracker) for tracker in info.trackerList or ()),
     )
     topics = {name: _topic_of(topic) for name, topic in (info.topicTable or {}).items()}

@@ -190,6 +190,8 @@ class Broker:
     def drain(self) -> None:
         """Take no new work from now on: what is under way is finished, and stored messages stay where they are."""
         self.calls.is_draining = True
+        if self.queues is not None:
+            self.queues.is_draining = True
 
     def _is_drain(self, message: Message) -> bool:
         return message.kind == Kind.COMMAND and b'"drain"' in message.body and is_drain(message.body)
@@ -229,7 +231,7 @@ class Broker:
 
     def settle(self) -> None:
         """Hand out what the messages of a turn have made available."""
-        if self.queues is not None and not self.calls.is_draining:
+        if self.queues is not None:
             self.queues.settle()
 
     def send(self, session: Session, message: Any) -> None:

@@ -87,7 +87,7 @@ class Station:
     @property
     def is_promising(self) -> bool:
         """Whether it may be chosen soon: it is dialled for the first time, or has not said yet what it has."""
-        return self.caller.error is None and not self.is_usable
+        return self.caller.error is None and not self.is_usable and not self.is_doubled
 
     @property
     def cost(self) -> float:

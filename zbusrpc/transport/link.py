@@ -114,7 +114,8 @@ class Link:
                 self._hurry.clear()
                 await asyncio.sleep(DIAL_GAP_S)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._hurry.wait(), backoff.next_s())
+                    async with asyncio.timeout(backoff.next_s()):  # wait_for loses cancellations (Python 3.11)
+                        await self._hurry.wait()
         finally:
             self.error = self.error or LinkError(f"the link to {self.name} was closed")
             self._end_attempt()
@@ -172,6 +173,9 @@ class Link:
                     error: Exception | None = await self._outcome
             except (OSError, TimeoutError) as dial_error:
                 error = dial_error
+            except asyncio.CancelledError:
+                connection.close()
+                raise
             if error is None:
                 return
             self._dialled = None  # what it still says is of no interest

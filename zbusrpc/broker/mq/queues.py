@@ -71,6 +71,8 @@ class Queues:
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()
         self._timed: dict[Group, float] = {}
+        self.is_draining = False
+        """Whether nothing is handed out any more."""
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a consumer came or went."""
         self._pull_times: Deadlines[tuple[Subscription, int]] = Deadlines()
@@ -135,7 +137,7 @@ class Queues:
         for group in awake:
             try:
                 if not group.is_gone:
-                    self._dispatch(group, now, now_ms)
+                    (self._note(group) if self.is_draining else self._dispatch(group, now, now_ms))
             except Exception:  # a fault of ours must not keep other groups from their messages
                 log.exception("mq.dispatch_failed", topic=group.topic_name, group=group.name)
         if self._awake:
@@ -161,17 +163,21 @@ class Queues:
         if request_id:
             self._send(session, Message(_REPLY, request_id, b"", envelope.error_body(error), flags=Flag.ERROR))
 
-    # -- producers ---------------------------------------------------------------------------------------
+    def _answer_to(self, session: Session, message: Message) -> Callable[[Any, RpcError | None], None]:
+        """Return what answers a message, with a result or an error."""
 
-    def _produce(self, session: Session, message: Message) -> None:
-        topic = self._topic(message)
-
-        def tell(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
+        def answer(result: Any, error: RpcError | None) -> None:
             if error is not None:
                 self.refuse(session, message.id, error)
             else:
-                self.reply(session, message.id, receipt)
+                self.reply(session, message.id, result)
 
+        return answer
+
+    # -- producers ---------------------------------------------------------------------------------------
+
+    def _produce(self, session: Session, message: Message) -> None:
+        topic, tell = self._topic(message), self._answer_to(session, message)
         self.intake.produce(topic, decode_entries(message.body), len(message.body), tell)
 
     def _topic(self, message: Message) -> Topic:
@@ -319,10 +325,9 @@ class Queues:
 
     def _subscription(self, session: Session, message: Message) -> Subscription | None:
         """Return the subscription that a message is about; what comes after its end has crossed something."""
-        subscription = session.subscriptions.get(message.session)
-        if subscription is None and message.id:
+        if message.session not in session.subscriptions and message.id:
             raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
-        return subscription
+        return session.subscriptions.get(message.session)
 
     def leave(self, subscription: Subscription, seen: int | None = None) -> None:
         """End a subscription of which so many messages have come, or all that were sent."""
@@ -356,13 +361,7 @@ class Queues:
     # -- people and tools --------------------------------------------------------------------------------
 
     def _command(self, session: Session, message: Message) -> None:
-        def answer(result: Any, error: RpcError | None) -> None:
-            if error is not None:
-                self.refuse(session, message.id, error)
-            else:
-                self.reply(session, message.id, result)
-
-        self._commands.carry_out(message.body, answer, session.rights)
+        self._commands.carry_out(message.body, self._answer_to(session, message), session.rights)
 
     # -- handing out -------------------------------------------------------------------------------------
 

@@ -79,6 +79,7 @@ class Reporter:
         connection = self._link.connection
         if connection is not None and self._teller.is_open:
             connection.send_now(Message(Kind.REPORT, body=encode(Report(is_leaving=True))))
+            self._teller.lost()
 
     # -- what the link calls -----------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import zbusrpc
 from tests.support.fixtures import Site
 from tests.support.lab import Lab
 from tests.support.native import NativePeer
-from tests.support.processes import LAB, Processes, port_of
+from tests.support.processes import LAB, Processes, is_alive, port_of
 from tests.support.waiting import eventually, wait_until
 from zbusrpc import RpcError, connect, options
 from zbusrpc.config import Settings
@@ -73,6 +73,27 @@ def test_help_names_what_there_is(processes: Processes, command: list[str], word
 
     assert code == 0
     assert [word for word in words if word not in output] == []
+
+
+def test_interrupt_while_it_is_loaded_is_no_traceback(processes: Processes) -> None:
+    """Ctrl-C before a command has begun ends it as later on: without a word, with 130."""
+    program = """
+import sys
+from importlib.abc import MetaPathFinder
+from zbusrpc.__main__ import main
+
+class Interrupted(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "zbusrpc.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+main()
+"""
+    process = processes.python(program)
+
+    assert process.wait_exit() == 130
+    assert (process.output, process.errors) == ("", "")
 
 
 # -- broker --------------------------------------------------------------------------------------------------
@@ -280,14 +301,6 @@ def instances(address: str) -> int:
     with NativePeer(address) as peer:
         services: list[dict[str, list[object]]] = peer.query()["services"]  # type: ignore[assignment]
     return sum(len(service["instances"]) for service in services)
-
-
-def is_alive(pid: int) -> bool:
-    """Say whether a process exists and is not just waiting to be collected."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 # -- call ----------------------------------------------------------------------------------------------------

@@ -174,3 +174,11 @@ class Processes:
 def port_of(address: str) -> int:
     """Return the port of a broker's address."""
     return int(address.rpartition(":")[2])
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process exists and is not just waiting to be collected."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -31,7 +31,7 @@ from zbusrpc.broker.reports import list_services
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.errors import Code, ProtocolError, RpcError
-from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.message import Kind, Message
 
 UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the token"
 """Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
@@ -47,6 +47,7 @@ class Broker:
         self.calls = Calls(name, limits or Limits(), self.send)
         self.queues: Queues | None = None
         """Stored topics, where the broker has a data directory."""
+        self._is_tracker_only = False
         self.on_drain: Callable[[], None] | None = None
         """Ends the broker once it has drained, where somebody may ask for that."""
         self.tracker: Tracker | None = None
@@ -85,6 +86,7 @@ class Broker:
 
     def serve_nothing(self) -> None:
         """Be a tracker only: calls, services and topics are refused from now on."""
+        self._is_tracker_only = True
         self._commands |= {Kind.REQUEST: self._refuse, Kind.SUBSCRIBE: self._refuse}
 
     def _refuse(self, session: Session, message: Message, now: float) -> None:
@@ -126,8 +128,8 @@ class Broker:
         elif self.queues is not None:
             self.queues.receive(session, message)
         elif message.id:
-            body = envelope.error_body(refusals.no_queues(self.name))
-            self.send(session, Message(Kind.REPLY, message.id, b"", body, flags=Flag.ERROR))
+            has_none = refusals.tracker_only if self._is_tracker_only else refusals.no_queues
+            self.calls.send_error(session, message.id, has_none(self.name))
 
     def _is_allowed(self, rights: Rights, session: Session, message: Message) -> bool:
         """Say whether a session may send a message; one that may not is answered."""

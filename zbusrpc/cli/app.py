@@ -7,7 +7,7 @@ import typer
 from zbusrpc.cli.client_options import client_options
 from zbusrpc.cli.messages import dlq, messages
 from zbusrpc.cli.options import BrokerOption, DurabilityOption, JsonOption, LogJsonOption, LogLevelOption, settings_of
-from zbusrpc.cli.shell import fail, flush_output, open_standard_streams
+from zbusrpc.cli.shell import USAGE, fail, flush_output, open_standard_streams
 from zbusrpc.cli.token import token
 from zbusrpc.errors import ZbusError
 from zbusrpc.version import __version__
@@ -49,16 +49,26 @@ def root(
     """Take the options that stand before a command."""
 
 
-@app.command()
+broker_app = typer.Typer(invoke_without_command=True)
+app.add_typer(broker_app, name="broker")
+
+
+@broker_app.callback()
 def broker(
+    context: typer.Context,
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
     advertise: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Where zbus clients are told to connect [default: host:port]")
     ] = None,
     tracker: Annotated[
-        str | None, typer.Option(metavar="ADDRESSES", help="Trackers to report to, as host:port;host2:port")
+        str | None,
+        typer.Option(
+            metavar="ADDRESSES", help="Trackers to report to, as host:port;host2:port; zbus://... is one of zbus"
+        ),
     ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Brokers, on the ports that follow --port [default: 1]")] = None,
+    siblings: Annotated[str | None, typer.Option(hidden=True)] = None,
     tracker_only: Annotated[
         bool | None, typer.Option("--tracker-only", help="Track other brokers, and have no topics.")
     ] = None,
@@ -90,34 +100,66 @@ def broker(
     log_json: LogJsonOption = None,
 ) -> None:
     """Run a broker. Services and clients of any language meet there."""
-    from zbusrpc.cli.broker import run_broker
-
-    run_broker(
-        settings_of(
-            host=host,
-            port=port,
-            advertise=advertise,
-            tracker=tracker,
-            tracker_only=tracker_only,
-            data_dir=data_dir,
-            durability=durability,
-            grace=grace,
-            message_bytes_max=message_bytes_max,
-            queue_calls_max=queue_calls_max,
-            queued_bytes_max=queued_bytes_max,
-            idle=idle,
-            connections_per_address_max=connections_per_address_max,
-            tokens=tokens,
-            insecure=insecure,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            allow_origins=allow_origins or None,
-            log_level=log_level,
-            log_json=log_json,
-        ),
-        as_json=json,
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
+    settings = settings_of(
+        host=host,
+        port=port,
+        advertise=advertise,
+        tracker=tracker,
+        nodes=nodes,
+        tracker_only=tracker_only,
+        data_dir=data_dir,
+        durability=durability,
+        grace=grace,
+        message_bytes_max=message_bytes_max,
+        queue_calls_max=queue_calls_max,
+        queued_bytes_max=queued_bytes_max,
+        idle=idle,
+        connections_per_address_max=connections_per_address_max,
+        tokens=tokens,
+        insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        allow_origins=allow_origins or None,
+        log_level=log_level,
+        log_json=log_json,
     )
+    if settings.nodes > 1:
+        from zbusrpc.cli.nodes import run_nodes
+
+        run_nodes(settings, as_json=json)
+    else:
+        from zbusrpc.cli.broker import run_broker
+
+        run_broker(settings, siblings=tuple(siblings.split(";")) if siblings else (), as_json=json)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """Exit where options of `zbusrpc broker` stand before a command of it, where they would do nothing."""
+    given = [name for name, value in context.params.items() if value not in (None, False, [], ())]
+    if given:
+        fail(
+            f"--{given[0].replace('_', '-')} is for a broker that is run, and not for "
+            f"{context.invoked_subcommand}; leave it away, or write it behind {context.invoked_subcommand}",
+            USAGE,
+        )
+
+
+@broker_app.command("drain")
+@client_options
+def broker_drain(
+    address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The broker to take out.")],
+    timeout: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds to wait for its end.")] = 60.0,
+    json: JsonOption = False,
+) -> None:
+    """Take a broker out: it takes no new work, clients go elsewhere, and it ends when it is done."""
+    from zbusrpc.cli.drain import run_drain
+
+    settings_of(log_level="warning")
+    run_drain(address, timeout, as_json=json)
 
 
 @app.command()
@@ -129,6 +171,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes that serve [default: 1]")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for running calls on shut-down [default: 10]")] = None,
     dev: Annotated[bool | None, typer.Option("--dev", help="Send tracebacks to callers.")] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     json: JsonOption = False,
     log_level: LogLevelOption = None,
     log_json: LogJsonOption = None,
@@ -145,7 +188,7 @@ def serve(
         log_level=log_level,
         log_json=log_json,
     )
-    run_serve(targets, settings, as_json=json)
+    run_serve(targets, settings, with_parent=with_parent, as_json=json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a value

@@ -4,26 +4,40 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from ipaddress import ip_address
 from typing import Final
+
+from structlog.contextvars import bind_contextvars
 
 from zbusrpc.broker.access import Access
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.token_file import is_readable_by_others, read_tokens
+from zbusrpc.cli.children import stop_with_parent
 from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import TLS_SCHEME, Address, parse_addresses
-from zbusrpc.transport.tls import certificates_in, renew_certificate, server_context
+from zbusrpc.transport.tls import certificates_in, expiry_of_chain, renew_certificate, server_context
 from zbusrpc.version import __version__
 
 log = get_logger("broker")
 
 ZBUS_SCHEME: Final = "zbus://"
 """Before the address of a tracker of zbus."""
+NODE_PREFIX: Final = "node-"
+"""Before the number of a node, in the name of its directory."""
+JOIN_S: Final = 10.0
+"""How long a node waits for the others before it says that it is ready, and JOIN_NODE_S more for each of them: far more
+than they need to start and to find each other."""
+JOIN_NODE_S: Final = 1.0
+JOIN_POLL_S: Final = 0.02
 
 
 def make_server(settings: Settings) -> Server:
@@ -42,11 +56,12 @@ def make_server(settings: Settings) -> Server:
     tls = None
     if settings.tls_cert is not None:
         tls = server_context(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
+        _note_expiry(settings.tls_cert)
     return Server(
         limits=limits,
         message_bytes_max=settings.message_bytes_max,
         idle_s=settings.idle,
-        data_dir=None if settings.tracker_only else settings.data_dir or _default_data_dir(settings),
+        data_dir=data_dir_of(settings),
         durability=Durability(settings.durability),
         access=_read_access(settings),
         tls=tls,
@@ -105,30 +120,60 @@ def address_of(server: Server) -> str:
     return f"{TLS_SCHEME if server.tls else ''}{server.broker.name}"
 
 
-def run_broker(settings: Settings, *, as_json: bool) -> None:
-    """Serve until a signal comes."""
-    run(_run(settings, as_json=as_json))
+def run_broker(settings: Settings, *, siblings: tuple[str, ...] = (), as_json: bool) -> None:
+    """Serve until a signal comes, or until somebody has it drained.
+
+    Args:
+        siblings: Addresses of all nodes, where this is one that `nodes.py` keeps.
+    """
+    if siblings:
+        bind_contextvars(node=settings.port)  # they all log to the same place
+    run(_run(settings, siblings, as_json=as_json))
 
 
-async def _run(settings: Settings, *, as_json: bool) -> None:
+async def _run(settings: Settings, siblings: tuple[str, ...], *, as_json: bool) -> None:
     server = make_server(settings)
     await server.start(settings.host, settings.port)
     calm_collector()
     stop = stop_event()
     server.broker.on_drain = stop.set
     reload_on_signal(server, settings)
+    if siblings:
+        stop_with_parent(stop)
+        await _announce_node(server, siblings, stop)
+    else:
+        _announce(server, settings, as_json=as_json)
+    await stop.wait()
+    await server.close(settings.grace)
+
+
+def _announce(server: Server, settings: Settings, *, as_json: bool) -> None:
     address = address_of(server)
     lines = [
         f"zbusrpc {__version__} broker at {address} (native, zbus, HTTP and WebSocket on one port)",
         f"  call with    curl http{'s' if server.tls else ''}://{server.broker.name}/rpc/<service>/<method>/<value>",
-        _describe_storage(server.data_dir, settings.durability),
-        *_describe_access(settings),
+        describe_storage(server.data_dir, settings.durability),
+        *describe_access(settings),
         "  stop with    Ctrl-C",
     ]
     facts = {"broker": address, "durability": settings.durability, "data_dir": server.data_dir}
     announce(facts, lines, as_json=as_json)
-    await stop.wait()
-    await server.close(settings.grace)
+    note_unseen(server.data_dir, 1)
+
+
+async def _announce_node(server: Server, siblings: tuple[str, ...], stop: asyncio.Event) -> None:
+    """Tell the parent that this node is there, and again when it lists all the others, or after a while."""
+    announce({"event": "listening"}, [], as_json=True)
+    tracker = server.hub.tracker
+    others = set(siblings) - {tracker.own.address}
+    now = asyncio.get_running_loop().time
+    until = now() + JOIN_S + JOIN_NODE_S * len(siblings)
+    while others - tracker.registry.servers.keys() and now() < until:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), JOIN_POLL_S)
+            return
+    missing = sorted(others - tracker.registry.servers.keys())
+    announce({"broker": address_of(server), "missing": missing}, [], as_json=True)
 
 
 # -- who may do what -----------------------------------------------------------------------------------------
@@ -139,9 +184,14 @@ def reload_on_signal(server: Server, settings: Settings) -> None:
 
     What cannot be used is logged, and the old ones stay in force.
     """
+    on_hangup(settings, partial(_reload, server, settings))
+
+
+def on_hangup(settings: Settings, act: Callable[[], None]) -> None:
+    """Do something on SIGHUP, unless that is to end the process: of a terminal that closes, where no file is read."""
     has_files = settings.tokens is not None or settings.tls_cert is not None
-    if sys.platform != "win32" and (has_files or not sys.stdin.isatty()):  # a terminal that closes ends what it shows
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, server, settings)
+    if sys.platform != "win32" and (has_files or not sys.stdin.isatty()):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, act)
 
 
 def _reload(server: Server, settings: Settings) -> None:
@@ -150,6 +200,7 @@ def _reload(server: Server, settings: Settings) -> None:
         if server.tls is not None and settings.tls_cert is not None:
             renew_certificate(server.tls, settings.tls_cert, settings.tls_key)
             server.hub.certificate = certificates_in(settings.tls_cert)
+            _note_expiry(settings.tls_cert)
     except ConfigError as error:
         log.error("broker.reload_failed", reason=str(error))
         return
@@ -169,7 +220,15 @@ def _read_access(settings: Settings) -> Access | None:
     return access
 
 
-def _describe_access(settings: Settings) -> list[str]:
+def _note_expiry(tls_cert: str) -> None:
+    """Log that a certificate holds no more: no client that checks it will connect."""
+    expiry = expiry_of_chain(certificates_in(tls_cert))
+    if expiry is not None and expiry < datetime.now(UTC):
+        fix = "renew it, then send SIGHUP"
+        log.warning("broker.certificate_expired", tls_cert=tls_cert, expired=expiry.isoformat(), fix=fix)
+
+
+def describe_access(settings: Settings) -> list[str]:
     """Return the line that says who may do what, where that is not everybody on this machine."""
     if settings.tokens is not None:
         return [f"  access       by the tokens in {settings.tokens}; after a change: kill -HUP {os.getpid()}"]
@@ -179,13 +238,26 @@ def _describe_access(settings: Settings) -> list[str]:
 # -- what is stored ------------------------------------------------------------------------------------------
 
 
-def _default_data_dir(settings: Settings) -> str | None:
-    """Return where topics are stored when nobody said it: where the broker was started, if it may write there."""
+def data_dir_of(settings: Settings) -> str | None:
+    """Return where topics are stored, if anywhere: by default where the broker was started, if it may write there."""
+    if settings.tracker_only:
+        return None
+    if settings.data_dir is not None:
+        return settings.data_dir or None
     may_write = os.access(DATA_DIR if os.path.isdir(DATA_DIR) else os.curdir, os.W_OK)
     return DATA_DIR if settings.port and may_write else None
 
 
-def _describe_storage(data_dir: str | None, durability: str) -> str:
+def note_unseen(data_dir: str | None, nodes: int) -> None:
+    """Log which directories of nodes nobody has open, because there were more of them once."""
+    own = {f"{NODE_PREFIX}{index}" for index in range(nodes if nodes > 1 else 0)}
+    found = os.listdir(data_dir) if data_dir is not None and os.path.isdir(data_dir) else []
+    unseen = sorted(name for name in found if name.startswith(NODE_PREFIX) and name not in own)
+    if unseen:
+        log.warning("broker.data_unseen", data_dir=data_dir, nodes=unseen, fix="say --nodes as before")
+
+
+def describe_storage(data_dir: str | None, durability: str) -> str:
     """Return the line that says what is kept where."""
     if data_dir is None:
         return "  topics       are not stored; start with --data-dir DIR for that"

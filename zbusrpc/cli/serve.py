@@ -3,12 +3,12 @@
 import asyncio
 import os
 import sys
-from asyncio.subprocess import Process
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 from zbusrpc.broker.server import Server
 from zbusrpc.cli.broker import address_of, make_server
+from zbusrpc.cli.children import Child, kill_all, stop_with_parent
 from zbusrpc.cli.loading import load
 from zbusrpc.cli.shell import announce, fail, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
@@ -20,20 +20,18 @@ from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.version import __version__
 
-RESPAWN_S = 1.0
-"""Wait before a worker process that died is started again: one that cannot start must not spin."""
 PROBE_TIMEOUT_S = 1.0
 
 log = get_logger("serve")
 
 
-def run_serve(targets: list[str], settings: Settings, *, as_json: bool) -> None:
-    """Serve until a signal comes."""
+def run_serve(targets: list[str], settings: Settings, *, with_parent: bool = False, as_json: bool) -> None:
+    """Serve until a signal comes, or `with_parent` until the process ends that has started this one."""
     loaded = [load(target) for target in targets]
     if settings.workers > 1:
         run(_serve_in_processes(targets, settings, as_json=as_json))
     else:
-        run(_serve(loaded, settings, as_json=as_json))
+        run(_serve(loaded, settings, with_parent=with_parent, as_json=as_json))
 
 
 async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
@@ -53,10 +51,12 @@ async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
         raise ConfigError(f"{name} cannot start: {type(error).__name__}: {error}; the log says where") from error
 
 
-async def _serve(loaded: list[Any], settings: Settings, *, as_json: bool) -> None:
+async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as_json: bool) -> None:
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
     stop = stop_event()
+    if with_parent:
+        stop_with_parent(stop)
     workers: list[Worker] = []
     try:
         async with AsyncExitStack() as stack:
@@ -158,9 +158,8 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
         make_instance(load(target))  # a mistake is shown once, here
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
-    processes: set[Process] = set()
-    stop = stop_event(lambda: _terminate(processes))
-    command = [sys.executable, "-m", "zbusrpc", "serve", *targets, "--broker", address, "--workers", "1", "--json"]
+    command = [sys.executable, "-m", "zbusrpc", "serve", *targets, "--broker", address, "--workers", "1"]
+    command += ["--json", "--with-parent"]
     command += ["--grace", str(settings.grace), "--log-level", settings.log_level]
     if settings.concurrency:
         command += ["--concurrency", str(settings.concurrency)]
@@ -168,36 +167,11 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
         command += ["--dev"]
     if settings.log_json is not None:
         command += ["--log-json" if settings.log_json else "--log-text"]
-    keepers = [asyncio.create_task(_keep_running(command, stop, processes)) for _ in range(settings.workers)]
+    children = [Child(command, what="serve.worker") for _ in range(settings.workers)]
+    stop = stop_event(lambda: kill_all(children))
+    keepers = [asyncio.create_task(child.keep(stop)) for child in children]
     text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
     announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)
     await asyncio.gather(*keepers)
     if embedded is not None:
         await embedded.close(settings.grace)
-
-
-async def _keep_running(command: list[str], stop: asyncio.Event, processes: set[Process]) -> None:
-    """Run one process until `stop`, and start it again when it dies; while it runs it is one of `processes`."""
-    while not stop.is_set():
-        # In a session of its own: Ctrl-C on a terminal would reach it as well, and be its first of two signals.
-        process = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.DEVNULL, start_new_session=True
-        )
-        processes.add(process)
-        ended = asyncio.create_task(process.wait())
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            _terminate({process})
-            await ended
-        processes.discard(process)
-        if not stop.is_set():
-            log.warning("serve.worker_died", pid=process.pid, exit_code=process.returncode)
-            await asyncio.wait({stopped}, timeout=RESPAWN_S)
-        stopped.cancel()
-
-
-def _terminate(processes: set[Process]) -> None:
-    for process in processes:
-        with suppress(ProcessLookupError):
-            process.terminate()

@@ -133,16 +133,21 @@ def calm_collector() -> None:
 def stop_event(on_second: Callable[[], None] | None = None) -> asyncio.Event:
     """Return an event that the first SIGTERM or SIGINT sets; a second one ends the process at once.
 
+    Others may set it, too: the first signal after that is no second one.
+
     Args:
         on_second: What is to be done before that.
     """
     stop = asyncio.Event()
+    signalled = False
 
     def on_signal() -> None:
-        if stop.is_set():
+        nonlocal signalled
+        if signalled:
             if on_second is not None:
                 on_second()
             os._exit(EXIT_NOW)
+        signalled = True
         stop.set()
 
     loop = asyncio.get_running_loop()

@@ -47,7 +47,13 @@ def run_repair(directory: str, *, as_json: bool) -> None:
 
 
 def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
-    logs = list(_logs(directory))
+    try:
+        logs = list(_logs(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigError(f"there is no directory {directory}") from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"{error.filename or directory} cannot be read: {reason}") from None
     if not logs:
         raise ConfigError(f"{directory} holds no topics; name a data directory or the directory of a topic")
     try:
@@ -65,9 +71,12 @@ def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
 
 
 def _logs(directory: str) -> Iterator[tuple[str, str]]:
-    """Yield name and directory of each log in a data directory, or of the one that `directory` is."""
-    if not os.path.isdir(directory):
-        raise ConfigError(f"there is no directory {directory}")
+    """Yield name and directory of each log in a data directory, or of the one that `directory` is.
+
+    Raises:
+        OSError: a directory cannot be read.
+    """
+    names = os.listdir(directory)
     topics = os.path.join(directory, "topics")
     if os.path.isdir(topics):
         yield "journal", os.path.join(directory, "journal")
@@ -75,7 +84,7 @@ def _logs(directory: str) -> Iterator[tuple[str, str]]:
             path = os.path.join(topics, name)
             if os.path.isdir(path):
                 yield _topic_name(path) or name, path
-    elif any(name.endswith(LOG_SUFFIX) for name in os.listdir(directory)):
+    elif any(name.endswith(LOG_SUFFIX) for name in names):
         yield _topic_name(directory) or os.path.basename(os.path.abspath(directory)), directory
 
 

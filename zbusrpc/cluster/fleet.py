@@ -199,12 +199,12 @@ class Fleet:
         """Return a station to ask where no broker is known to serve; None while a link to one may be open soon."""
         open_ = [station for station in (*self.seeds, *self._stations) if station.is_usable]
         brokers = [station for station in open_ if not station.is_mere_tracker]
-        if not brokers and self._is_linking():
+        if not brokers and self.is_linking():
             return None
         live = [station for station in brokers if self._state(station) == "live"]
         return next(iter(live or brokers or open_), None)
 
-    def _is_linking(self) -> bool:
+    def is_linking(self) -> bool:
         """Whether a link to any broker may be open soon; one is opened where there is none."""
         stations = self._stations.by_address()
         addresses = [address for address, broker in self.topology.brokers.items() if broker.state == "live"]

@@ -1,6 +1,7 @@
 """Commands: what concerns topics and groups as a whole, one COMMAND and its answer for each broker that is asked.
 
-Commands concern the brokers that are named, and no others that those know of. Where several are named:
+Commands concern the brokers that are named, and no others that those know of; a tracker that is no broker itself stands
+for those that report to it. Where there are several:
 
     topics, stats, declare                               go to all of them, and the answers are put together
     topic, remove, empty, pause, resume, declare_group   go to all of them, and concern those that have the topic
@@ -13,13 +14,14 @@ A broker that cannot be reached is left out, with a warning.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.cluster.caller import Caller
-from zbusrpc.cluster.fleet import fleet_of_loop
+from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
@@ -56,15 +58,32 @@ async def command(
     if ambient is not None:
         deadline = min(ambient, deadline)
     body = _body(name, fields, options or {})
-    seeds = fleet_of_loop(brokers_of(broker)).seeds
-    for seed in seeds:
-        seed.renew()
+    seeds = await _named(fleet_of_loop(brokers_of(broker)), deadline)
     if len(seeds) == 1:
         return await _ask(seeds[0], body, deadline)
     if name not in _FOR_ALL | _WHERE_IT_IS:
         return await _ask(await _only_one_with(str(fields["topic"]), seeds, deadline), body, deadline)
     answers = await _ask_all(seeds, body, deadline)
     return _together(name, _results_of(answers, _LEFT_OUT.get(name, _HAS_NOT)))
+
+
+async def _named(fleet: Fleet, deadline: float) -> list[Station]:
+    """Return the brokers that commands concern.
+
+    Raises:
+        RpcError: there is one, and it cannot be reached.
+    """
+    for seed in fleet.seeds:
+        seed.renew()
+    if len(fleet.seeds) == 1 and not fleet.seeds[0].is_known:
+        await fleet.wait_station(b"", deadline, wait_for_ready=False)
+    brokers = [seed for seed in fleet.seeds if not seed.is_mere_tracker]
+    if not brokers:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline - time.monotonic()):
+                while fleet.is_linking():
+                    await fleet.wait_change()
+    return brokers or [choice.station for choice in fleet.everyone()] or fleet.seeds
 
 
 async def declare_by(caller: Caller, connection: Connection, topic: str) -> None:

@@ -224,6 +224,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._handle == self._ignore:
             return
         self._stop_receiving()
+        if self._transport.is_closing():  # a dial that was cancelled: the loop has closed it
+            return
         self.write([*self._outbox, Message(Kind.GOODBYE, last_request, body=reason.encode())])
         self._outbox.clear()
         if self._transport is not None:

@@ -1,4 +1,4 @@
-"""Three brokers on one machine: a client that knows one of them uses all, and one is taken out without a call failing."""
+"""Three brokers on one machine: a client that knows one uses all, and one is taken out without a call failing."""
 
 import asyncio
 import json

@@ -149,10 +149,16 @@ async def _run(settings: Settings, siblings: tuple[str, ...], *, as_json: bool) 
 
 def _announce(server: Server, settings: Settings, *, as_json: bool) -> None:
     address = address_of(server)
+    url = f"http{'s' if server.tls else ''}://{server.broker.name}"
+    about = [
+        f"  call with    curl {url}/rpc/<service>/<method>/<value>",
+        describe_storage(server.data_dir, settings.durability),
+    ]
     lines = [
         f"zbusrpc {__version__} broker at {address} (native, zbus, HTTP and WebSocket on one port)",
-        f"  call with    curl http{'s' if server.tls else ''}://{server.broker.name}/rpc/<service>/<method>/<value>",
-        describe_storage(server.data_dir, settings.durability),
+        *(["  tracks       other brokers, and has no topics itself"] if settings.tracker_only else about),
+        *([f"  reports to   {settings.tracker}"] if settings.tracker else []),
+        f"  look at      {url}/",
         *describe_access(settings),
         "  stop with    Ctrl-C",
     ]

@@ -165,15 +165,15 @@ class Fleet:
         """Return the stations that have a topic, with or without consumers, by address; links are opened to them."""
         name = topic.decode(errors="replace")
         stations = self._stations.by_address()
-        found = []
+        found: dict[Station, Choice] = {}  # one for each, also where a tracker tells of a broker by two names
         for address, broker in self.topology.brokers.items():
             facts = broker.topics.get(name)
             if facts is None or broker.state != "live":
                 continue
             station = stations.get(address) or self._stations.open(address)
             if station is not None and station.is_usable:
-                found.append(Choice(station, facts[0]))
-        return sorted(found, key=attrgetter("address"))
+                found.setdefault(station, Choice(station, facts[0]))
+        return sorted(found.values(), key=attrgetter("address"))
 
     def everyone(self) -> list[Choice]:
         """Return the stations of all brokers that take work, by address; links are opened to them."""

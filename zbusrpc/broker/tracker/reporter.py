@@ -53,13 +53,14 @@ class Reporter:
         """Report until cancelled."""
         try:
             while not self._teller.is_self:
-                running = self._loop.create_task(self._link.run())
+                running = [self._loop.create_task(step) for step in (self._link.run(), self._watch())]
                 try:
-                    await asyncio.wait([running])
+                    await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     self._say_goodbye()
-                    running.cancel()
-                    await asyncio.gather(running, return_exceptions=True)
+                    for task in running:
+                        task.cancel()
+                    await asyncio.gather(*running, return_exceptions=True)
                 if self._teller.is_self:
                     return
                 log.error("tracker.token_refused", tracker=str(self._target), reason=str(self._link.error))
@@ -67,6 +68,17 @@ class Reporter:
                 self._link = self._new_link()
         finally:
             self._teller.lost()
+
+    async def _watch(self) -> None:
+        """Say once, each time that it begins, that the tracker cannot be reached."""
+        is_said = False
+        while True:
+            await self._link.wait_next_attempt()
+            if self._link.connection is not None:
+                is_said = False
+            elif not is_said:
+                is_said = True
+                log.warning("tracker.unreachable", tracker=str(self._target), reason=str(self._link.error))
 
     def tell(self, report: Report) -> None:
         """Tell what has changed."""

@@ -16,10 +16,10 @@ import time
 import weakref
 from collections.abc import Callable, Collection, Coroutine
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from zbusrpc import envelope
-from zbusrpc.cluster.selection import LeastLoaded, Selector
+from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.stations import Stations
 from zbusrpc.cluster.topology import Topology
@@ -29,6 +29,8 @@ from zbusrpc.transport.address import Address
 
 PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
+TURN_MAX: Final = 32
+"""Calls of one turn of the event loop that go to the same broker, where the least loaded is to take them."""
 LATE_S: Final = 0.2
 """An event loop that is later than this for its own timer has not listened either."""
 _ERROR: Final = int(Flag.ERROR)
@@ -63,6 +65,8 @@ class Fleet:
         """Who is told that brokers came or went, or have other topics, by whatever names them."""
         self._routes: dict[bytes, list[Choice]] = {}
         self._is_alone = True
+        self._turn: dict[bytes, tuple[Station, int]] = {}
+        """Who takes the calls of a topic in this turn of the event loop, and how many more."""
         self._changed: asyncio.Future[None] | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._stations = Stations(self, seeds)
@@ -90,6 +94,7 @@ class Fleet:
 
         Raises:
             RpcError: as of `Caller.request`.
+            UsageError: the selector cannot select.
             asyncio.CancelledError: the caller gave up; the service is told.
         """
         if self._is_alone:
@@ -135,9 +140,20 @@ class Fleet:
         if tried:
             route = [choice for choice in route if choice.station not in tried] or route
         if len(route) > 1:
-            chosen: Any = selector.select(route, key)[0]
-            return cast("Choice", chosen).station
+            if key is None and type(selector) is LeastLoaded and not tried:
+                return self._choose_for_turn(topic, route, selector)
+            return select_by(selector, route, key)[0].station
         return route[0].station if route else None
+
+    def _choose_for_turn(self, topic: bytes, route: list[Choice], selector: LeastLoaded) -> Station:
+        """Return the station for the calls of this turn of the event loop, which then leave in one write."""
+        station, left = self._turn.get(topic, (None, 0))
+        if station is None or not left:
+            station, left = select_by(selector, route, None)[0].station, TURN_MAX
+            if not self._turn:
+                self.loop.call_soon(self._turn.clear)
+        self._turn[topic] = station, left - 1
+        return station
 
     def _has_others(self, topic: bytes, tried: list[Station], station: Station) -> bool:
         """Whether there is a station left that was not tried, or is not open yet."""
@@ -287,6 +303,7 @@ class Fleet:
     def topology_changed(self) -> None:
         """Take note that something else is known of brokers."""
         self._routes.clear()
+        self._turn.clear()
         if not self.is_closed:
             self._stations.find_trackers()
             self._stations.let_go()

@@ -2,7 +2,7 @@
 
 A `Selector` is asked for every call and message while there are two or more brokers to choose from. Those shipped:
 
-    least-loaded      the cheaper of two taken at random; a key always goes to the same broker         (the default)
+    least-loaded      the last one, or a clearly cheaper one of two taken at random; a key has its place  (default)
     consistent-hash   the same rule under the name that says what keys get
     most-consumers    where most consumers of the topic are                                            (zbus)
     round-robin       one after the other
@@ -20,10 +20,14 @@ import random
 from collections.abc import Sequence
 from itertools import count
 from operator import attrgetter
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar, cast
 
 from zbusrpc.cluster.ring import ring_of
 from zbusrpc.errors import UsageError, did_you_mean, one_of
+
+STICK: Final = 1.5
+"""A broker has to be cheaper by this factor for another one to be left. Without it a call through a set of three took
+8 % more processor time with one call in flight, and 10 % more with 32."""
 
 
 class Candidate(Protocol):
@@ -42,6 +46,9 @@ class Candidate(Protocol):
         """How long a call is expected to wait there: lower is better."""
 
 
+Chosen = TypeVar("Chosen", bound=Candidate)
+
+
 class Selector(Protocol):
     """A rule of choice. An application may write its own: a class with this method."""
 
@@ -56,10 +63,15 @@ class Selector(Protocol):
 
 
 class LeastLoaded:
-    """The cheaper of two taken at random, and with a key the broker at the key's place on the ring."""
+    """The cheaper of two taken at random, and with a key the broker at the key's place on the ring.
+
+    The broker that was taken last is taken again until that one is clearly cheaper (STICK): it is awake, and calls that
+    leave together are written together.
+    """
 
     def __init__(self, rng: random.Random | None = None) -> None:
         self._random = (rng or random.Random()).random
+        self._last: Candidate | None = None
 
     def select(self, candidates: Sequence[Candidate], key: str | bytes | None) -> Sequence[Candidate]:
         """Return one broker."""
@@ -67,8 +79,11 @@ class LeastLoaded:
             ring = ring_of(tuple([candidate.address for candidate in candidates]))
             return (candidates[ring.place_of(key)],)
         one, other = self._two_of(len(candidates))
-        first, second = candidates[one], candidates[other]
-        return (first,) if first.cost <= second.cost else (second,)
+        first, second, last = candidates[one], candidates[other], self._last
+        cheaper = first if first.cost <= second.cost else second
+        if last is None or last not in candidates or last.cost > STICK * cheaper.cost:
+            self._last = last = cheaper
+        return (last,)
 
     def _two_of(self, n: int) -> tuple[int, int]:
         """Return two different numbers below n, in random order; twice 0 where n is 1."""
@@ -126,6 +141,27 @@ SELECTORS: Final[dict[str, type[Selector]]] = {
     "random": Random,
     "consistent-hash": ConsistentHash,
 }
+
+
+def select_by(selector: Selector, candidates: Sequence[Chosen], key: str | bytes | None) -> Sequence[Chosen]:
+    """Return what a selector selects.
+
+    Raises:
+        UsageError: it fails, or selects nothing or what was not among the candidates.
+    """
+    try:
+        chosen: Any = selector.select(candidates, key)
+        is_wrong = not len(chosen)
+        for one in chosen:
+            is_wrong |= one not in candidates
+    except Exception as error:
+        name = type(selector).__name__
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"selector {name} failed: {type(error).__name__}: {reason}") from error
+    if is_wrong:
+        name = type(selector).__name__
+        raise UsageError(f"selector {name} returned {chosen!r:.200}; return a list of one or more of the candidates")
+    return cast("Sequence[Chosen]", chosen)
 
 
 def selector_of(selector: str | Selector) -> Selector:

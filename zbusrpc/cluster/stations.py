@@ -3,7 +3,7 @@
     seeds ──> further trackers, and brokers that somebody needs: `open` ──> let go when they are gone
 
 A broker may be known by several addresses: only one of the links that lead to it is used, that of a seed first, and
-what nobody has named is not dialled again for a while.
+what nobody has named is not dialled again for a while. Where all seeds have TLS, nobody is dialled without.
 
 Promises: at most STATIONS_MAX links besides those of seeds; none is opened after the end, and none is left then.
 """
@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from zbusrpc.cluster.station import Owner, Station
-from zbusrpc.transport.address import Address, address_named
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.address import Address, address_named, would_expose
 
 TRACKERS_MAX: Final = 3
 """So many brokers are asked for all others: where the seeds are fewer, more that the seeds tell of."""
@@ -21,6 +22,8 @@ STATIONS_MAX: Final = 128
 """Each takes a file descriptor, of which a process often has 1024; a tracker may tell of far more brokers."""
 DOUBLE_S: Final = 30.0
 """An address that led to a broker which has a link already is not dialled again for so long."""
+
+log = get_logger("fleet")
 
 
 class Stations:
@@ -33,7 +36,7 @@ class Stations:
         self._doubles: dict[str, tuple[str, float]] = {}
         """Addresses that led where another one does: to whom, and until when they are left alone."""
         self._closing: set[asyncio.Task[None]] = set()
-        self._is_closed = False
+        self._is_closed = self._is_exposure_said = False
         self.seeds = [self._add(seed, is_seed=True) for seed in dict.fromkeys(seeds)]
         """Of the brokers that the user has named."""
 
@@ -54,11 +57,22 @@ class Stations:
         is_full = len(self._all) - len(self.seeds) >= STATIONS_MAX
         if self._is_closed or is_full or self._leads_elsewhere(address):
             return None
+        if would_expose(dialled, [seed.dialled for seed in self.seeds]):
+            self._note_exposure(address)
+            return None
         return self._add(dialled, is_seed=False)
 
     def _add(self, dialled: Address, *, is_seed: bool) -> Station:
         station = self._all[dialled] = Station(self._owner, dialled, is_tracker=is_seed, is_seed=is_seed)
         return station
+
+    def _note_exposure(self, address: str) -> None:
+        """Log, once, that a broker is not used."""
+        if not self._is_exposure_said:
+            self._is_exposure_said = True
+            log.warning(
+                "fleet.broker_without_tls", broker=address, fix="name one broker without tls://, or give it TLS"
+            )
 
     def _leads_elsewhere(self, address: str) -> bool:
         """Whether an address led, a while ago, to a broker that another link leads to now."""

@@ -25,6 +25,8 @@ TOKEN_REFUSED_S: Final = 30.0
 """A tracker may read its tokens again."""
 REDIAL_S: Final = 0.4
 """A tracker that is back knows all brokers within a second."""
+UNREACHABLE_S: Final = 2.0
+"""Brokers of a set that start together, or one that is restarted, are there by then; who is not is worth a line."""
 
 log = get_logger("tracker")
 
@@ -70,13 +72,19 @@ class Reporter:
             self._teller.lost()
 
     async def _watch(self) -> None:
-        """Say once, each time that it begins, that the tracker cannot be reached."""
+        """Say once that the tracker cannot be reached, and once that it can be again; end where it is the broker."""
+        since: float | None = None
         is_said = False
-        while True:
+        while not self._teller.is_self:
             await self._link.wait_next_attempt()
+            now = self._loop.time()
             if self._link.connection is not None:
-                is_said = False
-            elif not is_said:
+                if is_said:
+                    log.info("tracker.reached", tracker=str(self._target))
+                since, is_said = None, False
+            elif since is None:
+                since = now
+            elif not is_said and now - since >= UNREACHABLE_S and not self._teller.is_self:
                 is_said = True
                 log.warning("tracker.unreachable", tracker=str(self._target), reason=str(self._link.error))
 

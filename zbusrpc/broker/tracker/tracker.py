@@ -35,6 +35,8 @@ from zbusrpc.transport.topology import (
 
 PUSH_DELAY_S: Final = 0.02
 """Changes that come together are told together; a client that waits for one does not notice."""
+PUSH_SHARE_MAX: Final = 0.1
+"""Of the time that may go into telling: a topic of two thousand groups takes a while to look at."""
 PUSH_BYTES_PER_S: Final = 20 * 1024 * 1024
 """Where much has changed, or many want to know it, it is told no more often than this allows."""
 LEARN_S: Final = 1.5
@@ -82,6 +84,8 @@ class Tracker:
         self._is_push_due = self._is_all_due = self._is_looking = False
         self._pushed_bytes = 0
         """At the last push, to all together."""
+        self._pushing_s = 0.0
+        """How long that took."""
 
     # -- the broker itself -------------------------------------------------------------------------------
 
@@ -237,9 +241,15 @@ class Tracker:
     def _push_later(self) -> None:
         if not self._is_push_due:
             self._is_push_due = True
-            self._clock.later(max(PUSH_DELAY_S, self._pushed_bytes / PUSH_BYTES_PER_S), self._push)
+            pause_s = max(self._pushed_bytes / PUSH_BYTES_PER_S, self._pushing_s / PUSH_SHARE_MAX)
+            self._clock.later(max(PUSH_DELAY_S, pause_s), self._push)
 
     def _push(self) -> None:
+        began = self._clock.now()
+        self._push_all()
+        self._pushing_s = self._clock.now() - began
+
+    def _push_all(self) -> None:
         self._is_push_due, self._pushed_bytes = False, 0
         self._look_at_self()
         changed, gone = self.registry.take_changes()

@@ -216,6 +216,7 @@ class Hub:
             if rights is not None and rights.allows(Operation.TRACK_SUB)
         }
         self.tracker.renew(access)
+        self.tracker.push_soon()
 
     def catch_up(self, dialect: "Dialect") -> None:
         """Tell a subscriber that reads again what it has missed."""

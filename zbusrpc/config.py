@@ -39,6 +39,7 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 10_000
 
 
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
+_ADVERTISED: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 
 def _split(value: Any) -> Any:
@@ -55,6 +56,14 @@ def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return plain
 
 
+def _check_advertised(address: str) -> str:
+    """Return an address to advertise."""
+    found = _ADVERTISED.fullmatch(address)
+    if found is None or not 1 <= int(found["port"] or DEFAULT_PORT) <= 65535:
+        raise ValueError("write host or host:port, with a port from 1 to 65535")
+    return address
+
+
 class Settings(BaseModel):
     """Every setting there is, by the one name it has everywhere."""
 
@@ -66,8 +75,8 @@ class Settings(BaseModel):
     """Address that a broker listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
     """Port that a broker listens on; 0 takes a free one."""
-    advertise: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:[0-9]{1,5})?$")] | None = None
-    """Address that a broker tells zbus clients to connect to, as `host` or `host:port`; by default where it listens."""
+    advertise: Annotated[str, AfterValidator(_check_advertised)] | None = None
+    """Address that a broker tells others to connect to, as `host` or `host:port`; by default where it listens."""
     tracker: str = ""
     """Trackers to which a broker reports, as `host:port;zbus://host2:port` for one of zbus; it may be one itself."""
     nodes: Annotated[int, Field(ge=1, le=64)] = 1
@@ -173,6 +182,7 @@ def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
     if kind == "extra_forbidden":
         return f"{spelling} is no setting{did_you_mean(name, Settings.model_fields)}"
     shown = "" if name in SECRETS else f" = {value!r}"
+    reason = reason.removeprefix("Value error, ")
     return f"{spelling}{shown}: {reason[0].lower()}{reason[1:]}"
 
 

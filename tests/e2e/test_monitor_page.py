@@ -440,7 +440,7 @@ async def test_token_is_asked_for_and_its_rights_are_seen(
 async def test_brokers_come_and_go_with_their_topics(
     browser: Browser, request: pytest.FixtureRequest, processes: Processes, tmp_path: Path
 ) -> None:
-    """One page shows the topics of all brokers of a set and acts on each; brokers vanish, come back and are drained."""
+    """One page shows the topics of all brokers of a set and acts on each; brokers die, come back and are drained."""
     brokers = BrokerSet(processes, 2)
     brokers.wait_known(0, 1)
     first, second = brokers.addresses
@@ -454,18 +454,27 @@ async def test_brokers_come_and_go_with_their_topics(
 
         brokers.kill(1)
         await expect(opener(page, "elsewhere")).to_have_count(0)
+        await expect(page.get_by_role("alert")).to_contain_text(f"Gone: {second}. What it has is not shown")
         await page.get_by_role("tab", name="Servers").click()
         await expect(opener(page, first)).to_be_visible()
-        await expect(opener(page, second)).to_have_count(0)
+        await expect(cell(page, second, "state")).to_have_text("gone")
+        await expect(cell(page, second, "drain").get_by_role("button")).to_be_disabled()
         brokers.start(1)
 
-        await expect(opener(page, second)).to_be_visible()
         await expect(cell(page, second, "state")).to_have_text("live")
+        await expect(page.get_by_role("alert")).to_have_count(0)
         await cell(page, second, "drain").get_by_role("button", name="Drain").click()
         await page.get_by_label(f"Type {second} to confirm").fill(second)
         await confirm(page, "Drain")
         await expect(opener(page, second)).to_have_count(0)
+        await expect(page.get_by_role("alert")).to_have_count(0)
         assert brokers[1].wait_exit() == 0
+
+        brokers.start(1)
+        await expect(cell(page, second, "state")).to_have_text("live")
+        brokers.kill(0)
+        await expect(cell(page, first, "state")).to_contain_text("lost")
+        await expect(cell(page, second, "state")).to_have_text("live")
 
 
 # -- what the broker says, and something else ------------------------------------------------------------------

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -693,6 +694,19 @@ def segment_of(data: Path) -> Path:
     """Return the file with the messages."""
     (path,) = data.glob("topics/*/*.log")
     return path
+
+
+def test_storage_check_looks_at_all_nodes(processes: Processes, stopped: Path, tmp_path: Path) -> None:
+    """The directory of several brokers is checked as a whole."""
+    for name in ("node-0", "node-1"):
+        shutil.copytree(stopped, tmp_path / "nodes" / name)
+    alone = json.loads(storage(processes, "check", str(stopped), "--json")[1])["logs"]
+
+    code, as_json, errors = storage(processes, "check", str(tmp_path / "nodes"), "--json")
+
+    assert (code, errors) == (0, "")
+    names = [f"{node}/{one['name']}" for node in ("node-0", "node-1") for one in alone]
+    assert [one["name"] for one in json.loads(as_json)["logs"]] == names
 
 
 def test_storage_check_finds_nothing_wrong(processes: Processes, stopped: Path) -> None:

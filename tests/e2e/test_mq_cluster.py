@@ -12,6 +12,7 @@ import pytest
 from tests.support.broker_set import BrokerSet
 from tests.support.processes import Processes
 from tests.support.queue_load import Load, end
+from tests.support.queue_peer import QueuePeer
 from tests.support.waiting import eventually, wait_until
 from zbusrpc import Code, Consumer, Producer, RpcError, mq
 from zbusrpc.cluster.fleet import close_fleets, fleet_of_loop
@@ -215,6 +216,22 @@ async def first(consumer: Consumer[str], count: int) -> AsyncIterator[ReceivedMe
         yield message
 
 
+async def test_brokers_take_turns(shared: BrokerSet, links: None) -> None:
+    """However much waits at one: a slow consumer takes a message of each in turn."""
+    topic = "turns"
+    await mq.declare(topic, broker=shared.all)
+    await eventually(lambda: all(len(shared.consumers(one, topic)) == 3 for one in range(3)), "all know of the topic")
+    for address, count in zip(shared.addresses, (30, 3, 3), strict=True):
+        with QueuePeer(address) as peer:
+            peer.produce(topic, *[f"{address} {number}" for number in range(count)])
+    assert await counts(shared, topic) == [30, 3, 3]
+    async with Consumer(topic, group="g", body=str, broker=shared.all) as consumer:
+        await eventually(lambda: consumer._membership.buffered == 36, "all messages are here")
+        first = [(await anext(consumer)).body.split()[0] for _ in range(9)]
+
+    assert sorted(first) == sorted(shared.addresses * 3)
+
+
 async def test_window_0_asks_all_brokers(shared: BrokerSet, links: None) -> None:
     """`fetch` of a consumer that gets nothing ahead finds what is stored at any broker, and nothing twice."""
     for index, address in enumerate(shared.addresses):
@@ -274,6 +291,12 @@ async def test_commands_concern_the_brokers_that_are_named(brokers: BrokerSet) -
     with pytest.raises(RpcError, match=f"topic orders is at several brokers: {first}, {second}; name one"):
         await mq.peek(TOPIC, broker=brokers.all)
     assert len(await mq.peek("single", broker=brokers.all)) == 0
+    listing = await asyncio.to_thread(brokers.processes.run, "topics", TOPIC, "--broker", brokers.all)
+    lines = [line.split() for line in listing[1].splitlines()]
+    assert [(words[0], words[-1]) for words in lines] == [
+        ("TOPIC", "BROKER"),
+        *sorted((TOPIC, address) for address in (first, second)),
+    ]
     assert await mq.empty(TOPIC, broker=brokers.all) == 6
 
     brokers.kill(0)

@@ -91,7 +91,7 @@ async def test_message_has_all_that_was_said_of_it(broker: str) -> None:
     assert (message.topic, message.offset, message.attempt) == (TOPIC, 0, 1)
     assert message.timestamp == receipt.timestamp
     assert abs(datetime.now(UTC) - message.timestamp) < timedelta(minutes=1)
-    assert repr(message) == "<message m1 of topic orders at 0, attempt 1>"
+    assert repr(message) == f"<message m1 of topic orders at 0 on {broker}, attempt 1>"
 
 
 async def test_what_was_acknowledged_does_not_come_again(broker: str) -> None:

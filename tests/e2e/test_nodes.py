@@ -15,6 +15,7 @@ from tests.support.processes import LAB, Process, Processes, is_alive, port_of
 from tests.support.tokens import secret_of, write_tokens
 from tests.support.waiting import wait_until
 from zbusrpc import blocking, connect, mq
+from zbusrpc.cli.broker import make_server
 from zbusrpc.cli.nodes import check
 from zbusrpc.config import load_settings
 from zbusrpc.errors import ConfigError
@@ -173,3 +174,15 @@ async def test_mistake_is_told_before_any_node_starts(tmp_path: Path) -> None:
     for line, given in mistakes.items():
         with pytest.raises(ConfigError, match=line):
             await check(load_settings(nodes=2, **given))
+
+
+@pytest.mark.anyio
+async def test_one_broker_does_not_start_where_nodes_store(tmp_path: Path) -> None:
+    """It would see none of their topics, and its own would keep the nodes from starting again."""
+    for name in ("node-0", "node-1"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=r"has the topics of 2 nodes, .* say --nodes 2, or name another --data-dir"):
+        make_server(load_settings(data_dir=str(tmp_path)))
+
+    (tmp_path / "topics").mkdir()
+    make_server(load_settings(data_dir=str(tmp_path)))

@@ -5,6 +5,8 @@ import shutil
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -22,7 +24,7 @@ from tests.support.inprocess import BareClient
 from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
-from zbusrpc import connect
+from zbusrpc import connect, disconnect, mq
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.hello import Hello, hello_message
 from zbusrpc.transport.topology import Topology, parse_topology
@@ -55,6 +57,26 @@ def swallowing() -> Iterator[str]:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
 
 
+class HangingUp(asyncio.Protocol):
+    """Says nothing, and closes the connection a while after it was opened."""
+
+    opened: ClassVar[set[asyncio.BaseTransport]] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.opened.add(transport)
+        asyncio.get_running_loop().call_later(0.5, transport.close)
+
+
+@asynccontextmanager
+async def hanging_up() -> AsyncIterator[str]:
+    """Yield an address where each connection is closed before anything was said."""
+    listener = await asyncio.get_running_loop().create_server(HangingUp, "127.0.0.1", 0)
+    async with listener:
+        yield f"127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+        for transport in HangingUp.opened:
+            transport.close()
+
+
 async def test_brokers_at_addresses_that_lead_nowhere(processes: Processes, links: None) -> None:
     """A call does not wait for them: not where the dial is refused, and not where it gets no answer."""
     with swallowing() as silent:
@@ -79,6 +101,22 @@ async def test_brokers_at_addresses_that_lead_nowhere(processes: Processes, link
             assert dialled[silent].connection is dialled[silent].caller.error is None, "it is being dialled still"
 
     assert not flow.failures
+
+
+async def test_command_does_not_wait_for_a_broker_that_hangs_up(
+    processes: Processes, tmp_path: Path, links: None
+) -> None:
+    """A tracker tells of it, and its dial fails when all others are there: a command is for those."""
+    async with hanging_up() as lost:
+        brokers = await asyncio.to_thread(BrokerSet, processes, 1, "--tracker-only")
+        seed = brokers.addresses[0]
+        _, live = await asyncio.to_thread(processes.broker, "--tracker", seed, "--data-dir", str(tmp_path / "data"))
+        await asyncio.to_thread(processes.broker, "--tracker", seed, "--advertise", lost)
+        await wait_table(seed, [live, lost])
+
+        for number in range(3):
+            assert (await mq.declare(f"orders.{number}", broker=seed)).is_new
+            await disconnect()
 
 
 # -- clocks --------------------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ PATIENCE_S = 10.0
 
 
 @asynccontextmanager
-async def running_broker(*, limits: Limits | None = None, **options: Any) -> AsyncIterator[Server]:
-    """Run a broker on a free port; `server.broker.name` is its address."""
+async def running_broker(*, port: int = 0, limits: Limits | None = None, **options: Any) -> AsyncIterator[Server]:
+    """Run a broker, by default on a free port; `server.broker.name` is its address."""
     server = Server(limits=limits, **options)
-    await server.start("127.0.0.1", 0)
+    await server.start("127.0.0.1", port)
     try:
         yield server
     finally:

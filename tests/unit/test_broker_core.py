@@ -236,6 +236,7 @@ def test_draining_broker_takes_no_calls() -> None:
         Message(Kind.SUBSCRIBE, 1, b"Calc", b'{"window":4097}'),
         Message(Kind.SUBSCRIBE, 1, b"Calc", b'{"window":"1"}'),
         Message(Kind.SUBSCRIBE, 1, b"Calc", b'{"window":true}'),
+        Message(Kind.SUBSCRIBE, 1, b"Calc", b'{"window":1,"about":{"a":' + b"[" * 248 + b"]" * 248 + b"}}"),
         Message(Kind.SUBSCRIBE, 1, b"", b'{"window":1}'),
         Message(Kind.SUBSCRIBE, 1, b"\xff", b'{"window":1}'),
         Message(Kind.PONG),

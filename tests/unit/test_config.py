@@ -202,10 +202,10 @@ def test_what_is_no_origin_is_refused(wrong: str) -> None:
         load_settings(allow_origins=[wrong])
 
 
-@pytest.mark.parametrize("wrong", ["foo:bar", "http://x", "a b", "host:"])
+@pytest.mark.parametrize("wrong", ["foo:bar", "http://x", "a b", "host:", "host:0", "x:99999"])
 def test_what_is_no_address_is_not_advertised(wrong: str) -> None:
-    """Clients of zbus would be sent there."""
-    with pytest.raises(ConfigError, match="--advertise"):
+    """Clients would be sent there."""
+    with pytest.raises(ConfigError, match=f"--advertise = '{wrong}': write host or host:port, with a port from 1 to"):
         load_settings(advertise=wrong)
 
 

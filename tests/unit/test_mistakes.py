@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from zbusrpc import Code, DefinitionError, RpcError, UsageError, connect, options, rpc, service
+from zbusrpc import Code, ConfigError, DefinitionError, Producer, RpcError, UsageError, connect, options, rpc, service
 from zbusrpc.service.hosting import make_instance
 from zbusrpc.testing import running
 
@@ -51,6 +51,20 @@ def test_metadata_are_strings() -> None:
     """Other values are refused where they are given."""
     with pytest.raises(UsageError, match="names and values are strings"):
         options(connect(Calc), metadata={"user": 1})  # type: ignore[dict-item]
+
+
+def test_key_is_a_text() -> None:
+    """A number as a key is refused where it is given, and not by a call."""
+    with pytest.raises(UsageError, match=r"options\(key=42\): a key is a str"):
+        options(connect(Calc), key=42)  # type: ignore[arg-type]
+
+
+def test_brokers_are_one_text() -> None:
+    """A list of them says how they are written."""
+    brokers: Any = ["mq1:15555", "mq2:15555"]
+    for make in (lambda: connect(Calc, broker=brokers), lambda: Producer("orders", broker=brokers)):
+        with pytest.raises(ConfigError, match=r"named by one text, host:port;host2:port, and not by .'mq1:15555'"):
+            make()
 
 
 def test_options_of_decorators_go_by_name() -> None:

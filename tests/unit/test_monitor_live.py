@@ -241,6 +241,27 @@ def test_viewer_whose_token_changes_sees_what_it_may_now(watched: Watched) -> No
     assert gone is None
 
 
+def test_token_that_may_see_nothing_any_more_ends_its_own_view_alone(watched: Watched) -> None:
+    """Others are told on."""
+    other = Rights("other", rights("*").rules, digest_of("other"))
+    blind, seeing = watched.watch(rights("*"))[0], watched.watch(other)[0]
+
+    watched.monitor.live.renew(Access([rights("*", operations=frozenset({Operation.PRODUCE})), other]))
+
+    assert watched.tick(seeing) is not None
+    assert watched.tick(seeing) is not None, "ticks go on"
+    assert blind.pushes == []
+
+
+def test_who_logs_out_on_a_websocket_is_told_nothing_more(watched: Watched) -> None:
+    """Pushes were for the token that was shown before."""
+    viewer, _ = watched.watch()
+
+    watched.ask(viewer, "POST /api/logout", is_ordered=False)
+
+    assert watched.tick(viewer) is None
+
+
 # -- the same by request -------------------------------------------------------------------------------------
 
 
@@ -255,6 +276,28 @@ def test_instance_tells_its_interface_to_who_asks_for_the_service(watched: Watch
     assert found["version"] == "2"
     assert "interface" not in watched.ask(user, "GET /api/services")["result"][0]
     assert "interface" not in watched.core.broker.services()[0]["instances"][0]
+
+
+@pytest.mark.parametrize("start", ["offset:99999999999999999999", "time:0001-01-01T00:00:00Z"])
+def test_place_that_is_no_number_of_64_bits_is_refused(watched: Watched, start: str) -> None:
+    """And not more than that happens."""
+    user = watched.core.session()
+    user.zbus("declare", topic="orders")
+
+    answer = watched.ask(user, f"GET /api/topics/orders/messages?start={start}")
+
+    assert answer["error"]["code"] == "INVALID_ARGUMENT"
+
+
+def test_body_of_many_levels_is_refused(watched: Watched) -> None:
+    """It can be read, and not be written again."""
+    user = watched.core.session()
+    user.zbus("declare", topic="orders", consume_group="g")
+    body = b'{"start": {"offset": ' + b"[" * 500 + b"]" * 500 + b"}}"
+
+    answer = watched.ask(user, "POST /api/topics/orders/groups/g/seek", body)
+
+    assert answer["error"]["code"] == "INVALID_ARGUMENT"
 
 
 def test_dead_letters_that_wait_are_counted(watched: Watched) -> None:

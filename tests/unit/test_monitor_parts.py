@@ -224,6 +224,9 @@ def test_every_latency_has_a_bucket(latency_s: float) -> None:
         ("http://bus.example.org", True),
         ("http://bus.example.org:80", True),
         ("https://bus.example.org", False),
+        ("https://tls.example.org:15558", True),
+        ("HTTPS://TLS.Example.org:15558", True),
+        ("http://tls.example.org:15558", False),
         ("http://10.0.0.7:15557", False),
         ("http://localhost:8000", False),
         ("http://localhost.evil.example:15557", False),
@@ -233,9 +236,13 @@ def test_every_latency_has_a_bucket(latency_s: float) -> None:
     ],
 )
 def test_pages_of_brokers_of_the_set_may_write(origin: str, may_write: bool) -> None:
-    """All names of this machine are one; nobody else's page may, though it be of the same machine."""
-    addresses = ["10.0.0.7:15556", "127.0.0.1:15557", "bus.example.org:80"]
-    origins = Origins(bound_host="127.0.0.1", addresses=lambda: addresses)
+    """All names of this machine are one; nobody else's page may, though it be of the same machine.
+
+    What comes by plain HTTP under the name of a broker that has TLS may be anybody's.
+    """
+    pages = ["http://10.0.0.7:15556", "http://127.0.0.1:15557", "http://bus.example.org:80", "http://x:99999"]
+    pages.append("https://tls.example.org:15558")
+    origins = Origins(bound_host="127.0.0.1", of_set=lambda: pages)
 
     assert origins.may_write({"origin": origin, "host": "localhost:15555"}) is may_write
 

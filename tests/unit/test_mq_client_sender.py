@@ -1,7 +1,13 @@
 """The sender of a producer: batches that end before they are sent, and what comes after them."""
 
+import gc
+from pathlib import Path
+
 import pytest
 
+from tests.support.broker_set import fleet_at
+from tests.support.inprocess import running_broker
+from zbusrpc import Producer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.sender import FRAME_BYTES_MAX, Sender, Terms
@@ -129,3 +135,16 @@ async def test_batches_that_are_given_up_are_parted_by_key() -> None:
     for lane in lanes.values():
         lane.stop()
     assert all(isinstance(future.exception(), RpcError) for future in futures)
+
+
+async def test_forgotten_producer_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Though nobody has closed it, and no broker comes or goes."""
+    async with running_broker(data_dir=str(tmp_path)) as server:
+        fleet = fleet_at(server.broker.name)
+        for _ in range(3):
+            producer = Producer("orders", broker=server.broker.name)
+            await producer.send(b"1")
+            assert len(fleet.listeners) == 1
+            del producer
+            gc.collect()
+            assert not fleet.listeners

@@ -178,6 +178,7 @@ def test_time_to_live_is_never_for_ever_by_mistake() -> None:
         ({"headers": {"a": "b" * 70_000}}, "the headers of 70008 bytes exceed the limit of 65536 bytes"),
         ({"headers": {"a": 1}}, r"headers = \{'a': 1\}: names and values are strings"),
         ({"headers": {"a": "\ud800"}}, "headers = "),
+        ({"delay": "5s"}, "delay = '5s': it is a number of seconds, not str"),
         ({"ttl": 0}, "ttl = 0: write more than 0 seconds, at most a hundred years"),
         ({"ttl": -1.0}, "ttl = -1"),
         ({"ttl": float("nan")}, "ttl = nan"),

@@ -1,14 +1,20 @@
 """The broker's server in this process: what hostile, careless and foreign peers may do, and what others notice."""
 
 import asyncio
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import orjson
 import pytest
+import uvloop
 
+from tests.support.broker_set import free_ports
 from tests.support.inprocess import PATIENCE_S, BareClient, bare_client, http, http_call, running_broker, serving
+from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, options, service
 from zbusrpc.broker.server import Server
+from zbusrpc.broker.tracker import reporter
 from zbusrpc.errors import ZbusError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport import link as link_module
@@ -300,3 +306,45 @@ async def test_link_that_cannot_be_opened_says_what_to_do() -> None:
     assert "nothing listens there; start one with: zbusrpc broker" in str(link.error)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_dial_may_be_cancelled_at_any_moment(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    """A link that ends while it dials ends without an error: also where the loop has closed what was just opened."""
+    faults: list[object] = []
+
+    async def dial_and_cancel() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        async with running_broker() as server:
+            for turns in range(60):
+                link = Link(parse_addresses(server.broker.name), Listener(), Hello())
+                task = asyncio.create_task(link.run())
+                for _ in range(turns % 20):
+                    await asyncio.sleep(0)
+                task.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(dial_and_cancel())
+    assert faults == []
+
+
+async def test_tracker_that_stays_away_is_told_once_and_again_when_it_comes(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line for each; the broker that finds itself among its trackers says nothing of it."""
+    monkeypatch.setattr(reporter, "UNREACHABLE_S", 0.05)
+    monkeypatch.setattr(reporter, "REDIAL_S", 0.02)
+    caplog.set_level(logging.INFO, "zbusrpc.tracker")
+    ours, theirs = free_ports(2)
+    trackers = parse_addresses(f"127.0.0.1:{ours};127.0.0.1:{theirs}")
+    async with running_broker(port=ours, trackers=trackers):
+        await eventually(lambda: caplog.messages, "a line")
+        async with running_broker(port=theirs):
+            await eventually(lambda: len(caplog.messages) > 1, "another line")
+
+    unreachable, reached = caplog.messages[:2]
+    assert unreachable.startswith(f"tracker.unreachable tracker='127.0.0.1:{theirs}'")
+    assert reached == f"tracker.reached tracker='127.0.0.1:{theirs}'"
+    assert f"127.0.0.1:{ours}" not in caplog.text

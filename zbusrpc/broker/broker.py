@@ -191,7 +191,7 @@ class Broker:
 
     def drain(self) -> None:
         """Take no new work from now on: what is under way is finished, and stored messages stay where they are."""
-        self.calls.is_draining = True
+        self.calls.drain()
         if self.queues is not None:
             self.queues.is_draining = True
 

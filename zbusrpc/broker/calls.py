@@ -109,6 +109,12 @@ class Calls:
 
     # -- commands of a caller ----------------------------------------------------------------------------
 
+    def drain(self) -> None:
+        """Take no new calls from now on."""
+        self.is_draining = True
+        for name, topic in list(self.topics.items()):
+            self._fail_unserved(name, topic)
+
     def request(self, session: Session, message: Message, now: float) -> None:
         """Carry out a REQUEST."""
         call = self.admit(session, message, now)
@@ -327,9 +333,14 @@ class Calls:
         if topic is None:
             return
         self._dispatch(topic, now)
+        self._fail_unserved(name, topic)
+
+    def _fail_unserved(self, name: bytes, topic: Topic) -> None:
+        """Fail what nobody will take; while draining, nobody comes for whom a call that is not stored could wait."""
         if not topic.consumers:
-            for call in [call for call in topic.queue if not call.message.flags & _WAIT_FOR_READY]:
-                self.refuse(call, refusals.unserved(topic_name(name), call))
+            for call in list(topic.queue):
+                if not call.message.flags & _WAIT_FOR_READY or (self.is_draining and not call.is_stored):
+                    self.refuse(call, refusals.unserved(topic_name(name), call))
         self.topics.forget_if_unused(name, topic)
 
     def _lose_instance(self, call: Call) -> None:

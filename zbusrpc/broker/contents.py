@@ -32,6 +32,7 @@ def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
         message.topic.decode()
         body = orjson.loads(message.body)
         window, about = body["window"], body.get("about", {})
+        orjson.dumps([[[[[[[[about]]]]]]]])  # deeper than can be written it would spoil every list that shows it
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
     if not message.topic or type(window) is not int or not 1 <= window <= WINDOW_MAX:

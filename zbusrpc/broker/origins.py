@@ -40,7 +40,7 @@ class Origins:
         *,
         has_tokens: bool = False,
         advertised_host: str = "",
-        addresses: Callable[[], Collection[str]] = tuple,
+        of_set: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Take the rules of a broker.
 
@@ -49,12 +49,12 @@ class Origins:
             bound_host: What the broker listens on.
             advertised_host: The name by which it wants to be known.
             has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
-            addresses: Returns those of the brokers of its set, as `host:port`.
+            of_set: Returns the origins of the pages of all brokers of its set.
         """
         self._allowed = frozenset(origin.lower() for origin in allowed)
         self._own_names = {bound_host.lower(), advertised_host.lower()} - {""}
         self._has_tokens = has_tokens
-        self._addresses = addresses
+        self._of_set = of_set
         self.checks_host = not has_tokens and _is_loopback(bound_host.lower())
         """Whether every request is to be asked `is_rebound`: a broker for this machine alone, which trusts whoever
         reaches it."""
@@ -117,9 +117,14 @@ class Origins:
         return scheme in {"http", "https"} and bool(host) and netloc == host and self._is_own_name(_host_of(origin))
 
     def _is_of_set(self, origin: str) -> bool:
-        """Say whether the page is that of another broker which belongs to this one's set."""
+        """Say whether the page is that of another broker which belongs to this one's set.
+
+        What comes by plain HTTP under the name of a broker that has TLS may be anybody's.
+        """
         page = _place_of(origin)
-        return page is not None and any(_place_of(f"http://{address}") == page for address in self._addresses())
+        pages = self._of_set() if page is not None else ()
+        is_encrypted = origin.startswith("https:")
+        return any(_place_of(one) == page and (is_encrypted or one.startswith("http:")) for one in pages)
 
     def _is_own_name(self, name: str) -> bool:
         """Say whether a name is surely the broker's, and not one that somebody had resolve to its address."""

@@ -214,7 +214,7 @@ class Server:
             self._host,
             has_tokens=self.access is not None,
             advertised_host=name,
-            addresses=self.monitor.addresses,
+            of_set=self.monitor.origins,
         )
 
     # -- what peers call ---------------------------------------------------------------------------------

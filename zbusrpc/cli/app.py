@@ -59,7 +59,8 @@ def broker(
     host: Annotated[str | None, typer.Option(help="Address to listen on [default: 127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [default: 15555]")] = None,
     advertise: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Where zbus clients are told to connect [default: host:port]")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Where clients and brokers are told to connect [default: host:port]"),
     ] = None,
     tracker: Annotated[
         str | None,

@@ -33,6 +33,8 @@ ZBUS_SCHEME: Final = "zbus://"
 """Before the address of a tracker of zbus."""
 NODE_PREFIX: Final = "node-"
 """Before the number of a node, in the name of its directory."""
+TOPICS: Final = "topics"
+"""What the directory of one broker holds, and that of several does not."""
 JOIN_S: Final = 10.0
 """How long a node waits for the others before it says that it is ready, and JOIN_NODE_S more for each of them: far more
 than they need to start and to find each other."""
@@ -44,9 +46,11 @@ def make_server(settings: Settings) -> Server:
     """Return a broker with the bounds and rules that the settings name.
 
     Raises:
-        ConfigError: a file that they name cannot be used, or they would open the broker to everybody.
+        ConfigError: a file or directory that they name cannot be used, or they would open the broker to everybody.
     """
     check_exposure(settings)
+    if settings.nodes == 1:
+        _check_directory(data_dir_of(settings))
     limits = Limits(
         queue_calls_max=settings.queue_calls_max,
         queued_bytes_max=settings.queued_bytes_max,
@@ -252,6 +256,24 @@ def data_dir_of(settings: Settings) -> str | None:
         return settings.data_dir or None
     may_write = os.access(DATA_DIR if os.path.isdir(DATA_DIR) else os.curdir, os.W_OK)
     return DATA_DIR if settings.port and may_write else None
+
+
+def _check_directory(data_dir: str | None) -> None:
+    """See that the directory of one broker is not that of several, whose topics it would not see.
+
+    Raises:
+        ConfigError: it is.
+    """
+    names: list[str] = []
+    if data_dir is not None:
+        with suppress(OSError):  # who opens it says what is wrong with it
+            names = os.listdir(data_dir)
+    nodes = [name for name in names if name.startswith(NODE_PREFIX)]
+    if nodes and TOPICS not in names:
+        raise ConfigError(
+            f"{data_dir} has the topics of {len(nodes)} nodes, which one broker would not see: "
+            f"say --nodes {len(nodes)}, or name another --data-dir"
+        )
 
 
 def note_unseen(data_dir: str | None, nodes: int) -> None:

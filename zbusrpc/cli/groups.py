@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from zbusrpc.cli.shell import ask, print_json, print_text
 from zbusrpc.cli.starts import parse_start
-from zbusrpc.cli.tables import print_table
+from zbusrpc.cli.tables import print_table, with_brokers
 from zbusrpc.config import Settings
 from zbusrpc.mq import admin
 from zbusrpc.mq.commands import command
@@ -34,7 +34,7 @@ def run_groups(topic: str, settings: Settings, *, as_json: bool) -> None:
         ">CON-\nSUMERS",
         "FILTER",
     )
-    print_table(columns, [_row(group) for group in found["groups"]])
+    print_table(*with_brokers(columns, [_row(group) for group in found["groups"]], found["groups"]))
 
 
 def _row(group: dict[str, Any]) -> tuple[str, ...]:

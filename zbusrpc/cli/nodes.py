@@ -18,6 +18,7 @@ from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.broker.tls_listener import listening_sockets
 from zbusrpc.cli.broker import (
     NODE_PREFIX,
+    TOPICS,
     data_dir_of,
     describe_access,
     describe_storage,
@@ -34,8 +35,6 @@ from zbusrpc.transport.address import TLS_SCHEME
 from zbusrpc.version import __version__
 
 PORT_MAX: Final = 65535
-TOPICS: Final = "topics"
-"""What the directory of one broker holds, and that of several does not."""
 
 log = get_logger("broker")
 
@@ -96,9 +95,11 @@ def _check_token(access: Access) -> None:
 
 def _check_directory(data_dir: str, nodes: int) -> None:
     if os.path.isdir(os.path.join(data_dir, TOPICS)):
+        first = _directory(data_dir, 0)
+        place = "a directory of its own, beside those of the nodes" if os.path.isdir(first) else first
         raise ConfigError(
             f"{data_dir} has the topics of one broker, which no node would see: "
-            f"move what is in it to {os.path.join(data_dir, NODE_PREFIX)}0, or name another --data-dir"
+            f"move its topics and journal to {place}, or name another --data-dir"
         )
     try:
         for index in range(nodes):
@@ -159,14 +160,14 @@ def _announce(settings: Settings, ready: list[dict[str, Any]], data_dir: str | N
     brokers = [facts["broker"] for facts in ready]
     missing = {facts["broker"]: facts["missing"] for facts in ready if facts["missing"]}
     if missing:
-        fix = "see why with --log-level debug; with TLS, nodes trust what ZBUSRPC_TLS_CA names"
+        fix = "tracker.unreachable says why; with TLS, nodes trust what ZBUSRPC_TLS_CA names"
         log.warning("broker.nodes_apart", missing=missing, fix=fix)
     note_unseen(data_dir, settings.nodes)
     directories = None if data_dir is None else f"{_directory(data_dir, 0)} to {NODE_PREFIX}{settings.nodes - 1}"
     lines = [
         f"zbusrpc {__version__}: {settings.nodes} brokers that track one another (all protocols on each port)",
         *[f"  broker       {broker}" for broker in brokers],
-        describe_storage(directories, settings.durability),
+        *([] if settings.tracker_only else [describe_storage(directories, settings.durability)]),
         *describe_access(settings),
         "  stop with    Ctrl-C; one of them: zbusrpc broker drain HOST:PORT",
     ]

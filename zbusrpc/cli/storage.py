@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.broker.storage.salvage import Finding
 from zbusrpc.broker.storage.segment import LOG_SUFFIX
+from zbusrpc.cli.broker import NODE_PREFIX, TOPICS
 from zbusrpc.cli.shell import print_text
 from zbusrpc.errors import ConfigError
 
@@ -48,7 +50,8 @@ def run_repair(directory: str, *, as_json: bool) -> None:
 
 def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
     try:
-        logs = list(_logs(directory))
+        roots = _nodes_in(directory) or [directory]
+        logs = [(_name_in(directory, root, name), path) for root in roots for name, path in _logs(root)]
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"there is no directory {directory}") from None
     except OSError as error:
@@ -56,18 +59,28 @@ def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
         raise ConfigError(f"{error.filename or directory} cannot be read: {reason}") from None
     if not logs:
         raise ConfigError(f"{directory} holds no topics; name a data directory or the directory of a topic")
-    try:
-        lock = lock_directory(directory) if os.path.isdir(os.path.join(directory, "topics")) else None
-    except StorageError as error:
-        raise ConfigError(str(error)) from None
-    try:
+    with ExitStack() as locks:
+        try:
+            for root in roots:
+                if os.path.isdir(os.path.join(root, TOPICS)):
+                    locks.callback(lock_directory(root).close)
+        except StorageError as error:
+            raise ConfigError(str(error)) from None
         looked = list(_look_at(logs, look, verb))
-    finally:
-        if lock is not None:
-            lock.close()
     _print(looked, verb, as_json=as_json)
     if any(one.error for one in looked) or (verb == "Checking" and any(one.findings for one in looked)):
         raise SystemExit(1)
+
+
+def _nodes_in(directory: str) -> list[str]:
+    """Return the directories of the nodes whose brokers store there, if it is of several.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    names = sorted(os.listdir(directory))
+    paths = [os.path.join(directory, name) for name in names if name.startswith(NODE_PREFIX)]
+    return [] if TOPICS in names else [path for path in paths if os.path.isdir(path)]
 
 
 def _logs(directory: str) -> Iterator[tuple[str, str]]:
@@ -77,7 +90,7 @@ def _logs(directory: str) -> Iterator[tuple[str, str]]:
         OSError: a directory cannot be read.
     """
     names = os.listdir(directory)
-    topics = os.path.join(directory, "topics")
+    topics = os.path.join(directory, TOPICS)
     if os.path.isdir(topics):
         yield "journal", os.path.join(directory, "journal")
         for name in sorted(os.listdir(topics)):
@@ -86,6 +99,11 @@ def _logs(directory: str) -> Iterator[tuple[str, str]]:
                 yield _topic_name(path) or name, path
     elif any(name.endswith(LOG_SUFFIX) for name in names):
         yield _topic_name(directory) or os.path.basename(os.path.abspath(directory)), directory
+
+
+def _name_in(directory: str, root: str, name: str) -> str:
+    """Return the name of a log, with its node where there are several."""
+    return name if root == directory else f"{os.path.basename(root)}/{name}"
 
 
 def _topic_name(directory: str) -> str:

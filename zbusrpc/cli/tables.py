@@ -3,8 +3,8 @@
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -37,3 +37,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     width = shutil.get_terminal_size().columns if is_seen else PIPE_WIDTH
     Console(file=drawn, force_terminal=is_seen, width=width, highlight=False, markup=False, emoji=False).print(table)
     print_text("".join(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines()))
+
+
+def with_brokers(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], found: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+    """Return columns and rows with the broker of each row as the last one, where several brokers were asked."""
+    if not any("broker" in one for one in found):
+        return columns, rows
+    return (*columns, "BROKER"), [(*row, one["broker"]) for row, one in zip(rows, found, strict=True)]

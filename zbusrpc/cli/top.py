@@ -45,7 +45,7 @@ async def _top(settings: Settings, interval_s: float, *, is_once: bool, as_json:
         await asyncio.wait([first, stopped], return_when=asyncio.FIRST_COMPLETED)
         if not stop.is_set():
             if is_once:
-                _show_once(list(watch.views.values()), as_json=as_json)
+                _show_once(watch.brokers(), as_json=as_json)
             elif as_json:
                 await _print_on(watch, interval_s, stop)
             else:
@@ -70,7 +70,7 @@ def _show_once(views: list[View], *, as_json: bool) -> None:
 async def _print_on(watch: Watch, interval_s: float, stop: asyncio.Event) -> None:
     """Print the brokers again and again, a line of JSON each time, until it is to stop."""
     while not stop.is_set():
-        print_json(_as_json(list(watch.views.values())))
+        print_json(_as_json(watch.brokers()))
         flush_output()
         await _wait(stop, interval_s)
 
@@ -80,7 +80,7 @@ async def _show_on(watch: Watch, interval_s: float, stop: asyncio.Event) -> None
     console = Console(highlight=False, markup=False, emoji=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stop.is_set():
-            views = list(watch.views.values())
+            views = watch.brokers()
             rows = max(ROWS_MIN, (console.height - LINES_BESIDES - len(views)) // 3)
             live.update(_draw(views, rows), refresh=True)
             await _wait(stop, interval_s)

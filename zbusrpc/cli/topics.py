@@ -3,7 +3,7 @@
 from typing import Any, cast
 
 from zbusrpc.cli.shell import ask, print_json, print_text
-from zbusrpc.cli.tables import print_table
+from zbusrpc.cli.tables import print_table, with_brokers
 from zbusrpc.cli.units import FOR_EVER, duration_text, parse_bytes, parse_seconds, size_text
 from zbusrpc.config import Settings
 from zbusrpc.mq.commands import command
@@ -20,7 +20,7 @@ def run_topics(match: str, settings: Settings, *, as_json: bool) -> None:
         print_text(f"no topic has {match!r} in its name\n" if match else "there are no topics\n")
         return
     columns = ("TOPIC", "DURABILITY", ">MESSAGES", ">SIZE", ">GROUPS", ">CONSUMERS", "KEPT")
-    print_table(columns, [_row(topic) for topic in found])
+    print_table(*with_brokers(columns, [_row(topic) for topic in found], found))
     for topic in found:
         if topic["closed_because"]:
             print_text(f"{topic['topic']} takes no messages: {topic['closed_because']}\n")

@@ -6,7 +6,6 @@ others know of are watched, too.
 
 import asyncio
 import ssl
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -14,8 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from zbusrpc.config import client_security
-from zbusrpc.errors import ConfigError
-from zbusrpc.transport.address import Address, parse_addresses
+from zbusrpc.transport.address import Address, address_named, would_expose
 from zbusrpc.transport.tls import client_context, explain_tls
 
 RETRY_S: Final = 1.0
@@ -87,6 +85,13 @@ class Watch:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
+    def brokers(self) -> list[View]:
+        """Return a view of each broker: one may be watched twice, by the name it was given and by its own."""
+        found: dict[str, View] = {}
+        for view in self.views.values():
+            found.setdefault(view.server["address"] if view.server else str(view.address), view)
+        return list(found.values())
+
     async def wait_first(self) -> None:
         """Return when each broker has told what there is and how fast it changes, or cannot be watched."""
         while not all(view.pushes or view.error for view in self.views.values()):
@@ -100,10 +105,12 @@ class Watch:
     def _follow(self, view: View) -> None:
         """Watch the brokers that one knows of; those that nobody knows any more, and that were not named, no longer."""
         for row in view.servers:
-            if not row["is_self"] and row["address"] not in self.views and row["state"] != "gone":
-                with suppress(ConfigError):
-                    (broker,) = parse_addresses(row["address"])
-                    self._begin(broker._replace(tls=row["url"].startswith("https:")))
+            if row["is_self"] or row["address"] in self.views or row["state"] == "gone":
+                continue
+            told = address_named(row["address"])
+            broker = told._replace(tls=row["url"].startswith("https:")) if told is not None else None
+            if broker is not None and not would_expose(broker, self._brokers):
+                self._begin(broker)
 
     async def _watch(self, view: View) -> None:
         while True:

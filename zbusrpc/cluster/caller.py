@@ -331,8 +331,8 @@ def too_large(message: Message, limit: int) -> RpcError:
 
 def expired(topic: bytes) -> RpcError:
     """Return the error for a call whose deadline has passed."""
-    name = topic.decode(errors="replace")
-    message = f"the deadline passed before the call to {name} was sent"
+    what = f"call to {topic.decode(errors='replace')}" if topic else "command"
+    message = f"the deadline passed before the {what} was sent"
     return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False})
 
 

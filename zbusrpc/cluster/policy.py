@@ -19,15 +19,18 @@ def was_lost(error: RpcError) -> bool:
     return isinstance(error.details, dict) and error.details.get(LOST) is True
 
 
-def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool) -> bool:
+def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool, waits: bool = False) -> bool:
     """Whether a call that ended with `error` may be tried again.
 
     Args:
         tries: How often it was tried again already.
         retries: How often its caller allows it.
+        waits: Whether its caller waits for an instance until the deadline, also while a broker ends and returns.
     """
     if error.code not in RETRYABLE or (error.code is Code.RESOURCE_EXHAUSTED and error.retry_after_s is None):
         return False
     if error.may_have_run and not is_idempotent:
         return False
+    if waits and error.code is Code.UNAVAILABLE and not error.may_have_run:
+        return True
     return tries < max(retries, LOST_RETRIES if was_lost(error) else 0)

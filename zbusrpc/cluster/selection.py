@@ -151,7 +151,7 @@ def select_by(selector: Selector, candidates: Sequence[Chosen], key: str | bytes
     """
     try:
         chosen: Any = selector.select(candidates, key)
-        is_wrong = not len(chosen)
+        is_wrong = not len(chosen) or chosen[0] is None
         for one in chosen:
             is_wrong |= one not in candidates
     except Exception as error:

@@ -69,6 +69,8 @@ class Station:
         self.caller = Caller(dialled, self, wait_s_max=REDIAL_S)
         self._owner = owner
         self._blocks_before = self._silent_probes = 0
+        self._is_failure_told = False
+        """Whether those who wait for a link know that it cannot be opened now."""
 
     def __repr__(self) -> str:
         return f"<station of broker {self.address}>"
@@ -113,6 +115,7 @@ class Station:
         """Begin anew where the broker has refused the token."""
         if self.caller.is_over:
             self.caller = Caller(self.dialled, self, wait_s_max=REDIAL_S)
+            self._is_failure_told = False
 
     def track(self) -> None:
         """Have the broker tell of all brokers from now on."""
@@ -138,7 +141,7 @@ class Station:
         if theirs.address and theirs.address != self.address:
             self._owner.topology.renamed(self.address, theirs.address)
             self.address = theirs.address
-        self.is_suspect = False
+        self.is_suspect = self._is_failure_told = False
         self._blocks_before = self._silent_probes = 0
         self.health.opened(self.caller.loop.time())
         connection = self.connection
@@ -191,7 +194,7 @@ class Station:
         """
         connection = self.connection
         if connection is None:
-            self._probe_refused()
+            self._probe_away()
             return
         blocks, self._blocks_before = self._blocks_before, connection.blocks_received
         self._silent_probes = 0 if blocks != connection.blocks_received else self._silent_probes + 1
@@ -203,8 +206,11 @@ class Station:
             self.is_suspect = not self.is_suspect
             self._owner.station_changed(self)
 
-    def _probe_refused(self) -> None:
-        """Dial again, seldom, where the link has ended for good."""
+    def _probe_away(self) -> None:
+        """Tell, once, that a dial has failed; dial again, seldom, where the link has ended for good."""
+        if self.caller.error is not None and not self._is_failure_told:
+            self._is_failure_told = True
+            self._owner.station_changed(self)
         self._silent_probes = self._silent_probes + 1 if self.caller.is_over else 0
         if self._silent_probes >= RENEW_PROBES:
             self._silent_probes = 0

@@ -164,8 +164,11 @@ class Consumer(Generic[T]):
             self._acknowledge_handed_out()
         while True:
             self._left_in_turn -= 1
-            if (self._left_in_turn < 0 or not self._membership.buffer) and not await self._wait():
-                raise StopAsyncIteration
+            if self._left_in_turn < 0 or not self._membership.buffer:
+                if not await self._wait():
+                    raise StopAsyncIteration
+            elif self._membership.is_spread:
+                self._membership.turn()  # a slow handler must not stay with one broker while others wait
             message = self._hand_out(self._membership.buffer.popleft())
             if message is not None:
                 if self._auto_ack:

@@ -16,13 +16,13 @@ import asyncio
 import weakref
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Final
 
 from zbusrpc.cluster.fleet import Choice, Fleet, fleet_of_loop
 from zbusrpc.cluster.policy import was_lost
-from zbusrpc.cluster.selection import LeastLoaded, MostConsumers, Random, RoundRobin, Selector
+from zbusrpc.cluster.selection import LeastLoaded, MostConsumers, Random, RoundRobin, Selector, select_by
 from zbusrpc.cluster.station import Station
-from zbusrpc.errors import Code, RpcError
+from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.mq.batch import Batch
 from zbusrpc.mq.receipt import Receipt
 from zbusrpc.mq.sender import Sender, Terms
@@ -93,8 +93,7 @@ class Lanes:
         if not choices:
             return [self._waiting]
         if len(choices) > 1:
-            chosen: Any = selector.select(choices, key)
-            return [self._lane_to(cast("Choice", choice).station) for choice in chosen]
+            return [self._lane_to(choice.station) for choice in select_by(selector, choices, key)]
         return [self._lane_to(choices[0].station)]
 
     def _lane_to(self, station: Station) -> Sender:
@@ -107,15 +106,13 @@ class Lanes:
 
     def _join_fleet(self) -> Fleet:
         """Use the running loop's fleet, which does not keep a producer that is forgotten."""
-        own = weakref.ref(self)
         fleet = fleet_of_loop(self._seeds)
+        own = weakref.ref(self, lambda gone: fleet.listeners.pop(gone, None))
 
         def note_change() -> None:
             lanes = own()
             if lanes is not None:
                 lanes._note_change()
-            else:
-                fleet.listeners.pop(own, None)
 
         fleet.listeners[own] = note_change
         self._leave_fleet: Callable[[], object] = lambda: fleet.listeners.pop(own, None)
@@ -182,9 +179,13 @@ class Lanes:
             lane.flush()
 
     def _place_of(self, key: bytes) -> Sender:
-        if key:
-            return self._select(self._key_selector, self._key_choices, key)[0]
-        return self._select(self._selector, self._choices, None)[0]
+        """Return the lane for a message that has to move: a selector that fails now must not keep it."""
+        selector, choices = (self._key_selector, self._key_choices) if key else (self._selector, self._choices)
+        try:
+            return self._select(selector, choices, key or None)[0]
+        except UsageError as error:
+            log.error("producer.selector_failed", topic=self.terms.name, reason=str(error))
+            return self._select(_BY_KEY, choices, key or None)[0]
 
     def lane_refused(self, lane: Sender, error: RpcError) -> None:
         """Move what a lane has to others; where there is none that could take it, tell the messages."""

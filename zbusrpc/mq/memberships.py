@@ -184,6 +184,16 @@ class Memberships:
 
     # -- messages ----------------------------------------------------------------------------------------
 
+    @property
+    def is_spread(self) -> bool:
+        """Whether messages come from several brokers."""
+        return len(self._members) > 1
+
+    @property
+    def buffered(self) -> int:
+        """How many messages have come and were not taken."""
+        return sum(len(member.buffer) for member in self._members.values())
+
     def turn(self) -> bool:
         """Let the next member that has messages be the one whose messages are taken; False where none has."""
         members = list(self._members.values())

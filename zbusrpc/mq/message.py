@@ -70,7 +70,8 @@ class Received(Generic[T]):
             return {}
 
     def __repr__(self) -> str:
-        return f"<message {self.id} of topic {self.topic} at {self.offset}, attempt {self.attempt}>"
+        place = f"{self.offset} on {self._subscription.broker}"
+        return f"<message {self.id} of topic {self.topic} at {place}, attempt {self.attempt}>"
 
     # -- answers, for code that runs in the message's event loop ----------------------------------------
 

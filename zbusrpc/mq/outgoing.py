@@ -111,6 +111,8 @@ def milliseconds(what: str, seconds: float, least_ms: int) -> int:
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
+    if not isinstance(seconds, int | float):
+        raise _refusal(f"{what} = {seconds!r}: it is a number of seconds, not {type(seconds).__name__}")
     if not (0 <= seconds <= TIME_S_MAX) or (seconds == 0 and least_ms):
         least = "more than 0" if least_ms else "0 or more"
         raise _refusal(f"{what} = {seconds}: write {least} seconds, at most a hundred years")

@@ -210,7 +210,7 @@ class Producer(Generic[T]):
         size, key = sum(map(len, entries)), key_of(entries[0]).decode()
         (lanes.only or lanes.choose(key)).check_size(size)
         timeout = await self._take(len(entries), size, timeout)
-        lane = lanes.only or lanes.choose(key)
+        lane = self._lane_of(lanes, key, len(entries), size)
         batch = lane.add_batch(entries, timeout)
         if lanes.others:
             lanes.copy(entries, b"", timeout, is_batch=True)
@@ -242,7 +242,7 @@ class Producer(Generic[T]):
         lane.check_size(size)
         if self._in_flight.is_full:
             timeout = await self._take(1, size, timeout)
-            lane = lanes.only or lanes.choose(options.get("key"))
+            lane = self._lane_of(lanes, options.get("key"), 1, size)
         else:
             self._in_flight.take(1, size)
         future = lane.add(entry, given_id, timeout, is_unwatched=is_unwatched)
@@ -309,6 +309,14 @@ class Producer(Generic[T]):
         terms = Terms(self._topic_bytes, self._in_flight, timeout_s=self._timeout_s, declares=self._declares)
         self._lanes = Lanes(terms, self._brokers, self._selector)
         return self._lanes
+
+    def _lane_of(self, lanes: Lanes, key: str | None, messages: int, size: int) -> "Sender":
+        """Return the lane for what has its room already, which is given back where the selector fails."""
+        try:
+            return lanes.only or lanes.choose(key)
+        except UsageError:
+            self._in_flight.give(messages, size)
+            raise
 
     async def _take(self, messages: int, size: int, timeout: float | None) -> float | None:
         """Wait for room, and return the time limit that is left, or None for the usual one.

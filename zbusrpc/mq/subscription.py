@@ -50,6 +50,8 @@ class Subscription:
 
     def __init__(self, caller: Caller, connection: Connection, topic: str, *, on_filled: Callable[[int], None]) -> None:
         self.topic = topic
+        self.broker = connection.peername
+        """Where it comes from, for people: offsets are those of one broker."""
         self.group = ""
         """The group, as the broker calls it."""
         self.needs_ack = True

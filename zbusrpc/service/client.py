@@ -133,6 +133,8 @@ def options(
         raise UsageError(f"options(timeout={timeout}): a time limit is a number greater than 0")
     if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
         raise UsageError(f"options(metadata={metadata}): names and values are strings")
+    if key is not None and not isinstance(key, str):
+        raise UsageError(f"options(key={key!r}): a key is a str")
     old, rebuild = _parts(proxy)
     changes: dict[str, Any] = {"timeout": timeout, "retries": retries, "wait_for_ready": wait_for_ready, "key": key}
     changes = {name: value for name, value in changes.items() if value is not None}
@@ -281,9 +283,9 @@ class MethodCall:
             if reply.flags & _ERROR:
                 raise codec.revive(envelope.parse_error(reply.body))
         except RpcError as error:
-            if not may_retry(error, tries=0, retries=call_options.retries, is_idempotent=codec.is_idempotent):
+            if not _may_retry(codec, call_options, fleet, error, 0):
                 raise
-            reply = await _retry(codec, call_options, error, message, deadline)
+            reply = await _retry(codec, call_options, fleet, error, message, deadline)
         return codec.decode(reply.body)
 
     def _own_headers(self) -> dict[str, str]:
@@ -322,8 +324,14 @@ def _flags(codec: DynamicCodec, call_options: CallOptions) -> int:
     return int(flags | (Flag.WAIT_FOR_READY if call_options.wait_for_ready else Flag.NONE))
 
 
+def _may_retry(codec: DynamicCodec, call_options: CallOptions, fleet: Fleet, error: RpcError, tries: int) -> bool:
+    """Say whether to try again; who has called `disconnect` meanwhile waits no more."""
+    retries, waits = call_options.retries, call_options.wait_for_ready and not fleet.is_closed
+    return may_retry(error, tries=tries, retries=retries, is_idempotent=codec.is_idempotent, waits=waits)
+
+
 async def _retry(
-    codec: DynamicCodec, call_options: CallOptions, error: RpcError, message: Message, deadline: float
+    codec: DynamicCodec, call_options: CallOptions, fleet: Fleet, error: RpcError, message: Message, deadline: float
 ) -> Message:
     """Try a call again as often as the policy allows; return the reply or raise the last error.
 
@@ -331,7 +339,7 @@ async def _retry(
     """
     backoff = Backoff()
     tries = 0
-    while may_retry(error, tries=tries, retries=call_options.retries, is_idempotent=codec.is_idempotent):
+    while _may_retry(codec, call_options, fleet, error, tries):
         tries += 1
         wait_s = max(backoff.next_s(), error.retry_after_s or 0.0)
         if time.monotonic() + wait_s >= deadline:
@@ -341,7 +349,8 @@ async def _retry(
         flags = message.flags | (int(Flag.WAIT_FOR_READY) if waits else 0)
         again = Message(_REQUEST, 0, message.topic, message.body, message.header_bytes, flags)
         try:
-            fleet, selector, key = fleet_of_loop(call_options.brokers), call_options.selector, call_options.key
+            fleet = fleet_of_loop(call_options.brokers)
+            selector, key = call_options.selector, call_options.key
             reply = await fleet.request(again, deadline, wait_for_ready=waits, selector=selector, key=key)
             if not reply.flags & _ERROR:
                 return reply

@@ -25,7 +25,7 @@ from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.link import Link
 from zbusrpc.transport.native import payload_size
-from zbusrpc.transport.topology import parse_topology
+from zbusrpc.transport.topology import Topology, parse_topology
 
 if TYPE_CHECKING:
     from zbusrpc.service.worker import Worker
@@ -167,19 +167,28 @@ class Post:
         elif message.kind == Kind.REPLY and message.id == _TRACK_ID:
             self._note_brokers(message)
         elif message.kind == Kind.TOPOLOGY:
-            self._worker.told(self, parse_topology(message.body))
+            self._note_topology(message, is_reply=False)
 
     def _note_brokers(self, reply: Message) -> None:
         """Take in which brokers there are, and serve this one unless it only tracks others."""
         if reply.flags & _ERROR:  # it does not want to tell
             self.subscribe()
             return
-        topology = parse_topology(reply.body, is_reply=True)
-        if self.address in topology.servers or not self.address:
+        topology = self._note_topology(reply, is_reply=True)
+        if topology is None or self.address in topology.servers or not self.address:
             self.subscribe()
         else:
             self._settle(LinkError(f"tracker {self.address} takes no services itself, and no broker reports to it"))
+
+    def _note_topology(self, message: Message, *, is_reply: bool) -> Topology | None:
+        """Take in what the broker tells of all brokers; one that tells what nobody can read may yet be served at."""
+        try:
+            topology = parse_topology(message.body, is_reply=is_reply)
+        except RpcError as error:
+            log.warning("worker.topology_unreadable", broker=self.address, reason=error.message)
+            return None
         self._worker.told(self, topology)
+        return topology
 
     def _note_subscription(self, message: Message) -> None:
         refusal: ZbusError | None = None

@@ -27,7 +27,7 @@ from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
 from zbusrpc.service.post import Post
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
-from zbusrpc.transport.address import Address, address_named
+from zbusrpc.transport.address import Address, address_named, would_expose
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX
 from zbusrpc.transport.topology import Topology as Told
@@ -36,6 +36,8 @@ SETTLE_S: Final = 1.0
 """How long the start waits for further brokers once one has taken the subscription."""
 LEAVE_TIMEOUT_S: Final = 1.0
 """How long a broker may take to confirm that it gives this instance nothing more: requests may be on their way."""
+POSTS_MAX: Final = 128
+"""Brokers besides those that were named: each takes a file descriptor, and a tracker may tell of far more."""
 _ERROR: Final = int(Flag.ERROR)
 _REPLY: Final = int(Kind.REPLY)
 
@@ -68,7 +70,7 @@ class Worker:
         self._tasks: dict[Post, asyncio.Task[None]] = {}
         self._attempts: dict[Post, asyncio.Task[ZbusError | None]] = {}
         self._topology = Topology()
-        self._is_closing = False
+        self._is_closing = self._is_exposure_said = False
         self.refused: asyncio.Future[ZbusError | None] = asyncio.get_running_loop().create_future()
         """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
         self.has_stuck_threads = False
@@ -157,8 +159,20 @@ class Worker:
         there = {post.address for post in self._posts.values()}
         for address, broker_ in self._topology.brokers.items():
             dialled = address_named(address)
-            if address not in there and dialled is not None and broker_.state == "live":
+            if address in there or dialled is None or dialled in self._posts or broker_.state != "live":
+                continue
+            if would_expose(dialled, self._seeds):
+                self._note_exposure(address)
+            elif len(self._posts) - len(self._seeds) < POSTS_MAX:
                 self._open(dialled, is_seed=False)
+
+    def _note_exposure(self, address: str) -> None:
+        """Log, once, that a broker is not served at: the token would go there in the clear."""
+        if not self._is_exposure_said:
+            self._is_exposure_said = True
+            log.warning(
+                "worker.broker_without_tls", broker=address, fix="name one broker without tls://, or give it TLS"
+            )
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         """Tell when no broker is left: each of them has refused the token."""

@@ -1,5 +1,6 @@
 """Broker addresses: `host:port;tls://host2:port`, as people write them."""
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from zbusrpc.config import DEFAULT_PORT
@@ -28,6 +29,8 @@ def parse_addresses(text: str) -> tuple[Address, ...]:
     Raises:
         ConfigError: one of them is no address; the text names it.
     """
+    if not isinstance(text, str):
+        raise ConfigError(f"brokers are named by one text, host:port;host2:port, and not by {text!r}")
     for separator in SEPARATORS[1:]:
         text = text.replace(separator, SEPARATORS[0])
     parts = [part.strip() for part in text.split(SEPARATORS[0]) if part.strip()]
@@ -42,6 +45,15 @@ def address_named(text: str) -> Address | None:
         return _parse(text)
     except ConfigError:
         return None
+
+
+def would_expose(address: Address, named: Iterable[Address]) -> bool:
+    """Whether dialling an address that a broker tells of would show a token in the clear, though TLS is wanted.
+
+    Args:
+        named: What the user has named. If that is all with TLS, nothing else is good enough.
+    """
+    return not address.tls and all(one.tls for one in named)
 
 
 def _parse(given: str) -> Address:

@@ -224,13 +224,21 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._handle == self._ignore:
             return
         self._stop_receiving()
-        if self._transport.is_closing():  # a dial that was cancelled: the loop has closed it
-            return
         self.write([*self._outbox, Message(Kind.GOODBYE, last_request, body=reason.encode())])
         self._outbox.clear()
         if self._transport is not None:
             self._transport.close()
             self._restart_timer(CLOSE_TIMEOUT_S, self._transport.abort)
+
+    def abandon(self) -> None:
+        """Close without a word, where a dial was cancelled: a transport that uvloop has closed takes no write."""
+        transport, self._transport = self._transport, None
+        self._stop_receiving()
+        self._outbox.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        if transport is not None:
+            transport.abort()
 
     def fail(self, error: ZbusError) -> None:
         """Close because of the peer's fault and tell it why, without waiting for it."""

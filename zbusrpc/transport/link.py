@@ -81,7 +81,7 @@ class Link:
         self._attempt: asyncio.Future[None] = self._loop.create_future()
         self._hurry = asyncio.Event()
         self._wait_s_max = wait_s_max
-        self._is_stopped = False
+        self._is_stopped = self._has_ended = False
         self.error: ZbusError | None = None
         """Why the link is down, where it is known."""
         self.name = ";".join(str(address) for address in self._addresses)
@@ -117,14 +117,18 @@ class Link:
                     async with asyncio.timeout(backoff.next_s()):  # wait_for loses cancellations (Python 3.11)
                         await self._hurry.wait()
         finally:
+            self._has_ended = True
             self.error = self.error or LinkError(f"the link to {self.name} was closed")
             self._end_attempt()
             if self._connection is not None:
                 self._connection.close()
 
     async def wait_attempt(self) -> None:
-        """Return when the link is open or the dial that runs or comes next has failed; see `error`."""
-        if self._connection is None:
+        """Return when the link is open or the dial that runs or comes next has failed, or at once after the end.
+
+        Why there is no connection is in `error`.
+        """
+        if self._connection is None and not self._has_ended:
             self._hurry.set()
             await asyncio.shield(self._attempt)
 
@@ -171,10 +175,10 @@ class Link:
                 async with asyncio.timeout(DIAL_TIMEOUT_S):
                     await self._connect(connection, address)
                     error: Exception | None = await self._outcome
-            except (OSError, TimeoutError) as dial_error:
+            except (OSError, TimeoutError, ValueError) as dial_error:  # the last is for a host name that is none
                 error = dial_error
             except asyncio.CancelledError:
-                connection.close()
+                connection.abandon()
                 raise
             if error is None:
                 return
@@ -256,6 +260,8 @@ def explain(address: Address, error: Exception) -> str:
         reason = explain_tls(cause)
     elif isinstance(error, OSError):
         reason = _explain_system(address, error)
+    elif isinstance(error, ValueError):
+        reason = f"{address.host!r:.80} is no host name"
     elif isinstance(error, FrameTooLargeError) and error.size >> 24 == TLS_ALERT:
         reason = f"it speaks TLS: write tls://{address}"
     elif isinstance(error, LinkError):

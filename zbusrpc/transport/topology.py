@@ -25,7 +25,7 @@ LEARNT_MAX: Final = 2**52
 State = Literal["live", "draining"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Text = Annotated[str, Field(max_length=300)]
-_Address = Annotated[str, Field(max_length=300, pattern=r"^(tls://)?(\[[0-9A-Za-z:.%]+\]|[^\s:;,/\[\]]+):[0-9]{1,5}$")]
+_Address = Annotated[str, Field(max_length=300, pattern=r"^(tls://)?(\[[0-9A-Za-z:.%]+\]|[\w.-]+):[0-9]{1,5}$")]
 """As `str` makes it of an address; whoever is told of it dials it."""
 
 

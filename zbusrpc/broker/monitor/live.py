@@ -63,10 +63,18 @@ class Live:
         self._viewers[dialect] = dialect.session.rights
         return self._snapshot(dialect.session.rights)
 
+    def leave(self, dialect: "Dialect") -> None:
+        """Tell a session of nothing any more."""
+        self._viewers.pop(dialect, None)
+
     def renew(self, access: Access) -> None:
-        """Let viewers see what their tokens may see now, and those whose token is gone nothing."""
+        """Let viewers see what their tokens may see now, and those whose token is gone or may not look nothing."""
         renewed = {dialect: access.renewed(rights) for dialect, rights in self._viewers.items()}
-        self._viewers = {dialect: rights for dialect, rights in renewed.items() if rights is not None}
+        self._viewers = {
+            dialect: rights
+            for dialect, rights in renewed.items()
+            if rights is not None and rights.allows(Operation.QUERY)
+        }
         self._behind |= self._viewers.keys()
 
     def _tick(self) -> None:

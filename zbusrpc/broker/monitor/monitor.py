@@ -115,6 +115,7 @@ class Monitor:
                 raise
             if not exchange.is_ordered:
                 log_in(token)
+                self.live.leave(dialect)  # what it may see was that of another token
             exchange.answer_http(answer)
 
     def _watch(self, exchange: Exchange, dialect: "Dialect", asked: api.Asked) -> bytes:
@@ -126,7 +127,11 @@ class Monitor:
         return envelope.result_body(found)
 
     def _carry_out(self, command: dict[str, Any], exchange: Exchange, dialect: "Dialect") -> None:
-        message = Message(Kind.COMMAND, 0, b"", orjson.dumps(command))
+        try:
+            body = orjson.dumps(command)
+        except orjson.JSONEncodeError as error:  # a number of more than 64 bits, or a hundred levels
+            raise RpcError(Code.INVALID_ARGUMENT, f"this cannot be a command: {error}") from None
+        message = Message(Kind.COMMAND, 0, b"", body)
         dialect.ask(message, partial(self._answer, exchange, dialect.session.rights))
 
     def _answer(self, exchange: Exchange, rights: Rights | None, reply: Message) -> None:
@@ -186,9 +191,10 @@ class Monitor:
             return [_without_figures(row) for row in self._all_servers()]
         return self._all_servers()
 
-    def addresses(self) -> Collection[str]:
-        """Return the addresses of all brokers of the set: their pages may use this one."""
-        return [plain_address(address)[0] for address in self._hub.tracker.registry.servers]
+    def origins(self) -> Collection[str]:
+        """Return the origins of the pages of all brokers of the set: they may use this one."""
+        servers = self._hub.tracker.registry.servers
+        return [f"http{'s' if is_tls else ''}://{address}" for address, is_tls in map(plain_address, servers)]
 
     def statistics(self) -> dict[str, int]:
         """Return counters of this broker."""

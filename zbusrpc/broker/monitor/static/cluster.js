@@ -36,6 +36,12 @@ export class Cluster extends EventTarget {
     await this.#askForPushes(broker);
   }
 
+  /** Show no more of the brokers that are gone. */
+  forgetMissing() {
+    this.#store.missing.clear();
+    this.#changed();
+  }
+
   /** Stop waiting for the next try. */
   retryNow() {
     for (const broker of this.#store.brokers.values()) if (!broker.isLive) this.#open(broker);
@@ -60,7 +66,8 @@ export class Cluster extends EventTarget {
   }
 
   #join(address, url) {
-    const broker = { address, url, rows: new BrokerRows(), isLive: false, isDenied: false, error: "", retryAtMs: 0 };
+    const states = { isLive: false, isDenied: false, hasEnded: false, error: "", retryAtMs: 0 };
+    const broker = { address, url, rows: new BrokerRows(), ...states };
     broker.link = new Link(`${url.replace(/^http/, "ws")}/`);
     broker.link.addEventListener("open", () => this.#watch(broker));
     broker.link.addEventListener("push", ({ detail }) => this.#take(broker, JSON.parse(detail)));
@@ -71,7 +78,8 @@ export class Cluster extends EventTarget {
   }
 
   #open(broker) {
-    if (broker !== this.#own && this.#token) broker.link.token = this.#token;
+    const isExposed = location.protocol === "https:" && broker.url.startsWith("http:"); // the token stays encrypted
+    if (broker !== this.#own && this.#token && !isExposed) broker.link.token = this.#token;
     broker.link.open();
   }
 
@@ -91,7 +99,7 @@ export class Cluster extends EventTarget {
 
   #take(broker, push) {
     broker.rows.take(push);
-    Object.assign(broker, { isLive: true, isDenied: false, error: "" });
+    Object.assign(broker, { isLive: true, isDenied: false, hasEnded: false, error: "" });
     if (broker === this.#own) {
       this.#rename(push.server.address);
       this.#follow(push.servers);
@@ -120,12 +128,15 @@ export class Cluster extends EventTarget {
       if (broker === this.#own || wanted.has(address)) continue;
       broker.link.close();
       brokers.delete(address);
+      if (!broker.hasEnded && broker.rows.server) this.#store.missing.set(address, broker.rows.server);
     }
+    for (const address of wanted.keys()) this.#store.missing.delete(address);
     for (const [address, url] of wanted) if (!brokers.has(address)) this.#join(address, new URL(url).origin);
   }
 
-  async #lose(broker, waitMs) {
+  async #lose(broker, { waitMs, isEnd }) {
     const hadCookie = broker === this.#own && !broker.isLive;
+    if (broker.isLive) broker.hasEnded = isEnd;
     Object.assign(broker, { isLive: false, error: "no connection", retryAtMs: Date.now() + waitMs });
     this.#changed();
     if (hadCookie && (await isRefused()))

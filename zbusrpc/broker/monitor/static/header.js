@@ -24,19 +24,27 @@ export function drawConnection({ store, cluster }) {
   setText($("state"), words[state]);
   const waitS = Math.max(0, Math.ceil((retryAtMs - Date.now()) / 1000));
   const banner = $("banner");
-  banner.hidden = isLive || (!error && !isDenied);
+  const missing = [...store.missing.keys()].join(", ");
+  const isAway = !isLive && !isDenied;
+  banner.hidden = isLive ? !missing : !error && !isDenied;
   setText(
     banner.firstChild,
-    isDenied ? `${error} ` : `No connection to the broker; what is shown is of before. Next try in ${span(waitS)}. `,
+    isAway
+      ? `No connection to the broker; what is shown is of before. Next try in ${span(waitS)}. `
+      : isDenied
+        ? `${error} `
+        : `Gone: ${missing}. What it has is not shown, and in no total. `,
   );
-  banner.lastChild.hidden = isDenied;
+  $("retry").hidden = !isAway;
+  $("forget").hidden = !isLive;
 }
 
 /** Make the parts of the head that are buttons. */
 export function makeHeader({ cluster, onSearch, onLogin }) {
   $("banner").append(
     el("span"),
-    el("button", { type: "button", class: "quiet", onclick: () => cluster.retryNow() }, "Try now"),
+    el("button", { type: "button", id: "retry", class: "quiet", onclick: () => cluster.retryNow() }, "Try now"),
+    el("button", { type: "button", id: "forget", class: "quiet", onclick: () => cluster.forgetMissing() }, "Forget"),
   );
   makeTheme();
   $("login").addEventListener("click", onLogin);

@@ -11,6 +11,7 @@ const KINDS = {
   services: (broker, row) => `${broker}/${row.service}`,
 };
 const TOTALS = ["in_rate", "out_rate", "call_rate"];
+const RATES_UNKNOWN = Object.fromEntries(TOTALS.map((name) => [name, null]));
 
 /** The last values of a rate, oldest first. */
 export class History {
@@ -85,6 +86,8 @@ export class BrokerRows {
 export class Store {
   /** By address: { address, rows: BrokerRows, isLive, error }. */
   brokers = new Map();
+  /** What those said last of themselves that were there, did not end in order, and are not listed any more: by address. */
+  missing = new Map();
   /** The address of the broker that served the page, or "" before it has said so. */
   own = "";
   totals = Object.fromEntries(TOTALS.map((name) => [name, new History()]));
@@ -107,7 +110,8 @@ export class Store {
     return [...groups].filter((group) => group.topic === topic.topic);
   }
 
-  /** The brokers that any of the set lists, the own one's list first: each as it says of itself, and by whom it is seen. */
+  /** The brokers that any of the set lists, the own one's list first: each as it says of itself, and by whom it is seen.
+   * Then those that the page has lost. */
   servers() {
     const live = [...this.brokers.values()].filter((broker) => broker.isLive);
     const own = this.brokers.get(this.own);
@@ -119,7 +123,15 @@ export class Store {
       if (known) known.seen_by.push(...listed.seen_by);
       else found.set(listed.address, this.#server(listed));
     }
+    for (const { rows } of this.brokers.values()) this.#addLost(found, rows.server, "live");
+    for (const server of this.missing.values()) this.#addLost(found, server, "gone");
     return [...found.values()];
+  }
+
+  #addLost(found, server, state) {
+    if (!server || found.has(server.address)) return;
+    const nobodyKnows = { uptime_s: null, load: null, memory_bytes: null, sessions: null, ...RATES_UNKNOWN };
+    found.set(server.address, this.#server({ ...server, ...nobodyKnows, state, seen_by: [] }));
   }
 
   #server(listed) {

@@ -15,6 +15,7 @@ const WAIT_GROWTH = 1.6;
 const TIMEOUT_MS = 20_000;
 const ASK_MS = 4_000;
 const SILENCE_MS = 10_000;
+const GOING_AWAY = 1001; // RFC 6455, 7.4.1
 
 /** A request that failed; `status` is that of HTTP, or 0 where no answer came. */
 export class WireError extends Error {
@@ -57,7 +58,8 @@ export function errorOf(status, body) {
   }
 }
 
-/** A connection to one broker. Events: "open", "lost" (detail: ms until the next try), "push" (detail: text). */
+/** A connection to one broker. Events: "open", "lost" (detail: { waitMs until the next try, isEnd: the broker has ended in order }),
+ * "push" (detail: text). */
 export class Link extends EventTarget {
   /** Shown with each request; the broker that served the page knows a cookie instead. */
   token = "";
@@ -89,7 +91,7 @@ export class Link extends EventTarget {
       this.dispatchEvent(new Event("open"));
     };
     socket.onmessage = ({ data }) => this.#receive(typeof data === "string" ? data : new TextDecoder().decode(data));
-    socket.onclose = () => this.#lose();
+    socket.onclose = ({ code }) => this.#lose(code === GOING_AWAY);
     this.#socket = socket;
     this.#heardMs = Date.now();
     this.#watch = setInterval(() => this.#listen(), ASK_MS);
@@ -142,12 +144,12 @@ export class Link extends EventTarget {
     else if (quietMs > ASK_MS && this.isOpen) this.request("GET", "/ping").catch(() => {});
   }
 
-  #lose() {
+  #lose(isEnd = false) {
     this.#drop();
     const waitMs = this.#waitMs * (0.75 + Math.random() / 2); // so that not all pages come back at once
     this.#waitMs = Math.min(this.#waitMs * WAIT_GROWTH, WAIT_MS_MAX);
     this.#retry = setTimeout(() => this.open(), waitMs);
-    this.dispatchEvent(new CustomEvent("lost", { detail: waitMs }));
+    this.dispatchEvent(new CustomEvent("lost", { detail: { waitMs, isEnd } }));
   }
 
   #drop() {

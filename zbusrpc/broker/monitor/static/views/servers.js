@@ -8,7 +8,7 @@ import { factList, part } from "../facts.js";
 import { bytes, compact, moment, number, rate, span } from "../format.js";
 import { openLogin } from "../login.js";
 
-const STATES = { live: "good", draining: "warn", gone: "bad", lost: "bad", "not logged in": "warn" };
+const STATES = { live: "good", draining: "warn", ended: "warn", gone: "bad", lost: "bad", "not logged in": "warn" };
 
 export function serversView({ store, cluster, actions, open }) {
   return {
@@ -154,8 +154,10 @@ function whyNotDrained(actions, row) {
 }
 
 function stateOf(store, row) {
-  if (store.brokers.get(row.address)?.isDenied) return "not logged in";
-  return row.state === "live" && store.isStale(row.address) ? "lost" : row.state;
+  const broker = store.brokers.get(row.address);
+  if (broker?.isDenied) return "not logged in";
+  if (row.state !== "live" || broker?.isLive) return row.state;
+  return broker?.hasEnded ? "ended" : "lost";
 }
 
 function statesOf(store, row) {

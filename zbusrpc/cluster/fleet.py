@@ -15,10 +15,11 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final
 
-from zbusrpc import envelope
+from zbusrpc.cluster.policy import is_untouched
 from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.stations import Stations
@@ -31,6 +32,8 @@ PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
 TURN_MAX: Final = 32
 """Calls of one turn of the event loop that go to the same broker, where the least loaded is to take them."""
+LINK_S: Final = 1.0
+"""How long a call with a key waits for all brokers that may have it, before the first."""
 LATE_S: Final = 0.2
 """An event loop that is later than this for its own timer has not listened either."""
 _ERROR: Final = int(Flag.ERROR)
@@ -107,24 +110,37 @@ class Fleet:
         self, message: Message, deadline: float | None, wait_for_ready: bool, selector: Selector, key: str | None
     ) -> Message:
         tried: list[Station] = []
+        topic, has_all = message.topic, key is None
         while True:
-            station = self.choose(message.topic, selector, key, tried)
+            station = self.choose(topic, selector, key, tried)
             if station is None:
-                station = await self.wait_station(message.topic, deadline, wait_for_ready=wait_for_ready)
-            waits = wait_for_ready and not self._has_others(message.topic, tried, station)
+                await self.wait_station(topic, deadline, wait_for_ready=wait_for_ready)
+                continue
+            if not has_all and self.is_expecting(topic):
+                has_all = True
+                await self._wait_linked(topic)
+                continue
+            waits = wait_for_ready and not self._has_others(topic, tried, station)
             try:
                 reply = await station.request(message, deadline, wait_for_ready=waits)
-                if not reply.flags & _ERROR or not _is_untouched(reply):
-                    return reply
-                if not self._has_others(message.topic, tried, station):
+                if not reply.flags & _ERROR or not is_untouched(reply) or not self._has_others(topic, tried, station):
                     return reply
             except RpcError as error:
-                if error.code is not Code.UNAVAILABLE or error.may_have_run:
-                    raise
-                if not self._has_others(message.topic, tried, station):
+                if (
+                    error.may_have_run
+                    or error.code is not Code.UNAVAILABLE
+                    or not self._has_others(topic, tried, station)
+                ):
                     raise
             tried.append(station)
             message = Message(message.kind, 0, message.topic, message.body, message.header_bytes, message.flags)
+
+    async def _wait_linked(self, topic: bytes) -> None:
+        """Wait a moment for links that are on their way: which broker has a key depends on which there are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINK_S):
+                while self.is_expecting(topic) and not self.is_closed:
+                    await self.wait_change()
 
     def choose(
         self,
@@ -351,13 +367,6 @@ class Fleet:
         """Be closed in a forked child, without touching what belongs to its parent."""
         self.is_closed = True
         self._stations.forget()
-
-
-def _is_untouched(reply: Message) -> bool:
-    """Whether the error in a reply says that the call has not run, and that another broker may have it run."""
-    error = envelope.parse_error(reply.body)
-    details = error.details if isinstance(error.details, dict) else {}
-    return error.code is Code.UNAVAILABLE and details.get("may_have_run") is False
 
 
 # -- one fleet for each event loop and each set of seeds -----------------------------------------------------

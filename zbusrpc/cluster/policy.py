@@ -5,7 +5,9 @@ A call is only repeated where that cannot do its work twice: it has not run, or 
 
 from typing import Final
 
+from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import Message
 
 LOST_RETRIES: Final = 3
 """How often an idempotent call is sent again because its connection was lost, whatever `retries` says."""
@@ -34,3 +36,10 @@ def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool,
     if waits and error.code is Code.UNAVAILABLE and not error.may_have_run:
         return True
     return tries < max(retries, LOST_RETRIES if was_lost(error) else 0)
+
+
+def is_untouched(reply: Message) -> bool:
+    """Whether the error in a reply says that the call has not run, and that another broker may have it run."""
+    error = envelope.parse_error(reply.body)
+    details = error.details if isinstance(error.details, dict) else {}
+    return error.code is Code.UNAVAILABLE and details.get("may_have_run") is False

@@ -8,6 +8,7 @@ import asyncio
 import json
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5)
     given = parser.parse_args()
     with (
+        tempfile.TemporaryDirectory() as directory,
         broker_set(3) as brokers,
-        processes.zbusrpc("broker", "--port", "0") as (_, lone),
+        processes.zbusrpc("broker", "--port", "0", "--data-dir", directory) as (_, lone),
         processes.zbusrpc("serve", "calc:Calc", "--broker", brokers.addresses[0]),
         processes.zbusrpc("serve", "calc:Calc", "--broker", lone["broker"]),
     ):

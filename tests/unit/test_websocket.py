@@ -296,7 +296,7 @@ def test_memory_is_bounded_by_the_message_whatever_the_fragments(part: bytes) ->
 
     assert not websocket.is_closing
     assert websocket.is_partial
-    assert peak < 100_000
+    assert peak < 400_000  # other threads of the process count as well; an object each would be megabytes
     assert list(websocket.feed(frame(CONT))) == [part * block_frames * blocks]
 
 

@@ -20,7 +20,7 @@ from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.topology import SELF_ONLY, parse_topology
 
-REDIAL_S: Final = 0.4
+REDIAL_S: Final = 0.8
 """Longest wait between two dials: a broker that is back is used again within a second."""
 SILENT_PROBES_MAX: Final = 4
 """A broker that has answered nothing for so many probes is given up."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 FEW: Final = 2
 """With fewer calls running, a reply is sent at once: it would wait for nobody."""
-REDIAL_S: Final = 0.4
+REDIAL_S: Final = 0.8
 """Longest wait between two dials: a broker that is back has its services within a second."""
 _ERROR: Final = int(Flag.ERROR)
 _SUBSCRIBE_ID: Final = 1

@@ -1,9 +1,14 @@
 /* Cells that several tables have in common. Each makes its elements once and returns update(row). */
 
 import { el, setAttribute, setChildren, setText } from "./dom.js";
-import { percent, rate } from "./format.js";
+import { compact, percent, rate } from "./format.js";
 import { sparkline } from "./sparkline.js";
 import { isNil } from "./table.js";
+
+/** A column of a table that counts something: the field of its name. */
+export function countColumn(id, title, options) {
+  return { id, title, isNumber: true, value: (row) => row[id], text: (row) => compact(row[id]), ...options };
+}
 
 /** The name of a row: a button that opens its details. */
 export function openerCell(open, textOf) {

@@ -1,7 +1,7 @@
 /* Consume groups: how far behind they are, and with whom their messages are. */
 
 import { actionButton } from "../actions.js";
-import { markedCell, openerCell, wordsCell } from "../cells.js";
+import { countColumn, markedCell, openerCell, wordsCell } from "../cells.js";
 import { el } from "../dom.js";
 import { factList, optionFacts, part } from "../facts.js";
 import { compact, moment, number, rate, span } from "../format.js";
@@ -43,25 +43,8 @@ export function groupsView({ store, actions, open, openRow }) {
           (row) => row.lag > 0,
         ),
       },
-      {
-        id: "in_flight",
-        title: "In flight",
-        isNumber: true,
-        isLive: true,
-        rank: 3,
-        hint: "With a consumer now",
-        value: (row) => row.in_flight,
-        text: (row) => compact(row.in_flight),
-      },
-      {
-        id: "delayed",
-        title: "Delayed",
-        isNumber: true,
-        rank: 3,
-        hint: "Waiting for their time, or for the next attempt",
-        value: (row) => row.delayed,
-        text: (row) => compact(row.delayed),
-      },
+      countColumn("in_flight", "In flight", { isLive: true, rank: 3, hint: "With a consumer now" }),
+      countColumn("delayed", "Delayed", { rank: 3, hint: "Waiting for their time, or for the next attempt" }),
       {
         id: "oldest",
         title: "Oldest",

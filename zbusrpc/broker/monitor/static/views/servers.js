@@ -1,11 +1,11 @@
 /* The brokers of the set. */
 
 import { actionButton } from "../actions.js";
-import { openerCell, shareCell, wordsCell } from "../cells.js";
+import { countColumn, openerCell, shareCell, wordsCell } from "../cells.js";
 import { isWebUrl } from "../cluster.js";
 import { el, setAttribute } from "../dom.js";
 import { factList, part } from "../facts.js";
-import { bytes, compact, moment, number, rate, span } from "../format.js";
+import { bytes, moment, number, rate, span } from "../format.js";
 import { openLogin } from "../login.js";
 
 const STATES = { live: "good", draining: "warn", ended: "warn", gone: "bad", lost: "bad", "not logged in": "warn" };
@@ -83,32 +83,9 @@ export function serversView({ store, cluster, actions, open }) {
         value: (row) => row.call_rate,
         text: (row) => rate(row.call_rate),
       },
-      {
-        id: "topics",
-        title: "Topics",
-        isNumber: true,
-        rank: 3,
-        isTold: true,
-        value: (row) => row.topics,
-        text: (row) => compact(row.topics),
-      },
-      {
-        id: "services",
-        title: "Services",
-        isNumber: true,
-        rank: 3,
-        isTold: true,
-        value: (row) => row.services,
-        text: (row) => compact(row.services),
-      },
-      {
-        id: "sessions",
-        title: "Connections",
-        isNumber: true,
-        rank: 3,
-        value: (row) => row.sessions,
-        text: (row) => compact(row.sessions),
-      },
+      countColumn("topics", "Topics", { rank: 3, isTold: true }),
+      countColumn("services", "Services", { rank: 3, isTold: true }),
+      countColumn("sessions", "Connections", { rank: 3 }),
       {
         id: "seen_by",
         title: "Seen by",

@@ -1,9 +1,9 @@
 /* Services: their instances and methods, how fast they answer, and a form to call them. */
 
-import { markedCell, openerCell, rateCell, wordsCell } from "../cells.js";
+import { countColumn, markedCell, openerCell, rateCell, wordsCell } from "../cells.js";
 import { el } from "../dom.js";
 import { factList, part } from "../facts.js";
-import { compact, count, milliseconds, number, percent, rate } from "../format.js";
+import { count, milliseconds, number, percent, rate } from "../format.js";
 import { servicePath } from "../paths.js";
 import { callForm } from "./call.js";
 
@@ -36,16 +36,7 @@ export function servicesView({ store, cluster, actions, open }) {
         value: (row) => row.instances.length,
         text: (row) => number(row.instances.length),
       },
-      {
-        id: "queued",
-        title: "Queued",
-        isNumber: true,
-        isLive: true,
-        rank: 3,
-        hint: "Calls that wait for an instance",
-        value: (row) => row.queued,
-        text: (row) => compact(row.queued),
-      },
+      countColumn("queued", "Queued", { isLive: true, rank: 3, hint: "Calls that wait for an instance" }),
       {
         id: "methods",
         title: "Methods",

@@ -1,7 +1,7 @@
 /* Topics: what is stored, and how fast it comes and goes. */
 
 import { actionButton } from "../actions.js";
-import { markedCell, openerCell, rateCell, wordsCell } from "../cells.js";
+import { countColumn, markedCell, openerCell, rateCell, wordsCell } from "../cells.js";
 import { el } from "../dom.js";
 import { factList, linkList, optionFacts, part } from "../facts.js";
 import { bytes, compact, count, moment, number, rate } from "../format.js";
@@ -31,14 +31,7 @@ export function topicsView({ store, cluster, actions, open, openRow }) {
         value: (row) => row.durability,
         cell: wordsCell(kindsOf),
       },
-      {
-        id: "messages",
-        title: "Messages",
-        isNumber: true,
-        rank: 1,
-        value: (row) => row.messages,
-        text: (row) => compact(row.messages),
-      },
+      countColumn("messages", "Messages", { rank: 1 }),
       {
         id: "bytes",
         title: "Size",
@@ -74,15 +67,7 @@ export function topicsView({ store, cluster, actions, open, openRow }) {
         value: (row) => row.group_count,
         text: (row) => number(row.group_count),
       },
-      {
-        id: "consumers",
-        title: "Consumers",
-        isNumber: true,
-        rank: 2,
-        isTold: true,
-        value: (row) => row.consumers,
-        text: (row) => compact(row.consumers),
-      },
+      countColumn("consumers", "Consumers", { rank: 2, isTold: true }),
       {
         id: "dead_letters",
         title: "Dead",

@@ -12,9 +12,10 @@ import asyncio
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from zbusrpc.cluster.admission import Admission
 from zbusrpc.cluster.station import Owner, Station
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.address import Address, address_named, would_expose
+from zbusrpc.transport.address import Address, address_named
 
 TRACKERS_MAX: Final = 3
 """So many brokers are asked for all others: where the seeds are fewer, more that the seeds tell of."""
@@ -36,8 +37,10 @@ class Stations:
         self._doubles: dict[str, tuple[str, float]] = {}
         """Addresses that led where another one does: to whom, and until when they are left alone."""
         self._closing: set[asyncio.Task[None]] = set()
-        self._is_closed = self._is_exposure_said = False
-        self.seeds = [self._add(seed, is_seed=True) for seed in dict.fromkeys(seeds)]
+        self._is_closed = False
+        named = dict.fromkeys(seeds)
+        self._admission = Admission(named, log, "fleet.broker_without_tls")
+        self.seeds = [self._add(seed, is_seed=True) for seed in named]
         """Of the brokers that the user has named."""
 
     def __iter__(self) -> Iterator[Station]:
@@ -48,31 +51,19 @@ class Stations:
 
     def open(self, address: str) -> Station | None:
         """Return the station of a broker that trackers tell of; None where there is and will be none."""
-        dialled = address_named(address)
-        if dialled is None:
-            return None
-        station = self._all.get(dialled)
+        named = address_named(address)
+        station = self._all.get(named) if named is not None else None
         if station is not None:
             return station
         is_full = len(self._all) - len(self.seeds) >= STATIONS_MAX
         if self._is_closed or is_full or self._leads_elsewhere(address):
             return None
-        if would_expose(dialled, [seed.dialled for seed in self.seeds]):
-            self._note_exposure(address)
-            return None
-        return self._add(dialled, is_seed=False)
+        dialled = self._admission.admits(address)
+        return self._add(dialled, is_seed=False) if dialled is not None else None
 
     def _add(self, dialled: Address, *, is_seed: bool) -> Station:
         station = self._all[dialled] = Station(self._owner, dialled, is_tracker=is_seed, is_seed=is_seed)
         return station
-
-    def _note_exposure(self, address: str) -> None:
-        """Log, once, that a broker is not used."""
-        if not self._is_exposure_said:
-            self._is_exposure_said = True
-            log.warning(
-                "fleet.broker_without_tls", broker=address, fix="name one broker without tls://, or give it TLS"
-            )
 
     def _leads_elsewhere(self, address: str) -> bool:
         """Whether an address led, a while ago, to a broker that another link leads to now."""

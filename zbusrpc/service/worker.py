@@ -18,6 +18,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
+from zbusrpc.cluster.admission import Admission
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
@@ -27,7 +28,7 @@ from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
 from zbusrpc.service.post import Post
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
-from zbusrpc.transport.address import Address, address_named, would_expose
+from zbusrpc.transport.address import Address, address_named
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX
 from zbusrpc.transport.topology import Topology as Told
@@ -70,7 +71,8 @@ class Worker:
         self._tasks: dict[Post, asyncio.Task[None]] = {}
         self._attempts: dict[Post, asyncio.Task[ZbusError | None]] = {}
         self._topology = Topology()
-        self._is_closing = self._is_exposure_said = False
+        self._admission = Admission(self._seeds, log, "worker.broker_without_tls")
+        self._is_closing = False
         self.refused: asyncio.Future[ZbusError | None] = asyncio.get_running_loop().create_future()
         """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
         self.has_stuck_threads = False
@@ -158,21 +160,11 @@ class Worker:
                 self._tasks.pop(post).cancel()
         there = {post.address for post in self._posts.values()}
         for address, broker_ in self._topology.brokers.items():
-            dialled = address_named(address)
-            if address in there or dialled is None or dialled in self._posts or broker_.state != "live":
+            if address in there or broker_.state != "live" or address_named(address) in self._posts:
                 continue
-            if would_expose(dialled, self._seeds):
-                self._note_exposure(address)
-            elif len(self._posts) - len(self._seeds) < POSTS_MAX:
+            dialled = self._admission.admits(address)
+            if dialled is not None and len(self._posts) - len(self._seeds) < POSTS_MAX:
                 self._open(dialled, is_seed=False)
-
-    def _note_exposure(self, address: str) -> None:
-        """Log, once, that a broker is not served at: the token would go there in the clear."""
-        if not self._is_exposure_said:
-            self._is_exposure_said = True
-            log.warning(
-                "worker.broker_without_tls", broker=address, fix="name one broker without tls://, or give it TLS"
-            )
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         """Tell when no broker is left: each of them has refused the token."""

@@ -78,6 +78,8 @@ class Tracker:
         self._own_changed: set[str] = set()
         self._clients: dict[Session, _Eyes] = {}
         self._behind: set[Session] = set()
+        self._tables: dict[_Eyes, bytes] = {}
+        """What those that asked since the last push were answered: what has changed meanwhile, the next one tells."""
         self._trackers: set[str] = set()
         self._version = 0
         self._is_settled = self._is_settling = False
@@ -142,8 +144,9 @@ class Tracker:
         """Carry out a TRACK."""
         eyes = self._clients[session] = _Eyes(session.rights, message.body == SELF_ONLY)
         self._behind.discard(session)
-        body = encode(self._full(eyes))
-        self._send(session, Message(Kind.REPLY, message.id, body=envelope.result_body(body)))
+        if eyes not in self._tables:
+            self._tables[eyes] = envelope.result_body(encode(self._full(eyes)))
+        self._send(session, Message(Kind.REPLY, message.id, body=self._tables[eyes]))
 
     def report(self, session: Session, message: Message, now: float) -> None:
         """Carry out a REPORT."""
@@ -251,6 +254,7 @@ class Tracker:
 
     def _push_all(self) -> None:
         self._is_push_due, self._pushed_bytes = False, 0
+        self._tables.clear()
         self._look_at_self()
         changed, gone = self.registry.take_changes()
         trackers = self.registry.trackers()

@@ -21,18 +21,15 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from heapq import heappop, heappush
+from heapq import heappop
 from typing import Final
 
 from zbusrpc.broker.credits import CreditPool
-from zbusrpc.broker.mq.counters import GroupCounters
-from zbusrpc.broker.mq.delays import Delays
+from zbusrpc.broker.mq.deliveries import Deliveries, Load
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.filters import compile_filter
-from zbusrpc.broker.mq.keys import KeyOrder
-from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
+from zbusrpc.broker.mq.leases import PRUNE_MIN
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Pending, Place
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
@@ -47,13 +44,11 @@ DISPATCH_BYTES_MAX: Final = 1024 * 1024
 
 Fetch = Callable[[int], list[Record]]
 """Return some records from an offset on; none where the log ends."""
-Load = Callable[[int], Record | None]
-"""Return the record at an offset, or None where it is gone."""
 Handout = tuple[Subscription, Delivery, Record]
 Act = Callable[[Delivery], None]
 
 
-class Group(Place):
+class Group(Deliveries):
     """One consume group of one topic."""
 
     def __init__(
@@ -68,27 +63,19 @@ class Group(Place):
         load: Load,
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(name, options, position)
+        super().__init__(name, options, position, load=load, jitter=jitter)
         self.topic_name = topic_name
         self.key = key
         """Names it in the journal."""
         self.pool: CreditPool[Subscription] = CreditPool()
         """The consumers."""
-        self.dead: list[tuple[Delivery, str]] = []
-        """What used up its attempts, and why: to be taken by whoever drives the group."""
-        self.counters = GroupCounters()
         self.is_gone = False
         """Whether it was removed."""
         self.has_more = False
         """Whether the last `dispatch` ended before everything was handed out that could be."""
-        self._fetch, self._load, self._jitter = fetch, load, jitter
+        self._fetch = fetch
         self._matches = compile_filter(options.filter)
         self._buffer: deque[Record] = deque()
-        self._waiting: list[int] = []  # a heap of offsets
-        self._delays = Delays()
-        self._leases = Leases()
-        self._keys = KeyOrder()
-        self._has_unknown_keys = False
 
     def set_options(self, options: GroupOptions) -> None:
         """Have other options from now on; a filter applies to what is read from now on."""
@@ -204,34 +191,6 @@ class Group(Place):
             self._buffer.extend(self._fetch(self.position))
         return bool(self._buffer)
 
-    def _has_expired(self, record: Record, now_ms: int) -> bool:
-        has_expired = 0 < record.expiry_ms <= now_ms
-        self.counters.expired += has_expired
-        return has_expired
-
-    def _delay(self, delivery: Delivery, now: float, due_ms: int, delay_ms: float) -> None:
-        delivery.due_ms = due_ms
-        self._delays.begin(delivery, now + delay_ms / 1000)
-        self._changes.touch(delivery.offset)
-
-    def _wait(self, delivery: Delivery) -> None:
-        delivery.state = State.WAITING
-        heappush(self._waiting, delivery.offset)
-        self._changes.touch(delivery.offset)
-
-    # -- keys --------------------------------------------------------------------------------------------
-
-    def _take_key(self, delivery: Delivery, record: Record | None) -> bool:
-        """Take the key of a message, or let it be held behind others; False then."""
-        self._changes.touch(delivery.offset)
-        return self._keys.take(delivery, record)
-
-    def _learn_keys(self) -> None:
-        """After a restart: find out which keys are busy, before anything is handed out."""
-        if self._has_unknown_keys:
-            self._keys.learn([self.pending[offset] for offset in sorted(self.pending)], self._load)
-            self._has_unknown_keys = False
-
     # -- what consumers say ------------------------------------------------------------------------------
 
     def ack(self, consumer: Subscription, first: int, last: int) -> int:
@@ -307,48 +266,7 @@ class Group(Place):
         self._bury(delivery, reason)
         self.has_more = True
 
-    # -- what becomes of messages ------------------------------------------------------------------------
-
-    def finish(self, delivery: Delivery) -> None:
-        """Take note that a dead message is stored where it belongs, or was dropped."""
-        if self.pending.get(delivery.offset) is delivery:
-            self._finish(delivery)
-
-    def _finish(self, delivery: Delivery) -> None:
-        del self.pending[delivery.offset]
-        delivery.until = 0.0
-        self._changes.touch(delivery.offset)
-        following = self._keys.free(delivery.key) if delivery.key else None
-        if following is not None:
-            self._wait(following)
-
-    def _fail(self, delivery: Delivery, reason: str, now: float, now_ms: int, *, delay_ms: float | None) -> None:
-        if delivery.attempts >= self.options.max_attempts:
-            self._bury(delivery, f"{reason} (attempt {delivery.attempts} of {self.options.max_attempts})")
-            return
-        if delay_ms is None:
-            delay_ms = self.options.longest_wait_ms(delivery.attempts) * (0.5 + self._jitter() / 2)
-        if delay_ms > 0:
-            self._delay(delivery, now, now_ms + round(delay_ms), delay_ms)
-        else:
-            self._wait(delivery)
-
-    def _put_back(self, delivery: Delivery) -> None:
-        delivery.attempts -= 1
-        self._wait(delivery)
-
-    def _bury(self, delivery: Delivery, reason: str) -> None:
-        delivery.state = State.DEAD
-        self.counters.dead += 1
-        self._changes.touch(delivery.offset)
-        self.dead.append((delivery, reason))
-
     # -- what time does ----------------------------------------------------------------------------------
-
-    def next_at(self) -> float | None:
-        """Return when `expire` should be called next, or None when nothing waits for a time."""
-        times = [self._leases.next_at(), self._delays.next_at()]
-        return min((at for at in times if at is not None), default=None)
 
     def expire(self, now: float, now_ms: int) -> None:
         """Let messages come again whose lease has ended, and those come whose time has."""
@@ -369,28 +287,11 @@ class Group(Place):
         """Go on from `position`; what is pending or in flight is forgotten."""
         self.position = position
         self._buffer.clear()
-        self._waiting.clear()
-        self._delays.clear()
-        self._leases.clear()
-        self._keys.clear()
-        self.pending.clear()
-        self._changes.rewrite()
+        self.forget_all()
         for consumer in list(self.pool.members):
             if consumer.window:
                 self.pool.give(consumer, consumer.window - consumer.credit)
             consumer.in_flight = consumer.overdue = 0
-
-    def restore(self, pending: Pending, now: float, now_ms: int) -> None:
-        """Take over what was pending before a restart: offsets with their attempts and due times."""
-        for offset, (attempts, due_ms) in sorted(pending.items()):
-            delivery = self.pending[offset] = Delivery(offset, b"", State.WAITING, attempts)
-            if attempts >= self.options.max_attempts:
-                self._bury(delivery, f"all {attempts} attempts are used up")
-            elif due_ms > now_ms:
-                self._delay(delivery, now, due_ms, due_ms - now_ms)
-            else:
-                self._wait(delivery)
-        self._has_unknown_keys = bool(pending)
 
     def revive(self, offset: int) -> None:
         """Deliver a message again that is done, as if it had never been handed out."""

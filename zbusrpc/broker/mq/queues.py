@@ -24,6 +24,7 @@ import orjson
 
 from zbusrpc import envelope
 from zbusrpc.broker.limits import LINGER_S
+from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -32,8 +33,7 @@ from zbusrpc.broker.mq.intake import Intake
 from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import decode_name
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.ranges import narrowed
-from zbusrpc.broker.mq.requests import Consume, Nack, PullBody, parse
+from zbusrpc.broker.mq.requests import Consume, PullBody, parse
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
@@ -44,7 +44,7 @@ from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.entries import decode_entries, decode_ranges
+from zbusrpc.transport.entries import decode_entries
 
 READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
@@ -257,50 +257,21 @@ class Queues:
         self.on_change(group.topic_name)
         return subscription
 
-    def _ack(self, session: Session, message: Message) -> None:
-        subscription = self._subscription(session, message)
-        if subscription is None:
+    def _answer(self, session: Session, message: Message) -> None:
+        """Take in what a consumer says of its messages; a REPLY says that a kill of the broker cannot undo it."""
+        answered = answer(session, message, self._scheduler)
+        if answered is None:
             return
-        group = subscription.group
-        ranges = narrowed(decode_ranges(message.body), group.pending)
-        count = sum(group.ack(subscription, first, last) for first, last in ranges)
-        self._answered(session, message, group, count)
-
-    def _nack(self, session: Session, message: Message) -> None:
-        subscription = self._subscription(session, message)
-        if subscription is None:
-            return
-        asked, group, count = parse(Nack, message.body), subscription.group, 0
-        now, now_ms = self._scheduler.now(), self._scheduler.now_ms()
-        for first, last in narrowed(asked.ranges, group.pending):
-            if asked.then == "retry":
-                reason, delay_ms = asked.reason, asked.delay_ms
-                count += group.nack(subscription, first, last, reason, delay_ms, now, now_ms)
-            elif asked.then == "release":
-                count += group.release(subscription, first, last)
-            else:
-                count += group.reject(subscription, first, last, asked.reason)
-        self._answered(session, message, group, count)
-
-    def _extend(self, session: Session, message: Message) -> None:
-        subscription = self._subscription(session, message)
-        if subscription is None:
-            return
-        group, now = subscription.group, self._scheduler.now()
-        ranges = narrowed(decode_ranges(message.body), group.pending)
-        count = sum(group.extend(subscription, first, last, now) for first, last in ranges)
-        self._answered(session, message, group, count)
-
-    def _answered(self, session: Session, message: Message, group: Group, count: int) -> None:
+        group, count = answered
         self.wake(group)
         failure = self.store.journal.write_now(group.key) if message.id else None
         if failure is None:
-            self.reply(session, message.id, count)  # what is confirmed survives a kill -9
+            self.reply(session, message.id, count)
         else:
             self.refuse(session, message.id, as_rpc_error(group.topic_name, failure))
 
     def _pull(self, session: Session, message: Message) -> None:
-        subscription = self._subscription(session, message)
+        subscription = subscription_of(session, message)
         if subscription is None:
             return
         wanted = parse(PullBody, message.body).max
@@ -322,12 +293,6 @@ class Queues:
         if subscription is not None:
             self.leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == SEEN_BYTES else None)
         self.reply(session, message.id, None)
-
-    def _subscription(self, session: Session, message: Message) -> Subscription | None:
-        """Return the subscription that a message is about; what comes after its end has crossed something."""
-        if message.session not in session.subscriptions and message.id:
-            raise RpcError(Code.ABORTED, f"subscription {message.session} has ended")
-        return session.subscriptions.get(message.session)
 
     def leave(self, subscription: Subscription, seen: int | None = None) -> None:
         """End a subscription of which so many messages have come, or all that were sent."""
@@ -410,9 +375,7 @@ def _is_pull(request_id: int) -> Callable[[Pull], bool]:
 _HANDLERS: Final[dict[int, Callable[[Queues, Session, Message], None]]] = {
     Kind.PRODUCE: Queues._produce,
     Kind.CONSUME: Queues._consume,
-    Kind.ACK: Queues._ack,
-    Kind.NACK: Queues._nack,
-    Kind.EXTEND: Queues._extend,
+    **dict.fromkeys(ANSWERS, Queues._answer),
     Kind.PULL: Queues._pull,
     Kind.LEAVE: Queues._leave_command,
     Kind.COMMAND: Queues._command,

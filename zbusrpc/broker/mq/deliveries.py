@@ -1,0 +1,138 @@
+"""Deliveries: what a group has read and is not done with, and what becomes of each.
+
+A message is done when it is acknowledged, or when its time to live has ended. Until then it comes again, after a wait
+or at once, and not at all after `max_attempts`: then it is `dead`, and whoever drives the group puts it into the
+dead-letter topic. Messages with one key wait for one another.
+
+Promises: every change is in `changes` (see place.py); messages with one key are handed out one at a time, in the order
+of the log.
+
+Pure: time comes in, records come from `load`, randomness from `jitter`.
+"""
+
+from collections.abc import Callable
+from heapq import heappush
+
+from zbusrpc.broker.mq.counters import GroupCounters
+from zbusrpc.broker.mq.delays import Delays
+from zbusrpc.broker.mq.delivery import Delivery, State
+from zbusrpc.broker.mq.keys import KeyOrder
+from zbusrpc.broker.mq.leases import Leases
+from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.place import Pending, Place
+from zbusrpc.broker.storage.record import Record
+
+Load = Callable[[int], Record | None]
+"""Return the record at an offset, or None where it is gone."""
+
+
+class Deliveries(Place):
+    """The messages that a group has in hand."""
+
+    def __init__(
+        self, name: str, options: GroupOptions, position: int, *, load: Load, jitter: Callable[[], float]
+    ) -> None:
+        super().__init__(name, options, position)
+        self.dead: list[tuple[Delivery, str]] = []
+        """What used up its attempts, and why: to be taken by whoever drives the group."""
+        self.counters = GroupCounters()
+        self._load, self._jitter = load, jitter
+        self._waiting: list[int] = []  # a heap of offsets
+        self._delays = Delays()
+        self._leases = Leases()
+        self._keys = KeyOrder()
+        self._has_unknown_keys = False
+
+    # -- what becomes of messages ------------------------------------------------------------------------
+
+    def finish(self, delivery: Delivery) -> None:
+        """Take note that a dead message is stored where it belongs, or was dropped."""
+        if self.pending.get(delivery.offset) is delivery:
+            self._finish(delivery)
+
+    def _finish(self, delivery: Delivery) -> None:
+        del self.pending[delivery.offset]
+        delivery.until = 0.0
+        self._changes.touch(delivery.offset)
+        following = self._keys.free(delivery.key) if delivery.key else None
+        if following is not None:
+            self._wait(following)
+
+    def _fail(self, delivery: Delivery, reason: str, now: float, now_ms: int, *, delay_ms: float | None) -> None:
+        if delivery.attempts >= self.options.max_attempts:
+            self._bury(delivery, f"{reason} (attempt {delivery.attempts} of {self.options.max_attempts})")
+            return
+        if delay_ms is None:
+            delay_ms = self.options.longest_wait_ms(delivery.attempts) * (0.5 + self._jitter() / 2)
+        if delay_ms > 0:
+            self._delay(delivery, now, now_ms + round(delay_ms), delay_ms)
+        else:
+            self._wait(delivery)
+
+    def _put_back(self, delivery: Delivery) -> None:
+        delivery.attempts -= 1
+        self._wait(delivery)
+
+    def _bury(self, delivery: Delivery, reason: str) -> None:
+        delivery.state = State.DEAD
+        self.counters.dead += 1
+        self._changes.touch(delivery.offset)
+        self.dead.append((delivery, reason))
+
+    def _has_expired(self, record: Record, now_ms: int) -> bool:
+        has_expired = 0 < record.expiry_ms <= now_ms
+        self.counters.expired += has_expired
+        return has_expired
+
+    def _delay(self, delivery: Delivery, now: float, due_ms: int, delay_ms: float) -> None:
+        delivery.due_ms = due_ms
+        self._delays.begin(delivery, now + delay_ms / 1000)
+        self._changes.touch(delivery.offset)
+
+    def _wait(self, delivery: Delivery) -> None:
+        delivery.state = State.WAITING
+        heappush(self._waiting, delivery.offset)
+        self._changes.touch(delivery.offset)
+
+    # -- what time does ----------------------------------------------------------------------------------
+
+    def next_at(self) -> float | None:
+        """Return when `expire` should be called next, or None when nothing waits for a time."""
+        times = [self._leases.next_at(), self._delays.next_at()]
+        return min((at for at in times if at is not None), default=None)
+
+    # -- keys --------------------------------------------------------------------------------------------
+
+    def _take_key(self, delivery: Delivery, record: Record | None) -> bool:
+        """Take the key of a message, or let it be held behind others; False then."""
+        self._changes.touch(delivery.offset)
+        return self._keys.take(delivery, record)
+
+    def _learn_keys(self) -> None:
+        """After a restart: find out which keys are busy, before anything is handed out."""
+        if self._has_unknown_keys:
+            self._keys.learn([self.pending[offset] for offset in sorted(self.pending)], self._load)
+            self._has_unknown_keys = False
+
+    # -- after a restart, and when it is moved -----------------------------------------------------------
+
+    def forget_all(self) -> None:
+        """Have nothing in hand any more."""
+        self._waiting.clear()
+        self._delays.clear()
+        self._leases.clear()
+        self._keys.clear()
+        self.pending.clear()
+        self._changes.rewrite()
+
+    def restore(self, pending: Pending, now: float, now_ms: int) -> None:
+        """Take over what was pending before a restart: offsets with their attempts and due times."""
+        for offset, (attempts, due_ms) in sorted(pending.items()):
+            delivery = self.pending[offset] = Delivery(offset, b"", State.WAITING, attempts)
+            if attempts >= self.options.max_attempts:
+                self._bury(delivery, f"all {attempts} attempts are used up")
+            elif due_ms > now_ms:
+                self._delay(delivery, now, due_ms, due_ms - now_ms)
+            else:
+                self._wait(delivery)
+        self._has_unknown_keys = bool(pending)

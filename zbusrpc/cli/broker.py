@@ -17,6 +17,7 @@ from zbusrpc.broker.access import Access
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.token_file import is_readable_by_others, read_tokens
 from zbusrpc.cli.children import stop_with_parent
 from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
@@ -33,8 +34,6 @@ ZBUS_SCHEME: Final = "zbus://"
 """Before the address of a tracker of zbus."""
 NODE_PREFIX: Final = "node-"
 """Before the number of a node, in the name of its directory."""
-TOPICS: Final = "topics"
-"""What the directory of one broker holds, and that of several does not."""
 JOIN_S: Final = 10.0
 """How long a node waits for the others before it says that it is ready, and JOIN_NODE_S more for each of them: far more
 than they need to start and to find each other."""
@@ -269,7 +268,7 @@ def _check_directory(data_dir: str | None) -> None:
         with suppress(OSError):  # who opens it says what is wrong with it
             names = os.listdir(data_dir)
     nodes = [name for name in names if name.startswith(NODE_PREFIX)]
-    if nodes and TOPICS not in names:
+    if nodes and TOPICS_DIRECTORY not in names:
         raise ConfigError(
             f"{data_dir} has the topics of {len(nodes)} nodes, which one broker would not see: "
             f"say --nodes {len(nodes)}, or name another --data-dir"

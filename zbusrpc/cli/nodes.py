@@ -13,12 +13,12 @@ from typing import Any, Final
 
 from zbusrpc.broker.access import Access, Operation
 from zbusrpc.broker.advertise import advertised
+from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.broker.tls_listener import listening_sockets
 from zbusrpc.cli.broker import (
     NODE_PREFIX,
-    TOPICS,
     data_dir_of,
     describe_access,
     describe_storage,
@@ -94,7 +94,7 @@ def _check_token(access: Access) -> None:
 
 
 def _check_directory(data_dir: str, nodes: int) -> None:
-    if os.path.isdir(os.path.join(data_dir, TOPICS)):
+    if os.path.isdir(os.path.join(data_dir, TOPICS_DIRECTORY)):
         first = _directory(data_dir, 0)
         place = "a directory of its own, beside those of the nodes" if os.path.isdir(first) else first
         raise ConfigError(

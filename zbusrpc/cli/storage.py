@@ -13,12 +13,12 @@ from rich.progress import Progress
 
 from zbusrpc.broker.mq.catalog import TOPIC_FILE
 from zbusrpc.broker.storage.check import check_log, repair_log
+from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.files import RealDisk
-from zbusrpc.broker.storage.lock import lock_directory
+from zbusrpc.broker.storage.files import ReadOnlyDisk, RealDisk
+from zbusrpc.broker.storage.lock import locked_around
 from zbusrpc.broker.storage.salvage import Finding
 from zbusrpc.broker.storage.segment import LOG_SUFFIX
-from zbusrpc.cli.broker import NODE_PREFIX, TOPICS
 from zbusrpc.cli.shell import print_text
 from zbusrpc.errors import ConfigError
 
@@ -37,7 +37,7 @@ class Looked:
 
 def run_check(directory: str, *, as_json: bool) -> None:
     """Print what is wrong with the logs in a directory; exit with 1 where anything is."""
-    disk = RealDisk()
+    disk = ReadOnlyDisk()
     _run(directory, lambda path: list(check_log(disk, path)), "Checking", as_json=as_json)
 
 
@@ -50,7 +50,7 @@ def run_repair(directory: str, *, as_json: bool) -> None:
 
 def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
     try:
-        roots = _nodes_in(directory) or [directory]
+        roots = _data_directories_in(directory) or [directory]
         logs = [(_name_in(directory, root, name), path) for root in roots for name, path in _logs(root)]
     except (FileNotFoundError, NotADirectoryError):
         raise ConfigError(f"there is no directory {directory}") from None
@@ -62,8 +62,7 @@ def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
     with ExitStack() as locks:
         try:
             for root in roots:
-                if os.path.isdir(os.path.join(root, TOPICS)):
-                    locks.callback(lock_directory(root).close)
+                locks.enter_context(locked_around(root, is_shared=verb == "Checking"))
         except StorageError as error:
             raise ConfigError(str(error)) from None
         looked = list(_look_at(logs, look, verb))
@@ -72,33 +71,39 @@ def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
         raise SystemExit(1)
 
 
-def _nodes_in(directory: str) -> list[str]:
-    """Return the directories of the nodes whose brokers store there, if it is of several.
+def _data_directories_in(directory: str) -> list[str]:
+    """Return the data directories right below, such as those of the nodes of a broker; none where it is one itself.
 
     Raises:
         OSError: it cannot be read.
     """
     names = sorted(os.listdir(directory))
-    paths = [os.path.join(directory, name) for name in names if name.startswith(NODE_PREFIX)]
-    return [] if TOPICS in names else [path for path in paths if os.path.isdir(path)]
+    paths = [os.path.join(directory, name) for name in names if TOPICS_DIRECTORY not in names]
+    return [path for path in paths if os.path.isdir(os.path.join(path, TOPICS_DIRECTORY))]
 
 
 def _logs(directory: str) -> Iterator[tuple[str, str]]:
-    """Yield name and directory of each log in a data directory, or of the one that `directory` is.
+    """Yield name and directory of each log in a data directory, in its `topics`, or of the one that `directory` is.
 
     Raises:
         OSError: a directory cannot be read.
     """
     names = os.listdir(directory)
-    topics = os.path.join(directory, TOPICS)
+    topics = os.path.join(directory, TOPICS_DIRECTORY)
     if os.path.isdir(topics):
         yield "journal", os.path.join(directory, "journal")
-        for name in sorted(os.listdir(topics)):
-            path = os.path.join(topics, name)
-            if os.path.isdir(path):
-                yield _topic_name(path) or name, path
+        yield from _topics(topics)
     elif any(name.endswith(LOG_SUFFIX) for name in names):
         yield _topic_name(directory) or os.path.basename(os.path.abspath(directory)), directory
+    else:
+        yield from _topics(directory)
+
+
+def _topics(directory: str) -> Iterator[tuple[str, str]]:
+    for name in sorted(os.listdir(directory)):
+        path = os.path.join(directory, name)
+        if os.path.isdir(path) and (os.path.basename(directory) == TOPICS_DIRECTORY or _topic_name(path)):
+            yield _topic_name(path) or name, path
 
 
 def _name_in(directory: str, root: str, name: str) -> str:

@@ -9,6 +9,7 @@ renamed, removed) after `Disk.sync_directory`. Errors are the system's own OSErr
 """
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ class Disk(Protocol):
         """Return once the names in a directory are on the disk. May run in another thread."""
 
 
-_OPEN: Final = os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_SURPRISES: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_OPEN: Final = os.O_RDWR | os.O_APPEND | _NO_SURPRISES
 _CREATE: Final = _OPEN | os.O_CREAT | os.O_EXCL
 
 
@@ -173,6 +175,40 @@ class RealDisk:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+class ReadOnlyDisk(RealDisk):
+    """The disk of this machine for who only looks: files are opened for reading, and nothing changes anything."""
+
+    def open(self, path: str, *, create: bool = False) -> RealFile:
+        """Open a file for reading."""
+        if create:
+            raise _read_only(path)
+        return RealFile(os.open(path, os.O_RDONLY | _NO_SURPRISES))
+
+    def rename(self, source: str, target: str) -> None:
+        """Refuse."""
+        raise _read_only(source)
+
+    def link(self, source: str, target: str) -> None:
+        """Refuse."""
+        raise _read_only(source)
+
+    def remove(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def remove_directory(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+    def make_directory(self, path: str) -> None:
+        """Refuse."""
+        raise _read_only(path)
+
+
+def _read_only(path: str) -> OSError:
+    return OSError(errno.EROFS, os.strerror(errno.EROFS), path)
 
 
 if sys.platform == "win32":

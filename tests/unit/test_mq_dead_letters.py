@@ -199,6 +199,65 @@ def test_all_letters_are_given_back() -> None:
     assert letters(lab) == []
 
 
+@pytest.mark.parametrize("as_new", [False, True])
+@pytest.mark.parametrize("is_gone", [False, True])
+@pytest.mark.parametrize("end", ["none", "crash", "restart"])
+@pytest.mark.parametrize("key", ["", "k"])
+def test_time_to_live_does_not_count_for_who_is_tried_again(as_new: bool, is_gone: bool, end: str, key: str) -> None:
+    """A letter whose message has outlived its time is delivered all the same when it is retried, or it stays."""
+    lab, anna = lab_with(entry("one", ttl_ms=5000, key=key), ttl_ms=8000)
+    consumer = anna.consume("orders")
+    consumer.nack(0, then="dead", reason="bad")
+    consumer.leave()
+    if is_gone:
+        anna.command("empty", topic="orders")
+    lab.pass_time(3600)
+
+    result = anna.command("retry_dead", topic="orders", as_new=as_new)
+    if end != "none":
+        lab.crash() if end == "crash" else lab.restart()
+    lab.pass_time(3600)
+
+    is_retried = as_new or not is_gone
+    assert result["retried"] == is_retried
+    assert lab.peer().consume("orders").take() == (["one"] if is_retried else [])
+    assert (letters(lab) == ["one"]) != is_retried
+
+
+def test_message_that_is_tried_again_fails_as_others_do() -> None:
+    """Its time to live does not count for later attempts either, and at last it is a letter again."""
+    lab, anna = lab_with(entry("one", ttl_ms=5000))
+    consumer = anna.consume("orders", max_attempts=2)
+    consumer.nack(0, then="dead", reason="bad")
+    lab.pass_time(60)
+    anna.command("retry_dead", topic="orders")
+
+    consumer.nack(0, delay_ms=60_000)
+    lab.crash()
+    lab.pass_time(61)
+    heir = lab.peer().consume("orders")
+    heir.nack(0)
+    lab.run()
+
+    assert heir.attempts() == [("one", 2)]
+    assert letters(lab) == ["one"]
+
+
+def test_letter_of_a_group_that_was_moved_back_is_left() -> None:
+    """A group that is to read the message again would find that it has expired: the letter stays, and says why."""
+    lab, anna = lab_with(entry("one", ttl_ms=5000))
+    anna.consume("orders").nack(0, then="dead", reason="bad")
+    anna.command("pause", topic="orders", group="billing")
+    anna.command("seek", topic="orders", group="billing", start="oldest")
+    lab.pass_time(60)
+
+    result = anna.command("retry_dead", topic="orders")
+
+    assert result["retried"] == 0
+    assert "group billing was moved back" in result["left"][0]["reason"]
+    assert letters(lab) == ["one"]
+
+
 def test_letter_that_fails_again_is_a_new_letter() -> None:
     """A message that was given back and dies again is in the dead-letter topic again, once."""
     _lab, anna = lab_with_dead("one")

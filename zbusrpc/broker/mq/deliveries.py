@@ -127,8 +127,9 @@ class Deliveries(Place):
 
     def restore(self, pending: Pending, now: float, now_ms: int) -> None:
         """Take over what was pending before a restart: offsets with their attempts and due times."""
-        for offset, (attempts, due_ms) in sorted(pending.items()):
+        for offset, (attempts, due_ms, is_lifted) in sorted(pending.items()):
             delivery = self.pending[offset] = Delivery(offset, b"", State.WAITING, attempts)
+            delivery.is_lifted = is_lifted
             if attempts >= self.options.max_attempts:
                 self._bury(delivery, f"all {attempts} attempts are used up")
             elif due_ms > now_ms:

@@ -34,7 +34,7 @@ class State(Enum):
 class Delivery:
     """One message that a group has read and not done with."""
 
-    __slots__ = ("attempts", "consumer", "due_ms", "key", "number", "offset", "record", "state", "until")
+    __slots__ = ("attempts", "consumer", "due_ms", "is_lifted", "key", "number", "offset", "record", "state", "until")
 
     def __init__(self, offset: int, key: bytes, state: State, attempts: int = 0, due_ms: int = 0) -> None:
         self.offset = offset
@@ -44,6 +44,8 @@ class Delivery:
         """How often it was handed out."""
         self.due_ms = due_ms
         """DELAYED: when it is due, in ms since 1970, for the disk."""
+        self.is_lifted = False
+        """Whether it lives for ever, whatever its time to live: somebody has asked for it to be tried again."""
         self.consumer: Subscription | None = None
         """Who has it, or had it last: until it is handed out again, an acknowledgement of that one counts."""
         self.number = 0

@@ -166,7 +166,7 @@ class Group(Deliveries):
             if record is None:
                 self.counters.gone += 1
                 self._finish(delivery)
-            elif self._has_expired(record, now_ms):
+            elif not delivery.is_lifted and self._has_expired(record, now_ms):
                 self._finish(delivery)
             else:
                 self.counters.redelivered += delivery.attempts > 0
@@ -301,6 +301,12 @@ class Group(Deliveries):
             delivery = self.pending[offset] = Delivery(offset, record.key if record else b"", State.WAITING)
             if not delivery.key or self._take_key(delivery, record):
                 self._wait(delivery)
+
+    def try_again(self, offset: int) -> None:
+        """Deliver a message again that the group has passed, whatever its time to live."""
+        self.revive(offset)
+        self.pending[offset].is_lifted = True
+        self._changes.touch(offset)
 
     def settle(self, offsets: Iterable[int]) -> None:
         """Be done with messages that nobody was given, wherever they stand."""

@@ -186,6 +186,11 @@ class Groups:
         group.revive(offset)
         self.note_change(group)
 
+    def try_again(self, group: Group, offset: int) -> None:
+        """Deliver a message again that a group has passed, whatever its time to live."""
+        group.try_again(offset)
+        self.note_change(group)
+
     def note_change(self, group: Group) -> None:
         """Write what a group did, in a short while, and look whether it has something to hand out."""
         self.journal.note_change(group.key)

@@ -135,12 +135,17 @@ class Letters:
         if topic is None:
             raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")
         group = topic.groups.get(origin.group)
-        if group is not None and is_letter_of(topic.load(origin.offset), letter):
-            self._store.revive(group, origin.offset)
+        if group is None:
+            what = f"group {origin.group} is gone"
+        elif not is_letter_of(topic.load(origin.offset), letter):
+            what = f"the message at offset {origin.offset} is gone"
+        elif origin.offset >= group.position:  # what it will read has expired, or comes anyway
+            what = f"group {origin.group} was moved back, and has not come to offset {origin.offset} again"
+        else:
+            self._store.try_again(group, origin.offset)
             return group
         if as_new:
             return topic
-        what = f"group {origin.group} is gone" if group is None else f"the message at offset {origin.offset} is gone"
         raise RpcError(
             Code.NOT_FOUND, f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
         )

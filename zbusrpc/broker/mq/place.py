@@ -4,7 +4,8 @@
 
     next     all messages below it are done, but those that are pending
     once     pending, handed out once, and due: runs of offsets
-    others   pending: offset, how often it was handed out, when it is due (0: at once)
+    others   pending: offset, how often it was handed out, when it is due (0: at once), and whether its time to live
+             does not count (left out: it does)
     done     not pending any more
     full     what is not named here is not pending
 
@@ -12,14 +13,29 @@ Pure.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.transport.entries import runs
 
-Pending = dict[int, tuple[int, int]]
-"""Offsets with how often they were handed out, and when they are due in ms since 1970."""
+
+class Standing(NamedTuple):
+    """How a pending message stands."""
+
+    attempts: int
+    """How often it was handed out."""
+    due_ms: int
+    """When it is due, in ms since 1970; 0 is at once."""
+    is_lifted: bool = False
+    """Whether its time to live does not count."""
+
+
+Pending = dict[int, Standing]
+"""By offset."""
+
+
+_ONCE: Final = Standing(1, 0)
 
 
 class Place:
@@ -40,7 +56,7 @@ class Place:
 
     def pending_copy(self) -> Pending:
         """Return what is pending, as `restore` of a group takes it."""
-        return {offset: (delivery.attempts, delivery.due_ms) for offset, delivery in self.pending.items()}
+        return {offset: _standing(delivery) for offset, delivery in self.pending.items()}
 
     @property
     def is_changed(self) -> bool:
@@ -71,7 +87,7 @@ class Absent:
 
     def describe(self) -> dict[str, Any]:
         """Return everything a restart needs to know."""
-        others = [(offset, attempts, due_ms) for offset, (attempts, due_ms) in self._said["pending"].items()]
+        others = [(offset, *standing) for offset, standing in self._said["pending"].items()]
         return {**{name: self._said[name] for name in ("name", "options", "next")}, "others": others, "full": True}
 
     def changes(self) -> dict[str, Any]:
@@ -126,13 +142,18 @@ class Changes:
         self._is_rewritten = False
 
 
+def _standing(delivery: Delivery) -> Standing:
+    return Standing(delivery.attempts, delivery.due_ms, delivery.is_lifted)
+
+
 def _encode(position: int, deliveries: list[Delivery]) -> dict[str, Any]:
     once, others = [], []
     for delivery in deliveries:
-        if delivery.attempts == 1 and not delivery.due_ms:
+        standing = _standing(delivery)
+        if standing == _ONCE:
             once.append(delivery.offset)
         else:
-            others.append((delivery.offset, delivery.attempts, delivery.due_ms))
+            others.append((delivery.offset, *(standing if standing.is_lifted else standing[:2])))
     place: dict[str, Any] = {"next": position}
     place |= {"once": list(runs(once))} if once else {}
     return place | ({"others": others} if others else {})
@@ -142,9 +163,9 @@ def apply(place: dict[str, Any], pending: Pending) -> Pending:
     """Return what is pending after `place`, where `pending` was before."""
     pending = {} if place.get("full") else pending
     for first, last in place.get("once", ()):
-        pending.update(dict.fromkeys(range(first, last + 1), (1, 0)))
-    for offset, attempts, due_ms in place.get("others", ()):
-        pending[offset] = (attempts, due_ms)
+        pending.update(dict.fromkeys(range(first, last + 1), _ONCE))
+    for offset, *standing in place.get("others", ()):
+        pending[offset] = Standing(*standing)
     for first, last in place.get("done", ()):
         for offset in range(first, last + 1):
             pending.pop(offset, None)

@@ -43,7 +43,7 @@ BROKER_SHELLS = {
     "loop_scheduler",
     "usage",
 }
-SERVICE_CORES = {"definition", "schema", "dispatcher", "interface"}
+SERVICE_CORES = {"declared", "definition", "dispatcher", "error_codec", "generics", "interface", "members", "schema"}
 MQ_CORES = {"bodies", "infos", "naming", "options", "outgoing", "receipt"}
 CLUSTER_CORES = {"selection", "ring", "health", "topology"}
 CODEGEN_BANNED = {"broker", "transport", "cli"}

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 from pydantic_core import from_json, to_json
 
-from zbusrpc.errors import Code, RpcError
+from zbusrpc.errors import Code, RpcError, code_of, message_of
 
 JSONRPC_CODES: Final = {
     Code.INVALID_ARGUMENT: -32602,
@@ -91,7 +91,7 @@ def error_body(error: RpcError, *, type_name: str = "", details_json: bytes = b"
         type_name: Name of the declared class, if it is one.
         details_json: The details, where they were written by their types.
     """
-    fields: dict[str, Any] = {"code": str(error.code), "message": error.message}
+    fields: dict[str, Any] = {"code": str(code_of(error)), "message": message_of(error)}
     if type_name:
         fields["type"] = type_name
     if details_json or error.details is not None:

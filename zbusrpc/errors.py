@@ -10,6 +10,7 @@ dev mode.
 """
 
 import difflib
+import functools
 import inspect
 from collections.abc import Iterable
 from enum import StrEnum
@@ -58,7 +59,23 @@ class Code(StrEnum):
 
 
 class ZbusError(Exception):
-    """Everything that zbusrpc raises on purpose."""
+    """Everything that zbusrpc raises on purpose.
+
+    All of them can be copied and pickled, whatever their `__init__` takes: it is not called again.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, object.__getstate__(self))
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: Any) -> BaseException:
+    """Return the copy of an error, past its `__init__` and past a `__setattr__` that refuses."""
+    error = cls.__new__(cls)
+    object.__setattr__(error, "args", args)
+    attributes, slots = state if isinstance(state, tuple) else (state, None)
+    for name, value in [*(attributes or {}).items(), *(slots or {}).items()]:
+        object.__setattr__(error, name, value)
+    return error
 
 
 class UsageError(ZbusError, RuntimeError):
@@ -100,9 +117,16 @@ class TokenRefusedError(LinkError):
 class RpcError(ZbusError):
     """A call that failed.
 
-    Raise it in a handler to give the caller that code; raise a subclass to give it typed fields as well. A
-    subclass sets `code` and names its fields as parameters of `__init__`, each kept in an attribute of the
-    same name. A dataclass does just that:
+    Raise it in a handler to give the caller that code; raise a subclass to give it a class of its own. A subclass
+    sets `code`, and takes message and details as this class does:
+
+    >>> class Gone(RpcError):
+    ...     code = Code.NOT_FOUND
+    >>> str(Gone("order 7 was cancelled"))
+    'NOT_FOUND: order 7 was cancelled'
+
+    To have typed fields it names them as parameters of an `__init__` of its own, each kept in an attribute of the same
+    name. A dataclass does just that:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(eq=False)
@@ -112,36 +136,53 @@ class RpcError(ZbusError):
     ...     missing: int
     >>> str(InsufficientFunds(missing=250))
     'FAILED_PRECONDITION: 250 cents are missing'
+
+    A field may be called `code`, `message` or `details`, too. Of these the first is the code of the call if it is one,
+    the second the line for people if it is a text.
     """
 
     code: Code = Code.UNKNOWN
     """How the call failed."""
     message: str = ""
-    """One line for people. On a declared dataclass: a template that may name the fields."""
+    """One line for people. In a subclass: a template that may name the fields, for errors that are given no other."""
     details: Any = None
-    """More for programs, as JSON values: for INVALID_ARGUMENT a list of {loc, msg, type}."""
+    """More for programs, as JSON values: for INVALID_ARGUMENT a list of {loc, msg, type}, of a dataclass its fields."""
 
     declared: ClassVar[bool] = False
     """Whether this class has a name of its own on the wire."""
 
     def __init__(self, code: Code | str, message: str = "", details: Any = None) -> None:
-        super().__init__(code, message, details)
-        self.code = Code(code)
-        self.message = message
-        self.details = details
+        """Make an error.
+
+        Args:
+            code: How it failed. A subclass may leave it out: a text that stands here is the message then.
+            message: One line for people.
+            details: More for programs, as JSON values.
+        """
+        if self.declared and not message and isinstance(code, str) and code not in Code.__members__:
+            code, message = class_code(type(self)), code
+        put = functools.partial(object.__setattr__, self)  # a frozen dataclass may call this, too
+        put("code", Code(code))
+        put("message", message or class_template(type(self)))
+        put("details", details)
+        if type(self).__init__ is RpcError.__init__:
+            put("args", (self.code, self.message, details))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.declared = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, *init_only: Any) -> None:
         """Complete a dataclass subclass: its fields are the details, its template the message."""
         fields = error_fields(self)
-        template = type(self).message
-        self.message = template.format_map(fields) if template else type(self).__name__
+        if "message" not in fields:
+            object.__setattr__(self, "message", _fill(type(self), fields) or type(self).__name__)
+        if "details" not in fields:
+            object.__setattr__(self, "details", fields)
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.message}" if self.message else str(self.code)
+        code, message = code_of(self), message_of(self)
+        return f"{code}: {message}" if message else str(code)
 
     @property
     def retry_after_s(self) -> float | None:
@@ -155,10 +196,76 @@ class RpcError(ZbusError):
         return not (isinstance(self.details, dict) and self.details.get("may_have_run") is False)
 
 
+# -- what an error of any class says ---------------------------------------------------------------------------
+
+
+def code_of(error: RpcError) -> Code:
+    """Return how a call failed, also where a class has a field of its own that is called `code`."""
+    code: Any = error.code
+    return Code(code) if isinstance(code, str) and code in Code.__members__ else class_code(type(error))
+
+
+def message_of(error: RpcError) -> str:
+    """Return the line for people, also where a class has a field of its own that is called `message`."""
+    message: Any = error.message
+    if not isinstance(message, str):
+        return type(error).__name__
+    if "message" in error.__dict__ or any(parameter.name == "message" for parameter in error_parameters(type(error))):
+        return message
+    return _fill(type(error), error_fields(error))  # its own __init__ or __post_init__ has not called ours
+
+
+def class_code(cls: type[RpcError]) -> Code:
+    """Return the code of a class of errors."""
+    codes = (vars(base).get("code") for base in cls.__mro__)
+    return next(Code(code) for code in codes if isinstance(code, str) and code in Code.__members__)
+
+
+def class_template(cls: type[RpcError]) -> str:
+    """Return the text that makes the messages of a class of errors."""
+    texts = (vars(base).get("message") for base in cls.__mro__)
+    return next(text for text in texts if isinstance(text, str))
+
+
+def error_parameters(cls: type[RpcError]) -> tuple[inspect.Parameter, ...]:
+    """Return the fields of a class of errors: the parameters of an `__init__` of its own."""
+    if cls.__init__ is RpcError.__init__:
+        return ()
+    return tuple(inspect.signature(cls.__init__).parameters.values())[1:]
+
+
 def error_fields(error: RpcError) -> dict[str, Any]:
-    """Return the fields of a declared error: the parameters of its `__init__` with their values."""
-    names = list(inspect.signature(type(error).__init__).parameters)[1:]
-    return {name: getattr(error, name) for name in names if hasattr(error, name)}
+    """Return the fields of a declared error: the parameters of its `__init__` with their values.
+
+    A value is what the attribute of that name holds, or, where there is none, what was given by position. `*rest` is a
+    list, `**more` a dict.
+    """
+    parameters = error_parameters(type(error))
+    given = _given(parameters, error.args)
+    fields = {}
+    for name in [parameter.name for parameter in parameters]:
+        if name in given and (hasattr(RpcError, name) or not hasattr(error, name)):
+            fields[name] = given[name]  # such as `message`: the attribute may be a text that was made of it
+        elif hasattr(error, name) and not hasattr(BaseException, name):
+            fields[name] = getattr(error, name)
+    return fields
+
+
+def _given(parameters: tuple[inspect.Parameter, ...], args: tuple[Any, ...]) -> dict[str, Any]:
+    """Return what an error was given by position: Python keeps it in `args`, unless `__init__` has set others."""
+    try:
+        return dict(inspect.Signature(parameters).bind_partial(*args).arguments)
+    except TypeError:
+        return {}
+
+
+def _fill(cls: type[RpcError], fields: dict[str, Any]) -> str:
+    """Return a class's template with the fields in their places; as it is where it does not fit them."""
+    template = class_template(cls)
+    try:
+        return template.format_map(fields)
+    except Exception:  # a format may be wrong in many ways, and the error that is being raised must not get lost
+        return template
 
 
 def one_of(names: Iterable[str]) -> str:

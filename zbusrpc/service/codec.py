@@ -19,6 +19,7 @@ from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.service import schema
 from zbusrpc.service.definition import Definition, Method
+from zbusrpc.service.error_codec import revive
 
 
 class DynamicCodec:
@@ -97,17 +98,7 @@ class TypedCodec(DynamicCodec):
             raise RpcError(Code.INTERNAL, message) from None
 
     def revive(self, error: envelope.WireError) -> RpcError:
-        declared = self._definition.errors.get(error.type_name)
-        if declared is not None and isinstance(error.details, dict):
-            try:
-                args, kwargs = schema.error_adapter(declared).validate_json(envelope.dump(error.details))
-                revived = declared(*args, **kwargs)
-            except Exception:  # its __init__ may raise anything
-                # The two sides have different versions of the class: its base says what is common.
-                return super().revive(error)
-            revived.message, revived.details = error.message, error.details
-            return revived
-        return super().revive(error)
+        return revive(error, self._definition.errors)
 
     def _build(self) -> None:
         self._writers = []

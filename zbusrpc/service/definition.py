@@ -6,7 +6,6 @@ definition is read from the class when it is first needed, by the service and by
 
 import inspect
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeVar, get_type_hints, overload
 
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
+from zbusrpc.service.declared import Errors, errors_of
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 T = TypeVar("T")
@@ -82,8 +82,8 @@ class Definition:
     doc: str
     methods: dict[str, Method]
     """By name on the wire."""
-    errors: dict[str, type[RpcError]]
-    """The declared errors that its callers can get back as their own class, by name."""
+    errors: Errors
+    """The declared errors that its callers can get back as their own class."""
 
 
 @overload
@@ -216,7 +216,7 @@ def _read_class(cls: type) -> Definition:
         durable=options.durable,
         doc=inspect.cleandoc(cls.__doc__ or ""),
         methods=methods,
-        errors=_declared_errors(cls, methods),
+        errors=errors_of(cls, [error for method in methods.values() for error in method.options.errors]),
     )
 
 
@@ -272,15 +272,3 @@ def _check_function(cls: type, attribute: str, function: Callable[..., Any]) -> 
         )
     if signature.return_annotation is inspect.Signature.empty:
         raise DefinitionError(f"{where} has no return type; annotate it, -> None where nothing is returned")
-
-
-def _declared_errors(cls: type, methods: dict[str, Method]) -> dict[str, type[RpcError]]:
-    """Return the declared errors of a service: those visible in its module, and those its methods name."""
-    module = sys.modules.get(cls.__module__)
-    visible = [value for value in vars(module).values() if _is_declared_error(value)] if module else []
-    named = [error for method in methods.values() for error in method.options.errors]
-    return {error.__name__: error for error in [*visible, *named]}
-
-
-def _is_declared_error(value: object) -> bool:
-    return inspect.isclass(value) and issubclass(value, RpcError) and value is not RpcError

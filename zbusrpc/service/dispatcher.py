@@ -18,7 +18,7 @@ from zbusrpc import envelope
 from zbusrpc.envelope import Request
 from zbusrpc.errors import Code, ProtocolError, RpcError, did_you_mean, one_of
 from zbusrpc.message import HEADER_PARAMS, decode_headers
-from zbusrpc.service import schema
+from zbusrpc.service import error_codec, schema
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.telemetry import get_logger
 
@@ -80,6 +80,8 @@ class Dispatcher:
             for name, method in definition.methods.items()
             for result in [schema.result_adapter(definition.name, method)]
         }
+        for error in {error for method in definition.methods.values() for error in method.options.errors}:
+            error_codec.check_error(error)
         self._validate = schema.envelope_adapter(definition).validator.validate_json
 
     def prepare(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
@@ -139,7 +141,7 @@ class Dispatcher:
     def _error_body(self, name: str, error: Exception) -> bytes:
         if isinstance(error, RpcError):
             log.info("service.refused", service=self._definition.name, method=name, error=str(error))
-            return _rpc_error_body(error)
+            return error_codec.error_body(error, self._definition.errors)
         _leave_out_own_frames(error)
         log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
         return envelope.error_body(self._internal(name, error))
@@ -227,11 +229,3 @@ def _leave_out_own_frames(error: Exception) -> None:
         frames = frames.tb_next
     if frames is not None:
         error.__traceback__ = frames
-
-
-def _rpc_error_body(error: RpcError) -> bytes:
-    """Return the reply for an error that a handler raised on purpose."""
-    if not error.declared:
-        return envelope.error_body(error)
-    details = schema.dump_error_fields(error)
-    return envelope.error_body(error, type_name=type(error).__name__, details_json=details)

@@ -15,8 +15,7 @@ from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationEr
 from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, core_schema
 
-from zbusrpc import envelope
-from zbusrpc.errors import Code, DefinitionError, RpcError, error_fields
+from zbusrpc.errors import Code, DefinitionError, RpcError
 from zbusrpc.service.definition import Definition, Method
 
 CONFIG: Final = ConfigDict(
@@ -26,7 +25,7 @@ CONFIG: Final = ConfigDict(
     arbitrary_types_allowed=False,
 )
 
-_CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
+CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
 """The same for a typed dict, which takes no configuration from what it stands in."""
 
 _MODES: Final[dict[Any, Any]] = {
@@ -74,7 +73,7 @@ def reply_adapter(service: str, method: Method) -> TypeAdapter[Any]:
     return adapter(
         lambda handler: core_schema.typed_dict_schema(
             {"result": core_schema.typed_dict_field(handler.generate_schema(result), required=True)},
-            config=_CORE_CONFIG,
+            config=CORE_CONFIG,
         ),
         f"result of {service}.{method.name}",
     )
@@ -103,26 +102,13 @@ def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
                     ),
                 },
                 extra_behavior="forbid",
-                config=_CORE_CONFIG,
+                config=CORE_CONFIG,
             )
             for name, method in definition.methods.items()
         }
         return core_schema.tagged_union_schema(choices, discriminator="method")
 
     return adapter(build, definition.name)
-
-
-def error_adapter(error: type[RpcError]) -> TypeAdapter[Any]:
-    """Return the adapter that turns the details of a declared error into the arguments of its class."""
-    parameters = list(inspect.signature(error.__init__).parameters.values())[1:]
-    hints = inspect.get_annotations(error.__init__, eval_str=True)
-    fields = [parameter.replace(annotation=hints.get(parameter.name, Any)) for parameter in parameters]
-    return adapter(lambda handler: _parameters_schema(fields, handler), error.__name__)
-
-
-def dump_error_fields(error: RpcError) -> bytes:
-    """Return the fields of a declared error as JSON."""
-    return envelope.dump(error_fields(error))
 
 
 def invalid_arguments(error: ValidationError, service: str, method: Method) -> RpcError:

@@ -41,6 +41,16 @@ CONNECTIONS_PER_ADDRESS_MAX: Final = 10_000
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
 _ADVERTISED: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
+_OF_CONTAINERS: Final = (
+    (re.compile(r"ZBUSRPC(_\w+)?_SERVICE_(HOST|PORT(_\w+)?)"), re.compile("")),
+    (re.compile(r"ZBUSRPC(_\w+)?_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"), re.compile("")),
+    (re.compile(r"ZBUSRPC(_\w+)?_PORT"), re.compile("(tcp|udp|sctp)://")),
+    (re.compile(r"ZBUSRPC(_\w+)?_NAME"), re.compile("/")),
+    (re.compile(r"ZBUSRPC(_\w+)?_ENV_\w+"), re.compile("")),
+)
+"""What Kubernetes injects for each Service (kubernetes.io, "Accessing the Service"), and Docker for a link: names, and
+how their values begin."""
+
 
 def _split(value: Any) -> Any:
     """Return what a list of an environment variable holds; anything else is left to the model."""
@@ -187,12 +197,22 @@ def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
 
 
 def _read_environment() -> dict[str, Any]:
-    """Return every `ZBUSRPC_...` variable by its setting's name: unknown ones too, so that a typo is refused."""
+    """Return the `ZBUSRPC_...` variables by their settings' names: unknown ones too, so that a typo is refused."""
     return {
         variable.removeprefix(ENV_PREFIX).lower(): value
         for variable, value in os.environ.items()
-        if variable.startswith(ENV_PREFIX)
+        if variable.startswith(ENV_PREFIX) and not _is_of_a_container(variable, value)
     }
+
+
+def _is_of_a_container(variable: str, value: str) -> bool:
+    """Whether Kubernetes, or a link of Docker, has set a variable for a Service or container called `zbusrpc...`.
+
+    Those are told by their names, and the two that could be settings of ours by their values: `ZBUSRPC_PORT` holds a
+    URL there, and `ZBUSRPC_NAME` a path.
+    """
+    pattern = next((value_of for name, value_of in _OF_CONTAINERS if name.fullmatch(variable)), None)
+    return pattern is not None and pattern.match(value) is not None
 
 
 def _read_file() -> dict[str, Any]:

@@ -220,3 +220,63 @@ def test_other_process_gets_the_same_settings(monkeypatch: pytest.MonkeyPatch) -
 
     assert load_settings() == settings
     assert len(environment) == 6
+
+
+OF_CONTAINERS = {
+    "ZBUSRPC_SERVICE_HOST": "10.96.13.7",
+    "ZBUSRPC_SERVICE_PORT": "15555",
+    "ZBUSRPC_SERVICE_PORT_HTTP_METRICS": "15555",
+    "ZBUSRPC_PORT": "tcp://10.96.13.7:15555",
+    "ZBUSRPC_PORT_15555_TCP": "tcp://10.96.13.7:15555",
+    "ZBUSRPC_PORT_15555_TCP_PROTO": "tcp",
+    "ZBUSRPC_PORT_15555_TCP_PORT": "15555",
+    "ZBUSRPC_PORT_15555_TCP_ADDR": "10.96.13.7",
+    "ZBUSRPC_PORT_53_UDP_ADDR": "fd00::7",
+    "ZBUSRPC_PORT_7_SCTP": "sctp://[fd00::7]:7",
+    "ZBUSRPC_BROKER_SERVICE_HOST": "10.96.13.8",
+    "ZBUSRPC_BROKER_PORT": "tcp://10.96.13.8:15555",
+    "ZBUSRPC_MQ_1_PORT_15555_TCP_ADDR": "10.96.13.8",
+    "ZBUSRPC_NAME": "/shop/zbusrpc",
+    "ZBUSRPC_ENV_PYTHON_VERSION": "3.12",
+    "ZBUSRPC_ENV_ZBUSRPC_GRACE": "5",
+}
+"""What Kubernetes sets for Services called `zbusrpc`, `zbusrpc-broker` and `zbusrpc-mq-1`, and Docker for a link."""
+
+
+def test_variables_of_containers_are_not_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service that is called `zbusrpc` stops nothing: neither commands, nor clients, nor the processes they start."""
+    for name, value in OF_CONTAINERS.items():
+        monkeypatch.setenv(name, value)
+
+    settings = load_settings(workers=2)
+
+    assert settings == Settings(workers=2)
+    assert client_security() is not None
+    assert default_broker() == DEFAULT_BROKER
+    assert environment_of(settings) == {"ZBUSRPC_WORKERS": "2"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("ZBUSRPC_GRASE", "3", r"ZBUSRPC_GRASE is no setting; did you mean grace\?"),
+        ("ZBUSRPC_PORT", "tcp:/x", r"ZBUSRPC_PORT = 'tcp:/x'"),
+        ("ZBUSRPC_PORT", "many", r"ZBUSRPC_PORT = 'many'"),
+        ("ZBUSRPC_NAME", "shop", r"ZBUSRPC_NAME is no setting"),
+        ("ZBUSRPC_PORTS", "tcp://10.96.13.7:15555", r"ZBUSRPC_PORTS is no setting"),
+        ("ZBUSRPC_PORT_15555", "1", r"ZBUSRPC_PORT_15555 is no setting"),
+        ("ZBUSRPC_HOSTS", "x", r"ZBUSRPC_HOSTS is no setting"),
+        ("ZBUSRPC_BROKER_PORT", "15555", r"ZBUSRPC_BROKER_PORT is no setting"),
+        ("ZBUSRPC_SERVICE", "x", r"ZBUSRPC_SERVICE is no setting"),
+    ],
+)
+def test_mistakes_beside_them_are_still_named(
+    variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only looks like a variable of a container is a mistake."""
+    for name, of_a_container in OF_CONTAINERS.items():
+        monkeypatch.setenv(name, of_a_container)
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(ConfigError, match=words):
+        load_settings()

@@ -17,7 +17,7 @@ from zbusrpc.cli.tables import PIPE_WIDTH
 from zbusrpc.cli.units import size_text
 from zbusrpc.cli.watching import View, Watch
 from zbusrpc.config import Settings
-from zbusrpc.mq.naming import brokers_of
+from zbusrpc.transport.address import parse_addresses
 
 ROWS_MIN: Final = 3
 ROWS_PIPE: Final = 20
@@ -39,7 +39,7 @@ def run_top(settings: Settings, *, interval_s: float, once: bool, as_json: bool)
 async def _top(settings: Settings, interval_s: float, *, is_once: bool, as_json: bool) -> bool:
     """Show the brokers; return whether one of them was there at the end."""
     stop = stop_event()
-    async with Watch(brokers_of(settings.broker)) as watch:
+    async with Watch(parse_addresses(settings.broker)) as watch:
         first = asyncio.create_task(watch.wait_first())
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([first, stopped], return_when=asyncio.FIRST_COMPLETED)

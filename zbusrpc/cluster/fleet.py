@@ -24,9 +24,10 @@ from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.stations import Stations
 from zbusrpc.cluster.topology import Topology
+from zbusrpc.config import default_broker
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.message import Flag, Message
-from zbusrpc.transport.address import Address
+from zbusrpc.transport.address import Address, parse_addresses
 
 PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
@@ -379,12 +380,18 @@ _inherited: list[Any] = []
 """What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
 
 
-def fleet_of_loop(seeds: tuple[Address, ...]) -> Fleet:
+def fleet_of_loop(seeds: tuple[Address, ...] | None) -> Fleet:
     """Return the running loop's fleet for `seeds`.
 
+    Args:
+        seeds: Brokers; None for those that are the default ones now.
+
     Raises:
+        ConfigError: the default ones are no addresses.
         UsageError: no asyncio event loop is running here.
     """
+    if seeds is None:
+        seeds = parse_addresses(default_broker())
     loop = asyncio._get_running_loop()
     if loop is None:
         raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")

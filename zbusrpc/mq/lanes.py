@@ -39,7 +39,7 @@ log = get_logger("producer")
 class Lanes:
     """The lanes of one producer."""
 
-    def __init__(self, terms: Terms, seeds: tuple[Address, ...], selector: Selector) -> None:
+    def __init__(self, terms: Terms, seeds: tuple[Address, ...] | None, selector: Selector) -> None:
         self.loop = asyncio.get_running_loop()
         self.terms = terms
         self.only: Sender | None = None

@@ -39,7 +39,7 @@ class Memberships:
     """The places of one consumer."""
 
     def __init__(
-        self, topic: str, seeds: tuple[Address, ...], fields: dict[str, Any], *, declares: bool, ahead: int
+        self, topic: str, seeds: tuple[Address, ...] | None, fields: dict[str, Any], *, declares: bool, ahead: int
     ) -> None:
         """Prepare to join.
 

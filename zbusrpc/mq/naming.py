@@ -3,19 +3,18 @@
 Pure. The broker has the whole rule for names; here stands what would not even fit into a frame.
 """
 
-from zbusrpc.config import default_broker
 from zbusrpc.errors import UsageError
 from zbusrpc.transport.address import Address, parse_addresses
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 
-def brokers_of(broker: str | None) -> tuple[Address, ...]:
-    """Return the brokers to use: those that are named, or else the default ones.
+def brokers_of(broker: str | None) -> tuple[Address, ...] | None:
+    """Return the brokers that are named, or None: then `fleet_of_loop` finds the default ones, once they are used.
 
     Raises:
         ConfigError: they are no addresses.
     """
-    return parse_addresses(default_broker() if broker is None else broker)
+    return None if broker is None else parse_addresses(broker)
 
 
 def topic_bytes(topic: str) -> bytes:

@@ -19,7 +19,7 @@ from zbusrpc import envelope
 from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
 from zbusrpc.cluster.policy import may_retry, was_lost
 from zbusrpc.cluster.selection import LeastLoaded, Selector, selector_of
-from zbusrpc.config import TIMEOUT_S, default_broker
+from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import RpcError, UsageError, did_you_mean
 from zbusrpc.message import (
     HEADER_CALLER,
@@ -50,7 +50,8 @@ PARTS: Final = "__zbusrpc_parts__"
 class CallOptions:
     """How a proxy calls."""
 
-    brokers: tuple[Address, ...]
+    brokers: tuple[Address, ...] | None
+    """None for those that are the default ones when a method is called, for the first time in an event loop."""
     timeout: float | None = None
     """Seconds; None for the method's own limit, or 10 s."""
     retries: int = 0
@@ -79,7 +80,8 @@ def connect(
     Args:
         service: A class declared with `@service`, or the name of a service.
         broker: Brokers as `host:port;host2:port`; by default `ZBUSRPC_BROKER`, then `broker` in `zbusrpc.toml`, then
-            localhost:15555. Each of them tells of the others that it tracks: calls go to all that have the service.
+            localhost:15555, as they are at the first call. Each of them tells of the others that it tracks: calls go to
+            all that have the service.
         selector: Who chooses the broker of each call, where there are several: `least-loaded`, `round-robin`, `random`,
             `most-consumers`, `consistent-hash`, or an object of your own (see `Selector`).
 
@@ -88,7 +90,7 @@ def connect(
         ConfigError: `broker` is no address.
         UsageError: the name is empty or longer than 255 bytes, or there is no such selector.
     """
-    brokers = parse_addresses(default_broker() if broker is None else broker)
+    brokers = None if broker is None else parse_addresses(broker)
     options = CallOptions(brokers=brokers, selector=selector_of(selector))
     if isinstance(service, str):
         return DynamicProxy(service, options)

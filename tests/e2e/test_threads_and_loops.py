@@ -1,17 +1,25 @@
 """One proxy in many threads, in several event loops, inside a loop where it would block, and after a fork."""
 
 import asyncio
+import gc
 import threading
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
+import uvloop
 
 from tests.support.fixtures import Site, open_site
 from tests.support.lab import Lab
 from tests.support.native import NativePeer, statistics
 from tests.support.processes import Processes
+from tests.support.waiting import wait_until
 from zbusrpc import Code, RpcError, UsageError, aio, blocking, connect, options
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleet import Fleet, close_fleets
+from zbusrpc.mq import Consumer, Producer
 
 
 def test_blocking_proxy_is_shared_by_64_threads(shared_site: Site) -> None:
@@ -40,6 +48,83 @@ def test_one_proxy_works_in_loops_one_after_the_other(shared_site: Site) -> None
         return await proxy.add(number, 1)
 
     assert [asyncio.run(call(number)) for number in range(3)] == [1, 2, 3]
+
+
+Main = Callable[[], Coroutine[Any, Any, Any]]
+
+
+def _run_by_hand(make: Callable[[], asyncio.AbstractEventLoop], main: Main) -> None:
+    """Run a loop as old programs do: no task is cancelled, no generator ended."""
+    loop = make()
+    loop.run_until_complete(main())
+    loop.close()
+
+
+def _run_beside(main: Main) -> None:
+    """Close a loop while another one is running in the same thread, so that nothing can be awaited for it."""
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(main())
+    loop.run_until_complete(close_fleets())
+
+    async def close() -> None:
+        loop.close()
+
+    asyncio.run(close())
+
+
+WAYS: dict[str, Callable[[Main], Any]] = {
+    "asyncio.run": lambda main: asyncio.run(main()),
+    "uvloop.run": lambda main: uvloop.run(main()),
+    "anyio.run": anyio.run,
+    "loop.close": lambda main: _run_by_hand(asyncio.new_event_loop, main),
+    "loop.close of uvloop": lambda main: _run_by_hand(uvloop.new_event_loop, main),
+    "loop.close in another loop": _run_beside,
+}
+"""How programs run an event loop to its end."""
+
+
+def _left_behind() -> tuple[int, int]:
+    """Count the loops and fleets of this process."""
+    gc.collect()
+    found = gc.get_objects()
+    loops = sum(isinstance(one, asyncio.AbstractEventLoop) for one in found)
+    return loops, sum(isinstance(one, Fleet) for one in found)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_event_loop_that_ends_leaves_nothing_behind(shared_site: Site, way: str) -> None:
+    """However loops with a call each end, there are not more loops, fleets and connections after six than after one."""
+    proxy = connect(Lab, broker=shared_site.address)
+
+    async def call() -> None:
+        assert await proxy.add(1, 1) == 2
+
+    WAYS[way](call)
+    sessions, before = statistics(shared_site.address)["sessions"], _left_behind()
+    for _ in range(5):
+        WAYS[way](call)
+
+    assert _left_behind() == before
+    wait_until(lambda: statistics(shared_site.address)["sessions"] <= sessions, "the connections are gone")
+
+
+def test_producers_and_consumers_end_with_their_loop(processes: Processes, tmp_path: Path) -> None:
+    """Those that nobody has closed leave no loop, no fleet and no connection behind."""
+    _, address = processes.broker("--data-dir", str(tmp_path / "data"))
+
+    async def exchange() -> None:
+        await Producer("t", broker=address).send(b"x")
+        (message,) = await Consumer("t", group="g", broker=address).fetch(1)
+        await message.ack()
+
+    asyncio.run(exchange())
+    sessions, before = statistics(address)["sessions"], _left_behind()
+    for _ in range(3):
+        asyncio.run(exchange())
+        _run_by_hand(asyncio.new_event_loop, exchange)
+
+    assert _left_behind() == before
+    wait_until(lambda: statistics(address)["sessions"] <= sessions, "the connections are gone")
 
 
 def test_one_proxy_works_in_several_loops_at_once(shared_site: Site) -> None:

@@ -11,14 +11,13 @@ Promises: a lone broker costs a call nothing; nothing is sent twice that may hav
 """
 
 import asyncio
-import os
 import time
-import weakref
 from collections.abc import Callable, Collection, Coroutine
 from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final
 
+from zbusrpc.cluster.loops import belongings_of
 from zbusrpc.cluster.policy import is_untouched
 from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
 from zbusrpc.cluster.station import Station
@@ -374,11 +373,6 @@ class Fleet:
 
 # -- one fleet for each event loop and each set of seeds -----------------------------------------------------
 
-_Loop = asyncio.AbstractEventLoop
-_fleets: weakref.WeakKeyDictionary[_Loop, dict[tuple[Address, ...], Fleet]] = weakref.WeakKeyDictionary()
-_inherited: list[Any] = []
-"""What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
-
 
 def fleet_of_loop(seeds: tuple[Address, ...] | None) -> Fleet:
     """Return the running loop's fleet for `seeds`.
@@ -395,8 +389,8 @@ def fleet_of_loop(seeds: tuple[Address, ...] | None) -> Fleet:
     loop = asyncio._get_running_loop()
     if loop is None:
         raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")
-    fleets = _fleets.setdefault(loop, {})
-    fleet = fleets.get(seeds)
+    fleets = belongings_of(loop)
+    fleet: Fleet | None = fleets.get(seeds)
     if fleet is None or fleet.is_closed:
         fleet = fleets[seeds] = Fleet(seeds)
     return fleet
@@ -408,20 +402,8 @@ async def close_fleets(seeds: tuple[Address, ...] | None = None) -> None:
     Args:
         seeds: Close only those to these brokers, and to those that they lead to.
     """
-    fleets = _fleets.get(asyncio.get_running_loop(), {})
+    fleets = belongings_of(asyncio.get_running_loop())
     for name in [seeds] if seeds else list(fleets):
         fleet = fleets.pop(name, None)
         if fleet is not None:
             await fleet.close()
-
-
-def _forget_in_child() -> None:
-    _inherited.append(dict(_fleets))
-    for fleets in _fleets.values():
-        for fleet in fleets.values():
-            fleet.forget()
-    _fleets.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)

@@ -100,8 +100,8 @@ def connect(
 async def disconnect() -> None:
     """Close the connections that calls have opened in this event loop; the next call opens a new one.
 
-    Calls that are under way end with UNAVAILABLE. The end of `asyncio.run` closes them, too: this is for programs that
-    must let go earlier.
+    Calls that are under way end with UNAVAILABLE. The end of the event loop closes them, too: this is for programs
+    that must let go earlier.
     """
     await close_fleets()
 

@@ -1,0 +1,92 @@
+"""Event loops and what belongs to them: it is closed just before its loop is, and forgotten with a loop that is lost.
+
+    belongings_of(loop) ──> what it has, by key ──> `loop.close()`: all of it is closed, then the loop
+
+A program may run a hundred thousand event loops one after the other (`asyncio.run` for each request), with one call in
+each. asyncio has no hook for the end of a loop, so the `close` of those that have anything is replaced by one that
+does its work before. `asyncio.run` has cancelled all tasks by then; who ends a loop by hand mostly has not.
+
+Promises: nothing here keeps a loop alive; closing waits for no peer; a forked child closes nothing of its parent.
+"""
+
+import asyncio
+import os
+import weakref
+from collections.abc import Hashable
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+TURNS: Final = 2
+"""Of the loop, after the last word of a connection: the first closes its transport, the second its socket."""
+_NAME: Final = "_zbusrpc_belongings"
+
+
+class Belonging(Protocol):
+    """What may belong to an event loop."""
+
+    async def close(self) -> None:
+        """End, in the loop that it belongs to."""
+
+    def forget(self) -> None:
+        """Be closed in a forked child, without touching what belongs to its parent."""
+
+
+class Belongings(dict[Hashable, Any]):
+    """What belongs to one event loop, by whatever names it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._loop = weakref.ref(loop)
+        self._close_loop = loop.close
+
+    __hash__ = object.__hash__  # type: ignore[assignment]  # for the set of all: each is equal to itself alone
+
+    def close_loop(self) -> None:
+        """Close all there is, and then the loop: what `loop.close` is while there are belongings."""
+        loop = self._loop()
+        assert loop is not None  # it was asked to close
+        if loop.is_running():
+            self._close_loop()  # says that this cannot be
+            return
+        try:
+            if self and not loop.is_closed() and asyncio._get_running_loop() is None:
+                loop.run_until_complete(self._close_all())
+        finally:
+            self.clear()
+            with suppress(AttributeError):
+                delattr(loop, "close")  # which leads to the loop, and would keep it until it is found to be garbage
+            self._close_loop()
+
+    async def _close_all(self) -> None:
+        """Close what belongs to the loop; whatever else is due there may run once more or twice."""
+        await asyncio.gather(*[one.close() for one in self.values()], return_exceptions=True)
+        for _ in range(TURNS):
+            await asyncio.sleep(0)
+
+
+def belongings_of(loop: asyncio.AbstractEventLoop) -> Belongings:
+    """Return what belongs to a loop; it may be added to, and taken from."""
+    found: Belongings | None = getattr(loop, _NAME, None)
+    if found is None:
+        found = Belongings(loop)
+        setattr(loop, _NAME, found)
+        setattr(loop, "close", found.close_loop)  # noqa: B010 - as `loop.close = ...`, which mypy takes for a mistake
+        _all.add(found)
+    return found
+
+
+_all: weakref.WeakSet[Belongings] = weakref.WeakSet()
+_inherited: list[Any] = []
+"""What a forked child got from its parent: it must not be closed here, nor collected, which would close it."""
+
+
+def _forget_in_child() -> None:
+    for belongings in list(_all):
+        _inherited.append((belongings._loop(), dict(belongings)))
+        for one in belongings.values():
+            one.forget()
+        belongings.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)

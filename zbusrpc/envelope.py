@@ -24,6 +24,8 @@ JSONRPC_CODES: Final = {
 JSONRPC_SERVER_ERROR: Final = -32000
 JSONRPC_PARSE_ERROR: Final = -32700
 JSONRPC_INVALID_REQUEST: Final = -32600
+METHOD_CHARACTERS_MAX: Final = 255
+"""As of a topic. What is longer is no method's name, and only costs those who compare and show it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,9 @@ def read_request(value: Any) -> Request:
     params = value.get("params")
     if not isinstance(method, str) or not method:
         raise RpcError(Code.INVALID_ARGUMENT, 'the request names no method: {"method": "...", "params": [...]}')
+    if len(method) > METHOD_CHARACTERS_MAX:
+        text = f"a method's name has {METHOD_CHARACTERS_MAX} letters at most, not {len(method)}"
+        raise RpcError(Code.INVALID_ARGUMENT, text)
     if not isinstance(params, list | dict | None):
         raise RpcError(Code.INVALID_ARGUMENT, "params must be a list or an object")
     if not isinstance(module, str):

@@ -159,6 +159,17 @@ def encode_headers(headers: dict[str, str]) -> bytes:
     return orjson.dumps(headers) if headers else b""
 
 
+def readable_headers(data: bytes) -> dict[str, str]:
+    """Return headers, none where they cannot be read: whoever takes a message is not to suffer for who sent it.
+
+    A broker refuses such headers when they come; a message may have been stored before it did.
+    """
+    try:
+        return decode_headers(data)
+    except ProtocolError:
+        return {}
+
+
 def decode_headers(data: bytes) -> dict[str, str]:
     """Return the headers of a frame.
 

@@ -324,7 +324,7 @@ def test_headers_that_cannot_be_added_to_do_not_hurt_the_next_instance(headers: 
     caller, first, second = (broker.connect(name) for name in ("caller", "first", "second"))
     subscribe(broker, first)
     subscribe(broker, second)
-    broker.receive(caller, Message(Kind.REQUEST, 1, b"Calc", b"", headers, Flag.IDEMPOTENT), NOW)
+    broker.calls.request(caller, Message(Kind.REQUEST, 1, b"Calc", b"", headers, Flag.IDEMPOTENT), NOW)
 
     broker.disconnect(first, NOW)
 

@@ -427,3 +427,21 @@ def test_every_method_of_the_service_was_called() -> None:
     """The service above has no method that its tests forgot."""
     source = inspect.getsource(inspect.getmodule(run))  # type: ignore[arg-type]
     assert all(f'"{name}"' in source for name in define(Kinds).methods)
+
+
+@pytest.mark.anyio
+async def test_method_name_that_is_none_is_refused_before_it_is_compared() -> None:
+    """Sixteen MiB of letters cost the service no more than their reading, and do not come back in the answer."""
+    error = await call("x" * 16 * 1024 * 1024, [])
+
+    assert error["code"] == "INVALID_ARGUMENT"
+    assert error["message"] == "a method's name has 255 letters at most, not 16777216"
+
+
+@pytest.mark.anyio
+async def test_very_many_wrong_arguments_are_counted_and_not_told() -> None:
+    """Looking at each of a million would keep the service busy for a minute."""
+    error = await call("add", ["x"] * 100_000)
+
+    assert error["message"].endswith(" things are wrong with its arguments")
+    assert error["details"] == []

@@ -109,6 +109,8 @@ class Broker:
         kind = message.kind
         if session.rights is not None and not self._is_allowed(session.rights, session, message):
             return
+        if message.header_bytes and not self._has_headers(session, message):
+            return
         if _PRODUCE <= kind <= _COMMAND:
             self._receive_queued(session, message)
         elif kind in self._commands:
@@ -138,6 +140,21 @@ class Broker:
         except RpcError as error:
             if message.id:
                 self.calls.send_error(session, message.id, error)
+            return False
+        return True
+
+    def _has_headers(self, session: Session, message: Message) -> bool:
+        """Say whether the headers of a message are some: else it ends here, and not at whoever would read them.
+
+        Raises:
+            ProtocolError: they are of a message that has no answer.
+        """
+        try:
+            message.headers()
+        except ProtocolError as error:
+            if not message.id or message.kind == Kind.REPLY:
+                raise
+            self.calls.send_error(session, message.id, refusals.bad_headers(str(error)))
             return False
         return True
 

@@ -3,8 +3,16 @@
 A topic is there as long as it has either. Pure: the rules are in `calls.py`.
 """
 
-from zbusrpc.broker.session import Call
+from collections.abc import Iterable
+from itertools import islice
+from typing import Final
+
+from zbusrpc.broker.hints import Hints
+from zbusrpc.broker.session import Call, Session
 from zbusrpc.broker.topic import Topic
+
+RUNNING_SEEN_MAX: Final = 1000
+"""Services that are looked at to tell a caller which run."""
 
 
 class CallTopics(dict[bytes, Topic]):
@@ -13,6 +21,7 @@ class CallTopics(dict[bytes, Topic]):
     def __init__(self, topics_max: int) -> None:
         super().__init__()
         self.queued_bytes = 0
+        self.hints = Hints()
         self._topics_max = topics_max
 
     def open(self, name: bytes) -> Topic | None:
@@ -21,6 +30,13 @@ class CallTopics(dict[bytes, Topic]):
         if topic is None and len(self) < self._topics_max:
             topic = self[name] = Topic()
         return topic
+
+    def running(self, session: Session, now: float) -> Iterable[str] | None:
+        """Return services that a session may know of, some where there are many; None where there is no time for it."""
+        if not self.hints.has_time(now):
+            return None
+        some = islice(self.items(), RUNNING_SEEN_MAX)
+        return session.visible(name.decode(errors="replace") for name, topic in some if topic.consumers)
 
     def forget_if_unused(self, name: bytes, topic: Topic) -> None:
         """Let go of a topic with which nothing would be lost."""

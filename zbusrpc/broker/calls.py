@@ -150,7 +150,7 @@ class Calls:
             self.on_unserved(message.topic)
             topic = self.topics.get(message.topic)
         if topic is None or not topic.consumers:
-            topic = self._topic_to_wait_in(call)
+            topic = self._topic_to_wait_in(call, now)
             if topic is None:
                 return
         elif not topic.queue:
@@ -160,12 +160,12 @@ class Calls:
                 return
         self._enqueue(call, topic)
 
-    def _topic_to_wait_in(self, call: Call) -> Topic | None:
+    def _topic_to_wait_in(self, call: Call, now: float) -> Topic | None:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
         name = call.message.topic
         if not call.message.flags & _WAIT_FOR_READY:
-            running = (topic_name(other) for other, topic in self.topics.items() if topic.consumers)
-            self.refuse(call, refusals.no_instance(topic_name(name), self.name, call.caller.visible(running)))
+            running = self.topics.running(call.caller, now)
+            self.refuse(call, refusals.no_instance(topic_name(name), self.name, running))
             return None
         topic = self.topics.open(name)
         if topic is None:

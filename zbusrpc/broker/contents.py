@@ -8,7 +8,7 @@ import orjson
 from zbusrpc.broker.limits import WINDOW_MAX
 from zbusrpc.broker.session import Session
 from zbusrpc.errors import ProtocolError
-from zbusrpc.message import HEADER_ATTEMPT, Message, encode_headers
+from zbusrpc.message import HEADER_ATTEMPT, Message, encode_headers, readable_headers
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, payload_size
 
 
@@ -42,10 +42,7 @@ def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
 
 def note_attempt(message: Message, attempts: int) -> None:
     """Let the next instance know that it is not the first."""
-    try:
-        headers = message.headers()
-    except ProtocolError:  # the caller's fault, which must not hurt the session that is served now
-        headers = {}
+    headers = readable_headers(message.header_bytes)
     headers[HEADER_ATTEMPT] = str(attempts)
     noted = encode_headers(headers)
     if len(noted) <= HEADERS_BYTES_MAX:

@@ -8,6 +8,7 @@ Pure: answers leave through exchanges.
 """
 
 from functools import partial
+from http import HTTPStatus
 from typing import Final, Protocol
 
 from zbusrpc.broker import doorkeeper, gateway
@@ -19,12 +20,15 @@ from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.message import Kind, Message
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest
 
 STEPS: Final = frozenset({"declare", "remove", "empty"})
 """Commands that take their time, and that those after them may build upon."""
 MESSAGES: Final = frozenset({"produce", "rpc", "route", "ack"})
 """Commands that are carried out though whoever sent them has gone."""
+
+log = get_logger("broker")
 
 
 class House(doorkeeper.House, Protocol):
@@ -43,6 +47,14 @@ class Reception:
 
     def take(self, request: HttpRequest, exchange: Exchange) -> bool:
         """Carry a request out, unless it only wants to go on with WebSocket; say whether others wait for its answer."""
+        try:
+            return self._take(request, exchange)
+        except Exception:  # a fault of ours, which must not take the other requests of the connection with it
+            log.exception("broker.request_failed", peer=self._dialect.session.name)
+            exchange.answer_text(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the broker; its log says which")
+            return False
+
+    def _take(self, request: HttpRequest, exchange: Exchange) -> bool:
         headers = request.headers
         is_by_url = "cmd" not in headers
         is_monitor = is_by_url and paths.is_for_it(request)

@@ -5,20 +5,31 @@ whether trying again could do the work twice.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
 from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
 from zbusrpc.broker.session import Call
 from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
 
+RUNNING_TOLD_MAX: Final = 100
+"""Names of services in one answer."""
 
-def no_instance(topic: str, broker: str, running: Iterable[str]) -> RpcError:
-    """Nobody serves the topic."""
+
+def no_instance(topic: str, broker: str, running: Iterable[str] | None) -> RpcError:
+    """Nobody serves the topic; what else runs is told, unless there is no time for it."""
+    message = f"no instance of service {topic} is connected to broker {broker}"
+    if running is None:
+        return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
     names = sorted(running)
-    shown = f"running: {one_of(names)}" if names else "no service is running there"
-    message = f"no instance of service {topic} is connected to broker {broker}; {shown}"
+    message += f"; running: {one_of(names)}" if names else "; no service is running there"
     message += did_you_mean(topic, (name for name in names if name != topic))
-    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False, "running": names[:100]})
+    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False, "running": names[:RUNNING_TOLD_MAX]})
+
+
+def bad_headers(reason: str) -> RpcError:
+    """The headers of a call are no headers."""
+    return RpcError(Code.INVALID_ARGUMENT, reason, {"may_have_run": False})
 
 
 def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:

@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError, from_json
 
 from zbusrpc import envelope
 from zbusrpc.envelope import Request
-from zbusrpc.errors import Code, ProtocolError, RpcError, did_you_mean, one_of
+from zbusrpc.errors import Code, ProtocolError, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import error_codec, schema
 from zbusrpc.service.definition import Color, Definition, Method
@@ -173,7 +173,7 @@ class Dispatcher:
         if request.module not in {"", self._definition.name}:
             raise RpcError(
                 Code.INVALID_ARGUMENT,
-                f"module {request.module!r} is not here; this is service {self._definition.name}",
+                f"module {cut(request.module)!r} is not here; this is service {self._definition.name}",
             )
         bound = self._bound.get(request.method)
         if bound is None:
@@ -188,7 +188,7 @@ class Dispatcher:
 
     def _unknown_method(self, name: str) -> RpcError:
         names = list(self._bound)
-        message = f"service {self._definition.name} has no method {name}"
+        message = f"service {self._definition.name} has no method {cut(name)}"
         return RpcError(
             Code.UNIMPLEMENTED,
             f"{message}{did_you_mean(name, names) or '; it has ' + one_of(names)}",

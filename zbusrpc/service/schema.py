@@ -25,6 +25,9 @@ CONFIG: Final = ConfigDict(
     arbitrary_types_allowed=False,
 )
 
+PROBLEMS_MAX: Final = 100
+"""Parameters that do not fit, of which each is told; of more only how many."""
+
 CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
 """The same for a typed dict, which takes no configuration from what it stands in."""
 
@@ -116,6 +119,10 @@ def invalid_arguments(error: ValidationError, service: str, method: Method) -> R
 
     A place begins with the position or name that the caller gave; the message names the parameter in any case.
     """
+    count = error.error_count()
+    if count > PROBLEMS_MAX:  # looking at each would keep the service busy
+        text = f"{service}.{method.name}: {count} things are wrong with its arguments"
+        return RpcError(Code.INVALID_ARGUMENT, text, [])
     problems = [
         {
             "loc": list(problem["loc"]),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl
 
@@ -20,7 +21,7 @@ from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.live import may_see
 from zbusrpc.broker.permissions import require
-from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.errors import NEAREST_MAX, Code, RpcError, did_you_mean
 from zbusrpc.transport.http import HttpRequest
 
 if TYPE_CHECKING:
@@ -159,8 +160,8 @@ def _topic(monitor: "Monitor", asked: Asked) -> Any:
     asked.require(Operation.QUERY, name)
     table = monitor.table()
     if name not in table.topics:
-        seen = [other for other in table.topics if may_see(asked.rights, other)]
-        raise RpcError(Code.NOT_FOUND, f"there is no topic {name}{did_you_mean(name, seen)}")
+        seen = (other for other in islice(table.topics, NEAREST_MAX) if may_see(asked.rights, other))
+        raise RpcError(Code.NOT_FOUND, f"there is no topic {name:.200}{monitor.hint(name, seen)}")
     groups = [row for (topic, _), row in table.groups.items() if topic == name]
     return {**table.topics[name], "groups": [row for row in groups if may_see(asked.rights, name, row["group"])]}
 
@@ -175,8 +176,8 @@ def _service(monitor: "Monitor", asked: Asked) -> Any:
     asked.require(Operation.QUERY, name)
     table = monitor.table()
     if name not in table.services:
-        seen = [other for other in table.services if may_see(asked.rights, other)]
-        raise RpcError(Code.NOT_FOUND, f"no service {name} is running{did_you_mean(name, seen)}")
+        seen = (other for other in islice(table.services, NEAREST_MAX) if may_see(asked.rights, other))
+        raise RpcError(Code.NOT_FOUND, f"no service {name:.200} is running{monitor.hint(name, seen)}")
     return {**table.services[name], "interface": monitor.interface(name)}
 
 

@@ -5,7 +5,7 @@ Requests come here from the reception, through the same door as all others: host
 Pure: time, timers and figures of the process come from outside, answers leave through exchanges.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -201,6 +201,10 @@ class Monitor:
         queues = self._hub.broker.queues
         stored = statistics_of(queues.store.topics.values()) if queues is not None else {}
         return {**self._hub.broker.statistics(), **{f"mq_{name}": count for name, count in stored.items()}}
+
+    def hint(self, name: str, names: Iterable[str]) -> str:
+        """Return which name somebody may have meant, for the end of a line."""
+        return self._hub.calls.topics.hints.did_you_mean(name, names, self._hub.now())
 
     def own_row(self) -> ServerRow:
         """Return the row of this broker."""

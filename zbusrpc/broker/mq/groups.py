@@ -8,9 +8,10 @@ come back; one that could not be stored is not there.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from zbusrpc.broker.hints import Hints
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
@@ -22,7 +23,7 @@ from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.errors import Code, RpcError
 
 GroupDone = Callable[[Group | None, RpcError | None], None]
 Done = Callable[[RpcError | None], None]
@@ -40,6 +41,7 @@ class Groups:
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
+        self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
 
@@ -56,8 +58,12 @@ class Groups:
 
     def no_group(self, topic: Topic, name: str) -> RpcError:
         """Return the error for a group that there is not."""
-        text = f"topic {topic.name} has no group {name}{did_you_mean(name, topic.groups)}"
+        text = f"topic {topic.name} has no group {name}{self.hint(name, topic.groups)}"
         return RpcError(Code.NOT_FOUND, text)
+
+    def hint(self, name: str, names: Iterable[str]) -> str:
+        """Return which name somebody may have meant, for the end of a line."""
+        return self._hints.did_you_mean(name, names, self.scheduler.now())
 
     def check_group(self, topic: Topic, group: Group, given: dict[str, Any]) -> None:
         """See that a group is as `given` says.

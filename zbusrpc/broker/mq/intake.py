@@ -14,7 +14,8 @@ from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Told, Topic
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record, check_record
-from zbusrpc.errors import Code, RpcError
+from zbusrpc.errors import Code, ProtocolError, RpcError
+from zbusrpc.message import decode_headers
 from zbusrpc.transport.entries import Entry
 
 STORING_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -55,6 +56,7 @@ class Intake:
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
         self._check(topic, size)
+        _check_headers(topic, entries)
 
         def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
             self._storing_bytes -= size
@@ -117,3 +119,17 @@ class Intake:
                 f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s",
                 {"retry_after_s": RETRY_AFTER_S, "may_have_run": False},
             )
+
+
+def _check_headers(topic: Topic, entries: Sequence[Entry]) -> None:
+    """See that headers are what consumers of every dialect will take them for.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    for entry in entries:
+        if entry.headers:
+            try:
+                decode_headers(entry.headers)
+            except ProtocolError as error:
+                raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: {error}") from None

@@ -31,7 +31,7 @@ from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, S
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.recovery import open_log
-from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 
 ABANDONED_S: Final = 60.0
@@ -200,7 +200,7 @@ class Store(Groups):
         topic = self.topics.get(name)
         if topic is None:
             self._check_not_broken(name)
-            text = f"there is no topic {name}{did_you_mean(name, self.topics)}"
+            text = f"there is no topic {name}{self.hint(name, self.topics)}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
 

@@ -112,7 +112,7 @@ def reply_of(request: Message, command: Command, status: int, head: str, jsonrpc
     if error is None:
         body = envelope.jsonrpc_result(jsonrpc_id, result) if is_jsonrpc else envelope.result_body(result)
     else:
-        text = error if isinstance(error, str) else orjson.dumps(error).decode()
+        text = error if isinstance(error, str) else envelope.dump(error).decode()
         body = envelope.error_body(RpcError(Code.UNKNOWN, text, None if isinstance(error, str) else error))
         body = envelope.jsonrpc_error(jsonrpc_id, body) if is_jsonrpc else body
     reply = TextReply(request, body, 0 if error is None else Flag.ERROR)

@@ -33,7 +33,7 @@ from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.urls import PAGES, Command
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.message import HEADER_PARAMS, Kind, Message
+from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.native import TIMEOUT_MS_MAX
 from zbusrpc.transport.text import JSON_HEADER, encode_text, header_line
@@ -278,7 +278,7 @@ class Dialect:
             back = Message(Kind.RETURN, message.id, session=message.session)
             self.hub.broker.receive(self.session, back, self.hub.now())
             return
-        headers = message.headers()
+        headers = readable_headers(message.header_bytes)
         id_, sender = headers.pop("id", "") or str(message.id), self.hub.session_name(message.session)
         while (sender, id_) in self._served:  # another caller's: those of stored calls have no session any more
             sender += "+"

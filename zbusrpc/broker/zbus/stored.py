@@ -12,8 +12,8 @@ from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.zbus.urls import Command
-from zbusrpc.errors import Code, ProtocolError, RpcError
-from zbusrpc.message import decode_headers
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.message import readable_headers
 from zbusrpc.transport.entries import Entry
 from zbusrpc.transport.native import HEADERS_BYTES_MAX
 from zbusrpc.transport.text import header_line, header_lines, one_line
@@ -110,10 +110,7 @@ def _url_to_show(command: Command) -> str:
 
 def head_of(topic: Topic, group: str, delivery: Delivery, record: Record) -> tuple[str, str, str]:
     """Return the headers of a message as lines, the session that produced it as `Hub.signed` has it, and its id."""
-    try:
-        headers = decode_headers(record.headers)
-    except ProtocolError:  # a native producer's fault
-        headers = {}
+    headers = readable_headers(record.headers)
     id_ = record.id.decode(errors="replace") or f"{topic.uid}-{record.offset}"
     url, sender = headers.pop("origin_url", "/"), headers.pop("sender", "")
     of_group = f"consume_group: {group}\r\n" if group else ""

@@ -41,7 +41,7 @@ class ShopService(Base):
         return []
 
     @staticmethod
-    def helper(x):  # type: ignore[no-untyped-def]
+    def _helper(x):  # type: ignore[no-untyped-def]
         return x
 
     @property

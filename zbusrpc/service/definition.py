@@ -6,21 +6,22 @@ definition is read from the class when it is first needed, by the service and by
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, Final, TypeVar, get_type_hints, overload
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
 from zbusrpc.service.declared import Errors, errors_of
+from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
+from zbusrpc.service.members import RPC_ATTRIBUTE, Member, check_method, check_override, methods_of
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 SERVICE_ATTRIBUTE: Final = "__zbusrpc_service__"
-RPC_ATTRIBUTE: Final = "__zbusrpc_rpc__"
 DEFINITION_ATTRIBUTE: Final = "__zbusrpc_definition__"
 
 
@@ -127,8 +128,10 @@ def service(
             raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..{CONCURRENCY_MAX}")
         options = ServiceOptions(name=chosen, version=version, concurrency=concurrency, durable=durable)
         setattr(decorated, SERVICE_ATTRIBUTE, options)
-        for attribute, function in _public_functions(decorated):
-            _check_function(decorated, attribute, function)
+        for attribute, members in methods_of(decorated).items():
+            check_method(f"{decorated.__name__}.{attribute}", members[0])
+            for inherited in members[1:]:
+                check_override(f"{decorated.__name__}.{attribute}", members[0], inherited)
         return decorated
 
     return decorate if cls is None else decorate(cls)
@@ -141,7 +144,7 @@ def rpc(
     *,
     name: str | None = None,
     timeout: float | None = None,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
     deprecated: str | None = None,
     errors: tuple[type[RpcError], ...] = (),
 ) -> Callable[[F], F]: ...
@@ -151,11 +154,11 @@ def rpc(
     *,
     name: str | None = None,
     timeout: float | None = None,
-    idempotent: bool = False,
+    idempotent: bool | None = None,
     deprecated: str | None = None,
     errors: tuple[type[RpcError], ...] = (),
 ) -> F | Callable[[F], F]:
-    """Set options of one method; a public method without it has the defaults.
+    """Set options of one method; what is not given is as the method has it that this one overrides, or the default.
 
     Args:
         name: What it is called on the wire; by default its own name.
@@ -166,12 +169,20 @@ def rpc(
     """
     if timeout is not None and not 0 < timeout < math.inf:
         raise DefinitionError(f"@rpc(timeout={timeout}): a time limit is a number greater than 0")
-    options = RpcOptions(name=name, timeout=timeout, idempotent=idempotent, deprecated=deprecated, errors=tuple(errors))
+    options = {
+        "name": name,
+        "timeout": timeout,
+        "idempotent": idempotent,
+        "deprecated": deprecated,
+        "errors": tuple(errors),
+    }
+    given = {option: value for option, value in options.items() if value is not None}
 
     def decorate(decorated: F) -> F:
-        if not inspect.isfunction(decorated):
+        function: Any = decorated.__func__ if isinstance(decorated, staticmethod | classmethod) else decorated
+        if inspect.isclass(function) or not hasattr(type(function), "__get__") or isinstance(function, property):
             raise DefinitionError(f"@rpc decorates a method, not {decorated!r}; options go by name, as in name=...")
-        setattr(decorated, RPC_ATTRIBUTE, options)
+        setattr(function, RPC_ATTRIBUTE, given)
         return decorated
 
     return decorate if function is None else decorate(function)
@@ -201,9 +212,10 @@ def define(cls: type) -> Definition:
 
 def _read_class(cls: type) -> Definition:
     options: ServiceOptions = getattr(cls, SERVICE_ATTRIBUTE)
+    types = types_of_bases(cls)
     methods: dict[str, Method] = {}
-    for attribute, function in _public_functions(cls):
-        method = _read_method(cls, attribute, function)
+    for members in methods_of(cls).values():
+        method = _read_method(cls, members, types.get(members[0].owner, {}))
         if method.name in methods:
             raise DefinitionError(f"{cls.__name__}: two methods are called {method.name} on the wire")
         methods[method.name] = method
@@ -220,55 +232,58 @@ def _read_class(cls: type) -> Definition:
     )
 
 
-def _read_method(cls: type, attribute: str, function: Callable[..., Any]) -> Method:
-    options: RpcOptions = getattr(function, RPC_ATTRIBUTE, RpcOptions())
-    try:
-        hints = get_type_hints(function, localns={cls.__name__: cls}, include_extras=True)
-    except Exception as error:
-        raise DefinitionError(f"{cls.__name__}.{attribute}: unreadable annotation: {error}") from None
-    signature = inspect.signature(function)
-    parameters = [
-        parameter.replace(annotation=hints[parameter.name]) for parameter in list(signature.parameters.values())[1:]
-    ]
+def _read_method(cls: type, members: list[Member], types: Types) -> Method:
+    """Return a method: the first of `members`, which overrides the others; `types` is what type variables stand for."""
+    member = members[0]
+    where = f"{cls.__name__}.{member.attribute}"
+    hints = _read_hints(where, cls, member)
+
+    def read(name: str, written: Any) -> Any:
+        """Return the type of a parameter or of the result."""
+        annotation = resolve(hints.get(name, written), types)
+        variable = unresolved(annotation)
+        if variable is not None:
+            owner = member.owner.__name__
+            fix = f"class {cls.__name__ if member.owner is not cls else 'Mine'}({owner}[...])"
+            is_own = variable not in getattr(member.owner, "__parameters__", ())
+            fix = "name the type, or a union of types" if is_own else f"give it to the base: {fix}"
+            raise DefinitionError(f"{where}: nothing says what {variable} of {name} is; {fix}")
+        return annotation
+
+    parameters = [one.replace(annotation=read(one.name, one.annotation)) for one in member.parameters]
+    is_async, result = member.is_async, read("return", member.result)
+    if not is_async and inspect.isclass(get_origin(result)) and issubclass(get_origin(result), Awaitable):
+        is_async, result = True, get_args(result)[-1]
+    options = _merge(members)
     return Method(
-        name=options.name or attribute,
-        attribute=attribute,
-        color=Color.ASYNC if inspect.iscoroutinefunction(function) else Color.SYNC,
-        signature=inspect.Signature(parameters, return_annotation=hints["return"]),
-        doc=inspect.cleandoc(function.__doc__ or ""),
+        name=options.name or member.attribute,
+        attribute=member.attribute,
+        color=Color.ASYNC if is_async else Color.SYNC,
+        signature=inspect.Signature(parameters, return_annotation=result),
+        doc=inspect.getdoc(getattr(cls, member.attribute)) or "",
         options=options,
     )
 
 
-def _public_functions(cls: type) -> list[tuple[str, Callable[..., Any]]]:
-    """Return the methods that are the interface, in the order in which they are written, bases first."""
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__[:-1]):
-        for attribute, value in vars(base).items():
-            if not attribute.startswith("_"):
-                found[attribute] = value
-    return [(attribute, value) for attribute, value in found.items() if inspect.isfunction(value)]
+def _read_hints(where: str, cls: type, member: Member) -> dict[str, Any]:
+    """Return the annotations of a method as types."""
+    variables = getattr(member.owner, "__parameters__", ())
+    names = {
+        cls.__name__: cls,
+        **{variable.__name__: variable for variable in variables},
+        member.owner.__name__: member.owner,
+    }
+    try:
+        return get_type_hints(member.annotated, localns=names, include_extras=True)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        raise DefinitionError(f"{where}: unreadable annotation: {reason}") from None
 
 
-def _check_function(cls: type, attribute: str, function: Callable[..., Any]) -> None:
-    """Refuse what cannot be called over the wire, with the fix."""
-    where = f"{cls.__name__}.{attribute}"
-    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
-        raise DefinitionError(f"{where} is a generator, and a call has one result; return a list")
-    signature = inspect.signature(function)
-    if not signature.parameters:
-        raise DefinitionError(f"{where} takes no self; a method of a service is a method of its instance")
-    for parameter in list(signature.parameters.values())[1:]:
-        if parameter.annotation is inspect.Parameter.empty:
-            raise DefinitionError(
-                f"{where}: parameter {parameter.name} has no type; annotate it, or name a method that is "
-                f"not to be called from outside _{attribute}"
-            )
-    required = {p.kind for p in signature.parameters.values() if p.default is inspect.Parameter.empty}
-    if len(required & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}) == 2:
-        raise DefinitionError(
-            f"{where} needs parameters that go only by position and others that go only by name; a call sends a list "
-            "or an object, so let all of them go one way"
-        )
-    if signature.return_annotation is inspect.Signature.empty:
-        raise DefinitionError(f"{where} has no return type; annotate it, -> None where nothing is returned")
+def _merge(members: list[Member]) -> RpcOptions:
+    """Return the options of a method: what it was not given, it has from those that it overrides."""
+    merged: dict[str, Any] = {}
+    for member in reversed(members):
+        errors = (*member.given.get("errors", ()), *merged.get("errors", ()))
+        merged |= member.given | {"errors": tuple(dict.fromkeys(errors))}
+    return RpcOptions(**merged)

@@ -20,6 +20,7 @@ from zbusrpc.errors import Code, ProtocolError, RpcError, cut, did_you_mean, one
 from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import error_codec, schema
 from zbusrpc.service.definition import Color, Definition, Method
+from zbusrpc.service.members import as_awaitable
 from zbusrpc.telemetry import get_logger
 
 _OWN_PACKAGES: Final = {"zbusrpc", "concurrent"}
@@ -71,7 +72,7 @@ class Dispatcher:
         self._bound = {
             name: BoundMethod(
                 method=method,
-                function=getattr(instance, method.attribute),
+                function=_function_of(instance, method),
                 arguments=schema.arguments_adapter(definition.name, method),
                 is_async=method.color is Color.ASYNC,
                 to_result=result.validator.validate_python,
@@ -194,6 +195,11 @@ class Dispatcher:
             f"{message}{did_you_mean(name, names) or '; it has ' + one_of(names)}",
             {"methods": names},
         )
+
+
+def _function_of(instance: object, method: Method) -> Callable[..., Any]:
+    function: Callable[..., Any] = getattr(instance, method.attribute)
+    return as_awaitable(function) if method.color is Color.ASYNC else function
 
 
 def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:

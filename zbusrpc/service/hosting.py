@@ -36,6 +36,8 @@ def make_instance(target: Any) -> object:
     name = getattr(target, "__name__", type(target).__name__)
     if inspect.isclass(target):
         define(target)
+        if missing := sorted(getattr(target, "__abstractmethods__", ())):
+            raise DefinitionError(f"{name} is abstract ({', '.join(missing)}); serve a subclass of it that has them")
         try:
             inspect.signature(target).bind()
         except TypeError as error:

@@ -90,7 +90,7 @@ class Interrupted(MetaPathFinder):
 sys.meta_path.insert(0, Interrupted())
 main()
 """
-    process = processes.python(program)
+    process = processes.python(program, is_fresh=True)
 
     assert process.wait_exit() == 130
     assert (process.output, process.errors) == ("", "")

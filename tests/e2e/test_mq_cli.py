@@ -13,8 +13,7 @@ from typing import Any, TextIO
 
 import pytest
 
-from tests.support.forked import Ended, run_forked
-from tests.support.processes import Process, Processes
+from tests.support.processes import Ended, Process, Processes
 from tests.support.terminal import run_on_terminal
 from tests.support.waiting import wait_until
 from zbusrpc import mq
@@ -42,7 +41,7 @@ class Cli:
 
     def ended(self, *arguments: str) -> Ended:
         """Run a command to its end."""
-        return run_forked(arguments, self._processes.directory, {"ZBUSRPC_BROKER": self.address})
+        return self._processes.end_of(*arguments, cwd=self._processes.directory, ZBUSRPC_BROKER=self.address)
 
     def run(self, *arguments: str) -> str:
         """Run a command that succeeds without a word of error, and return what it prints."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.forked import run_forked
 from tests.support.processes import Process, Processes
 from zbusrpc import mq
 from zbusrpc.broker.storage.lock import locked_around
@@ -30,8 +29,7 @@ def stopped(processes: Processes, tmp_path: Path) -> Path:
 
 def storage(processes: Processes, *arguments: str) -> tuple[int, str, str]:
     """Run `zbusrpc storage`, and return its exit code, output and errors."""
-    ended = run_forked(("storage", *arguments), processes.directory, {})
-    return ended.exit_code, ended.output, ended.errors
+    return processes.run("storage", *arguments, cwd=processes.directory)
 
 
 def segment_of(data: Path) -> Path:
@@ -198,8 +196,7 @@ def test_storage_repairs_a_flipped_bit(processes: Processes, stopped: Path) -> N
     assert code == 0
     assert "the file is kept as" in repaired
     _, address = processes.broker("--data-dir", str(stopped))
-    settings = {"ZBUSRPC_BROKER": address}
-    shown = run_forked(("peek", "orders", "--count", "200", "--json"), processes.directory, settings).output
+    shown = processes.end_of("peek", "orders", "--count", "200", "--json", ZBUSRPC_BROKER=address).output
     bodies = [json.loads(line)["body"] for line in shown.splitlines()]
     assert bodies == [f"order {number}" for number in range(100) if number != 50]
 

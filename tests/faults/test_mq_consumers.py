@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nursery import Nursery
 from tests.support.processes import Processes
 from tests.support.queue_load import Load, end
 from tests.support.queue_peer import QueuePeer, entry
+from tests.support.successors import Successors
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
@@ -86,24 +86,24 @@ def test_consumers_killed_in_the_middle_lose_nothing(processes: Processes, addre
 
 def test_attempts_are_counted_across_kills_of_the_broker(processes: Processes, tmp_path: Path) -> None:
     """Whoever restarts, the third failure of three is the last: the message is dead, with the reason."""
-    with Nursery(processes, "--data-dir", str(tmp_path / "data")) as nursery:
-        with QueuePeer(nursery.address) as peer:
-            peer.declare("orders")
-            peer.command("declare_group", topic="orders", group="billing", max_attempts=3)
-            peer.produce("orders", "poison")
-        attempts = []
-        for number in range(3):
-            with QueuePeer(nursery.address) as peer:
-                subscription = peer.consume("orders", "billing")
-                (poison,) = peer.take(subscription, 1)
-                attempts.append(poison.attempts)
-                peer.nack(subscription, poison.first, reason=f"failure {number}", delay_ms=100)
-                if number == 2:
-                    wait_until(lambda: peer.command("dlq", topic="orders")["messages"], "dead letter")
-                    peer.command("pause", topic="orders", group="billing")  # which stores that the group let go of it
-                nursery.restart()
-        with QueuePeer(nursery.address) as peer:
-            letters = peer.command("dlq", topic="orders")["messages"]
+    brokers = Successors(processes, "--data-dir", str(tmp_path / "data"))
+    with QueuePeer(brokers.address) as peer:
+        peer.declare("orders")
+        peer.command("declare_group", topic="orders", group="billing", max_attempts=3)
+        peer.produce("orders", "poison")
+    attempts = []
+    for number in range(3):
+        with QueuePeer(brokers.address) as peer:
+            subscription = peer.consume("orders", "billing")
+            (poison,) = peer.take(subscription, 1)
+            attempts.append(poison.attempts)
+            peer.nack(subscription, poison.first, reason=f"failure {number}", delay_ms=100)
+            if number == 2:
+                wait_until(lambda: peer.command("dlq", topic="orders")["messages"], "dead letter")
+                peer.command("pause", topic="orders", group="billing")  # which stores that the group let go of it
+            brokers.restart()
+    with QueuePeer(brokers.address) as peer:
+        letters = peer.command("dlq", topic="orders")["messages"]
 
     assert attempts == [1, 2, 3]
     assert [letter["body"] for letter in letters] == ["poison"]

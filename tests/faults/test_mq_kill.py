@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.ledger import Sent
-from tests.support.nursery import Nursery
 from tests.support.processes import Processes, port_of
 from tests.support.queue_load import Load, end
 from tests.support.queue_peer import QueuePeer
+from tests.support.successors import Successors
 
 SEED = 20240611
 ROUNDS = 20
@@ -59,31 +59,31 @@ def test_nothing_acknowledged_is_lost(processes: Processes, tmp_path: Path, roun
     """
     rng = random.Random(SEED)
     print(f"seed {SEED}, {rounds} rounds")
-    with Nursery(processes, "--data-dir", str(tmp_path / "data")) as nursery:
-        declare(nursery.address, LEVELS)
-        load = Load(processes, nursery.address)
-        consumers = [load.consume(topic, "all") for topic in LEVELS]
-        consumers += [load.consume("level-os", "all", window=8)]
-        consumers += [load.consume("level-disk", "european", options={"filter": FILTER})]
-        producers = [load.produce(*LEVELS, label=f"p{number}") for number in range(2)]
-        for number in range(rounds):
-            load.grow(BYTES_PER_ROUND)
-            time.sleep(rng.random() * 0.02 + (UPKEEP_S if number % 10 == 5 else 0.0))
-            nursery.broker.kill()
-            if number % 3 == 0:  # and once more, while it puts in order what the last one left
-                nursery.begin()
-                time.sleep(rng.random() * 0.03)
-                nursery.broker.kill()
-            nursery.start()
-            if number == rounds // 2:  # what it knew not to be stored is unknown from now on
-                producers.pop().kill()
-                producers.append(load.produce(*LEVELS, label="again"))
-        end(*producers)
-        load.drain("level-os", "all")
-        load.drain("level-disk", "all")
-        load.drain("level-disk", "european")
-        end(*consumers)
-        errors = nursery.errors
+    brokers = Successors(processes, "--data-dir", str(tmp_path / "data"))
+    declare(brokers.address, LEVELS)
+    load = Load(processes, brokers.address)
+    consumers = [load.consume(topic, "all") for topic in LEVELS]
+    consumers += [load.consume("level-os", "all", window=8)]
+    consumers += [load.consume("level-disk", "european", options={"filter": FILTER})]
+    producers = [load.produce(*LEVELS, label=f"p{number}") for number in range(2)]
+    for number in range(rounds):
+        load.grow(BYTES_PER_ROUND)
+        time.sleep(rng.random() * 0.02 + (UPKEEP_S if number % 10 == 5 else 0.0))
+        brokers.broker.kill()
+        if number % 3 == 0:  # and once more, while it puts in order what the last one left
+            brokers.begin()
+            time.sleep(rng.random() * 0.03)
+            brokers.broker.kill()
+        brokers.start()
+        if number == rounds // 2:  # what it knew not to be stored is unknown from now on
+            producers.pop().kill()
+            producers.append(load.produce(*LEVELS, label="again"))
+    end(*producers)
+    load.drain("level-os", "all")
+    load.drain("level-disk", "all")
+    load.drain("level-disk", "european")
+    end(*consumers)
+    errors = brokers.errors
 
     assert_all_is_good(load, {"level-os": ["all"], "level-disk": ["all", "european"]})
     assert "Traceback" not in errors

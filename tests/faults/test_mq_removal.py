@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.nursery import Nursery
 from tests.support.processes import Processes
 from tests.support.queue_peer import QueuePeer, entry
+from tests.support.successors import Successors
 from zbusrpc.errors import Code, RpcError
 
 ROUNDS = 6
@@ -17,11 +17,11 @@ LEVELS = ("memory", "os", "disk")
 
 
 @pytest.fixture
-def nursery(processes: Processes, tmp_path: Path) -> Iterator[Nursery]:
+def brokers(processes: Processes, tmp_path: Path) -> Iterator[Successors]:
     """Run brokers on one data directory."""
-    with Nursery(processes, "--data-dir", str(tmp_path / "data")) as nursery:
-        yield nursery
-        assert "Traceback" not in nursery.errors
+    brokers = Successors(processes, "--data-dir", str(tmp_path / "data"))
+    yield brokers
+    assert "Traceback" not in brokers.errors
 
 
 def begin_round(peer: QueuePeer, number: int) -> str:
@@ -45,23 +45,23 @@ def topics(peer: QueuePeer) -> set[str]:
     return {one["topic"] for one in peer.command("topics")}
 
 
-def test_removed_topics_never_come_back(nursery: Nursery, tmp_path: Path) -> None:
+def test_removed_topics_never_come_back(brokers: Successors, tmp_path: Path) -> None:
     """A topic that was said to be removed is gone after a kill -9, with its files; another of its name is empty."""
     for number in range(ROUNDS):
-        with QueuePeer(nursery.address) as peer, QueuePeer(nursery.address) as loading:
+        with QueuePeer(brokers.address) as peer, QueuePeer(brokers.address) as loading:
             topic = begin_round(peer, number)
             requests = post_load(loading, topic)
             peer.command("remove", topic=topic)
             assert all(is_stored_or_gone(loading, request) for request in requests[: NEW // 2])
-            nursery.restart()
-        with QueuePeer(nursery.address) as peer:
+            brokers.restart()
+        with QueuePeer(brokers.address) as peer:
             assert topic not in topics(peer)
             with pytest.raises(RpcError) as refused:
                 peer.produce(topic, "late")
             assert refused.value.code is Code.NOT_FOUND
 
     assert not list((tmp_path / "data" / "topics").glob("topic-*"))
-    with QueuePeer(nursery.address) as peer:
+    with QueuePeer(brokers.address) as peer:
         peer.declare("topic-0")
         described = peer.command("topic", topic="topic-0")
         assert (described["messages"], described["next_offset"], described["groups"]) == (0, 0, [])
@@ -73,31 +73,31 @@ def is_stored_or_gone(peer: QueuePeer, request_id: int) -> bool:
     return outcome.code is Code.NOT_FOUND if isinstance(outcome, RpcError) else outcome["offset"] >= 0
 
 
-def test_removed_groups_never_come_back(nursery: Nursery) -> None:
+def test_removed_groups_never_come_back(brokers: Successors) -> None:
     """A group that was said to be removed is gone after a kill -9; its consumer was told; another begins anew."""
     for number in range(ROUNDS):
-        with QueuePeer(nursery.address) as peer, QueuePeer(nursery.address) as loading:
+        with QueuePeer(brokers.address) as peer, QueuePeer(brokers.address) as loading:
             topic = begin_round(peer, number)
             post_load(loading, topic)
             peer.command("remove", topic=topic, group="busy")
             assert [error.code for error in peer.ended.values()] == [Code.NOT_FOUND]
-            nursery.restart()
-        with QueuePeer(nursery.address) as peer:
+            brokers.restart()
+        with QueuePeer(brokers.address) as peer:
             assert [group["group"] for group in peer.command("topic", topic=topic)["groups"]] == ["idle"]
             again = peer.take(peer.consume(topic, "busy"), 1)[0]
             assert (again.body, again.attempts) == (b"old 0", 1)
 
 
-def test_emptied_topics_stay_empty(nursery: Nursery) -> None:
+def test_emptied_topics_stay_empty(brokers: Successors) -> None:
     """What a topic held when it was said to be empty is gone after a kill -9; its offsets are not given out again."""
     for number in range(ROUNDS):
-        with QueuePeer(nursery.address) as peer, QueuePeer(nursery.address) as loading:
+        with QueuePeer(brokers.address) as peer, QueuePeer(brokers.address) as loading:
             topic = begin_round(peer, number)
             requests = post_load(loading, topic)
             removed = peer.command("empty", topic=topic)["removed"]
             stored = [loading.answer(request)["offset"] for request in requests[: NEW // 2]]
-            nursery.restart()
-        with QueuePeer(nursery.address) as peer:
+            brokers.restart()
+        with QueuePeer(brokers.address) as peer:
             last = peer.produce(topic, "last")["offset"]
             bodies = read_all(peer, topic, "idle")
             assert bodies[-1] == "last"
@@ -108,14 +108,14 @@ def test_emptied_topics_stay_empty(nursery: Nursery) -> None:
         assert last >= removed
 
 
-def test_emptied_groups_stay_empty(nursery: Nursery) -> None:
+def test_emptied_groups_stay_empty(brokers: Successors) -> None:
     """What a group was said to have passed does not come to it after a kill -9; the other group gets all of it."""
     for number in range(ROUNDS):
-        with QueuePeer(nursery.address) as peer:
+        with QueuePeer(brokers.address) as peer:
             topic = begin_round(peer, number)
             assert peer.command("empty", topic=topic, group="busy")["removed"] == OLD - 2
-            nursery.restart()
-        with QueuePeer(nursery.address) as peer:
+            brokers.restart()
+        with QueuePeer(brokers.address) as peer:
             peer.produce(topic, "last")
             assert read_all(peer, topic, "busy") == ["last"]
             assert read_all(peer, topic, "idle") == [f"old {one}" for one in range(OLD)] + ["last"]

@@ -1,40 +1,43 @@
 """`zbusrpc token`: what each command prints, takes, refuses and exits with, run as a person runs it."""
 
 import json
-from pathlib import Path
 
 import pytest
 
-from tests.support.forked import run_forked
+from tests.support.processes import Ended, Processes
 from zbusrpc.broker.token_file import read_tokens
 
 
 class TokenCli:
     """The commands at one token file."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        self.directory = directory = processes.directory
         self.file = directory / "tokens.toml"
 
     def run(self, *arguments: str) -> str:
         """Run a command that succeeds without a word of error, and return what it prints."""
-        ended = run_forked(("token", *arguments), self.directory, {"ZBUSRPC_TOKENS": "tokens.toml"})
+        ended = self._ended(*arguments, ZBUSRPC_TOKENS="tokens.toml")
         assert (ended.exit_code, ended.errors) == (0, "")
         return ended.output
 
     def fails(self, *arguments: str, **env: str) -> str:
         """Run a command that fails, and return its one line of error."""
-        ended = run_forked(("token", *arguments), self.directory, env or {"ZBUSRPC_TOKENS": "tokens.toml"})
+        ended = self._ended(*arguments, **(env or {"ZBUSRPC_TOKENS": "tokens.toml"}))
         assert (ended.exit_code, ended.output) == (1, "")
         assert ended.errors.startswith("zbusrpc: ")
         assert ended.errors.count("\n") == 1
         return ended.errors.removeprefix("zbusrpc: ").rstrip()
 
+    def _ended(self, *arguments: str, **env: str) -> Ended:
+        return self._processes.end_of("token", *arguments, cwd=self.directory, **env)
+
 
 @pytest.fixture
-def cli(tmp_path: Path) -> TokenCli:
+def cli(processes: Processes) -> TokenCli:
     """Return the commands, with no token file yet."""
-    return TokenCli(tmp_path)
+    return TokenCli(processes)
 
 
 def test_add_prints_the_secret_first(cli: TokenCli) -> None:

@@ -1,6 +1,7 @@
 """Real processes of the `zbusrpc` command and of test programs: started, watched through their output, ended by pid.
 
-What a process prints goes to files, so that nobody blocks on a full pipe and a failed test can show it.
+What a process prints goes to files, so that nobody blocks on a full pipe and a failed test can show it. Python programs
+are forked from one that has loaded the package (see nursery.py), unless a test asks for a true start.
 """
 
 import json
@@ -9,29 +10,37 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.nursery import ROOT, Forked, program_of
 from tests.support.waiting import WAIT_S, wait_until
 
-ROOT = Path(__file__).resolve().parents[2]
 LAB = "tests.support.lab:Lab"
 
 
 class Process:
     """One running process."""
 
-    def __init__(self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str]) -> None:
+    def __init__(
+        self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str], is_forked: bool
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         number = len(list(directory.glob("*.out")))
         if "serve" in command and "--broker" not in command:  # its own broker stores topics where it runs
             env = {"ZBUSRPC_DATA_DIR": str(directory / f"data-{number}"), **env}
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._popen = subprocess.Popen(
-                command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err, start_new_session=True
-            )
-        self.pid = self._popen.pid
+            if is_forked:
+                places = {"out": str(self._out), "err": str(self._err), "end": str(directory / f"{number}.end")}
+                program = program_of(command, directory=str(cwd or ROOT), environment=env, **places)
+                self._running: Forked | subprocess.Popen[bytes] = Forked(program)
+            else:
+                self._running = subprocess.Popen(
+                    command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err, start_new_session=True
+                )
+        self.pid = self._running.pid
 
     # -- what it says ------------------------------------------------------------------------------------
 
@@ -66,7 +75,7 @@ class Process:
         return first if newline else ""
 
     def _has_ended(self) -> bool:
-        return self._popen.poll() is not None
+        return self._running.poll() is not None
 
     # -- its end -----------------------------------------------------------------------------------------
 
@@ -77,7 +86,7 @@ class Process:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        self._popen.send_signal(number)
+        self._running.send_signal(number)
 
     def interrupt_group(self) -> None:
         """Do what Ctrl-C on its terminal does: interrupt it and what it started."""
@@ -85,13 +94,13 @@ class Process:
 
     def kill(self) -> None:
         """End it as kill -9 does, and wait for its end."""
-        self._popen.kill()
-        self._popen.wait()
+        self._running.kill()
+        self._running.wait()
 
     def wait_exit(self, timeout_s: float = WAIT_S) -> int:
         """Return its exit code, once it has ended by itself."""
         wait_until(self._has_ended, f"end of process {self.pid}; it said: {self.errors}", timeout_s)
-        return self._popen.wait()
+        return self._running.wait()
 
     @property
     def children(self) -> list[int]:
@@ -104,6 +113,15 @@ class Process:
         """Its resident memory."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a command printed, and its exit code."""
+
+    exit_code: int
+    output: str
+    errors: str
 
 
 class Processes:
@@ -125,26 +143,32 @@ class Processes:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    def start(self, *command: str, cwd: Path | None = None, **env: str) -> Process:
-        """Start any program."""
+    def start(self, *command: str, cwd: Path | None = None, is_fresh: bool = False, **env: str) -> Process:
+        """Start any program; a Python one is forked unless it `is_fresh`."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZBUSRPC_")}
         full = {**inherited, "PYTHONPATH": str(ROOT), "LAB_MARKS": str(self.marks_path), **env}
-        process = Process(list(command), self.directory / "processes", cwd=cwd, env=full)
+        is_forked = command[0] == sys.executable and not is_fresh
+        process = Process(list(command), self.directory / "processes", cwd=cwd, env=full, is_forked=is_forked)
         self._all.append(process)
         return process
 
-    def python(self, program: str, *arguments: str, **env: str) -> Process:
+    def python(self, program: str, *arguments: str, is_fresh: bool = False, **env: str) -> Process:
         """Start a Python program."""
-        return self.start(sys.executable, "-W", "error", "-c", program, *arguments, **env)
+        return self.start(sys.executable, "-W", "error", "-c", program, *arguments, is_fresh=is_fresh, **env)
 
-    def zbusrpc(self, *arguments: str, cwd: Path | None = None, **env: str) -> Process:
+    def zbusrpc(self, *arguments: str, cwd: Path | None = None, is_fresh: bool = False, **env: str) -> Process:
         """Start the command line."""
-        return self.start(sys.executable, "-m", "zbusrpc", *arguments, cwd=cwd, **env)
+        return self.start(sys.executable, "-m", "zbusrpc", *arguments, cwd=cwd, is_fresh=is_fresh, **env)
 
     def run(self, *arguments: str, cwd: Path | None = None, **env: str) -> tuple[int, str, str]:
         """Run the command line to its end, and return its exit code, output and errors."""
+        ended = self.end_of(*arguments, cwd=cwd, **env)
+        return ended.exit_code, ended.output, ended.errors
+
+    def end_of(self, *arguments: str, cwd: Path | None = None, **env: str) -> Ended:
+        """Run the command line to its end."""
         process = self.zbusrpc(*arguments, cwd=cwd, **env)
-        return process.wait_exit(), process.output, process.errors
+        return Ended(process.wait_exit(), process.output, process.errors)
 
     def broker(self, *arguments: str, port: int = 0, **env: str) -> tuple[Process, str]:
         """Start a broker, and return it with its address."""

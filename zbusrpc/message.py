@@ -77,6 +77,8 @@ class Kind(IntEnum):
     """Broker to client: what has changed among the brokers."""
     REPORT = 24
     """Broker to tracker: what I am, what has changed of it, or only that I live."""
+    BEGUN = 25
+    """Consumer to broker: these were handed to the application, and count as attempts from now on."""
 
 
 LINK_KINDS_MAX: Final = Kind.GOODBYE

@@ -701,6 +701,7 @@ async def test_consumer_joins_again_by_itself(broker: str, relay: Relay) -> None
         assert await take(consumer, 1) == ["a"]
         await settled(broker, oldest_offset=1)
         late = await anext(consumer)
+        await settled(broker, begun=1)
         relay.cut()
         again = await anext(consumer)
         while again.offset != late.offset:  # the end of the connection may be noticed after one more

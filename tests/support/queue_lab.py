@@ -370,6 +370,10 @@ class Consumer:
     def extend(self, *offsets: int) -> int:
         return int(self.peer.ask(Kind.EXTEND, encode_ranges(sorted(offsets)), session=self.number))
 
+    def begin(self, *offsets: int) -> int:
+        """Say that messages were begun."""
+        return int(self.peer.ask(Kind.BEGUN, encode_ranges(sorted(offsets)), session=self.number))
+
     def nack(self, *offsets: int, **fields: Any) -> int:
         body = {"ranges": [[offset, offset] for offset in offsets], **fields}
         return int(self.peer.ask(Kind.NACK, body, session=self.number))

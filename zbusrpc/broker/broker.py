@@ -55,7 +55,7 @@ class Broker:
         self._stored_calls: StoredCalls | None = None
         self.dirty: list[Session] = []
         """Sessions whose outbox holds something; whoever sends it clears both."""
-        self._commands = self.calls.commands | {Kind.QUERY: self._query}
+        self._commands = self.calls.commands | {Kind.QUERY: self._query, Kind.BEGUN: self._note_begun}
         self._sessions: dict[int, Session] = {}
         self._last_session = 0
 
@@ -117,6 +117,9 @@ class Broker:
             self._commands[kind](session, message, now)
         else:
             raise ProtocolError(f"a broker takes no {Kind(kind).name}")
+
+    def _note_begun(self, session: Session, message: Message, now: float) -> None:
+        self._receive_queued(session, message)
 
     def _receive_queued(self, session: Session, message: Message) -> None:
         if message.kind == Kind.DELIVER:

@@ -26,6 +26,7 @@ from zbusrpc.mq.memberships import Memberships
 from zbusrpc.mq.message import Received, ReceivedMessage
 from zbusrpc.mq.naming import brokers_of, topic_bytes
 from zbusrpc.mq.options import GroupOptions, StartAt, start_to_wire, to_wire
+from zbusrpc.mq.subscription import Subscription
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.entries import Entry
 
@@ -35,8 +36,11 @@ WINDOW_MAX: Final = CONCURRENCY_MAX
 FETCH_S: Final = 5.0
 """How long `fetch` waits for a first message unless told otherwise."""
 TAKEN_PER_TURN: Final = 64
-"""Messages that are there are handed out without a turn of the event loop; after so many, acknowledgements leave and
-others have their turn."""
+TURN_S: Final = 0.01
+"""Messages that are there are handed out without a turn of the event loop; after so many, or so long, acknowledgements
+leave and others have their turn."""
+BLOCKED_S: Final = 5.0
+"""A loop body that has kept the event loop to itself for so long is named in the log, once."""
 
 log = get_logger("consumer")
 
@@ -107,6 +111,9 @@ class Consumer(Generic[T]):
         self._auto_ack = auto_ack
         self._handed_out: list[ReceivedMessage[T]] = []
         self._left_in_turn = 0
+        self._turn_at = 0.0  # when it began
+        self._has_turned = True  # whether others have had their turn since
+        self._was_blocked = False
 
     @property
     def group(self) -> str:
@@ -162,14 +169,20 @@ class Consumer(Generic[T]):
         """
         if self._handed_out:
             self._acknowledge_handed_out()
+        membership = self._membership
         while True:
             self._left_in_turn -= 1
-            if self._left_in_turn < 0 or not self._membership.buffer:
+            if self._left_in_turn < 0 or not membership.buffer or time.monotonic() >= self._turn_at + TURN_S:
                 if not await self._wait():
                     raise StopAsyncIteration
-            elif self._membership.is_spread:
-                self._membership.turn()  # a slow handler must not stay with one broker while others wait
-            message = self._hand_out(self._membership.buffer.popleft())
+            elif membership.is_spread:
+                membership.turn()  # a slow handler must not stay with one broker while others wait
+            subscription, entry = membership.take()
+            if subscription.is_risky(entry):
+                await self._announce({subscription: [entry]})
+                if subscription.is_over:  # it is delivered again
+                    continue
+            message = self._hand_out(subscription, entry)
             if message is not None:
                 if self._auto_ack:
                     self._handed_out.append(message)
@@ -195,12 +208,18 @@ class Consumer(Generic[T]):
         deadline = time.monotonic() + timeout
         messages: list[ReceivedMessage[T]] = []
         while not messages and await self._fill(count, deadline):
-            while len(messages) < count and self._membership.turn():
-                buffer = self._membership.buffer
-                while buffer and len(messages) < count:
-                    message = self._hand_out(buffer.popleft())
-                    if message is not None:
-                        messages.append(message)
+            taken: dict[Subscription, list[Entry]] = {}
+            left = count
+            while left and self._membership.turn():
+                while left and self._membership.buffer:
+                    subscription, entry = self._membership.take()
+                    taken.setdefault(subscription, []).append(entry)
+                    left -= 1
+            await self._announce(taken)
+            for subscription, entries in taken.items():
+                if not subscription.is_over:
+                    handed_out = [self._hand_out(subscription, entry) for entry in entries]
+                    messages += [message for message in handed_out if message is not None]
             if time.monotonic() >= deadline:
                 break
         if self._auto_ack:
@@ -237,13 +256,49 @@ class Consumer(Generic[T]):
         """Let others have their turn, and return when there is a message; False when there will be none."""
         if not self._window:
             raise UsageError("a Consumer(window=0) is for fetch(): give it a window to loop over its messages")
-        if self._left_in_turn < 0:
-            self._left_in_turn = TAKEN_PER_TURN
-            self._membership.note_taken()
-            await asyncio.sleep(0)
+        if self._membership.buffer:
+            await self._turn()
         if self._membership.subscription is None and not self._membership.is_closed:
             await self.start()
-        return await self._membership.wait_filled()
+        is_filled = await self._membership.wait_filled()
+        self._begin_turn()
+        return is_filled
+
+    async def _turn(self) -> None:
+        """Let acknowledgements leave and others have their turn."""
+        now = time.monotonic()
+        self._membership.note_taken()
+        if now >= self._turn_at + TURN_S:
+            self._membership.flush()  # the body may take as long again
+            if now >= self._turn_at + BLOCKED_S and not self._has_turned:
+                self._warn_blocked(now - self._turn_at)
+        await asyncio.sleep(0)
+
+    def _begin_turn(self) -> None:
+        self._left_in_turn, self._turn_at = TAKEN_PER_TURN, time.monotonic()
+        if self._has_turned:
+            self._has_turned = False
+            asyncio.get_running_loop().call_soon(self._note_turn)
+
+    def _note_turn(self) -> None:
+        self._has_turned = True
+
+    def _warn_blocked(self, seconds: float) -> None:
+        if not self._was_blocked:
+            self._was_blocked = True
+            hint = "await in it, or give run() a `def` handler: leases and the connection are kept by the event loop"
+            log.warning("consumer.loop_blocked", topic=self.topic, seconds=round(seconds, 1), hint=hint)
+
+    async def _announce(self, taken: dict[Subscription, list[Entry]]) -> None:
+        """Tell brokers what is handed out next, before it is; cancelled, no message is lost."""
+        for subscription, entries in taken.items():
+            subscription.tell_begun([entry.first for entry in entries])
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            for subscription, entries in taken.items():
+                subscription.take_back(entries)
+            raise
 
     async def _fill(self, count: int, deadline: float) -> bool:
         """Return True when there are messages to look for, False when the time is over."""
@@ -258,10 +313,9 @@ class Consumer(Generic[T]):
         except TimeoutError:
             return membership.turn()
 
-    def _hand_out(self, entry: Entry) -> ReceivedMessage[T] | None:
+    def _hand_out(self, subscription: Subscription, entry: Entry) -> ReceivedMessage[T] | None:
         """Return a message, or None for one whose body does not fit: that is rejected."""
-        subscription = self._membership.subscription
-        assert subscription is not None
+        subscription.note_begun(entry.first)
         body: Any = entry.body
         if self._read is not None:
             try:

@@ -94,6 +94,8 @@ class GroupInfo(Info):
     """Messages that it is not done with; those that its filter will leave out count."""
     in_flight: int
     """With consumers."""
+    begun: int
+    """Of those: handed to their applications, as far as these say so; the rest lies in buffers."""
     waiting: int
     """To be handed out again."""
     delayed: int

@@ -204,6 +204,11 @@ class Memberships:
                 return True
         return False
 
+    def take(self) -> tuple[Subscription, Entry]:
+        """Take the next message from `buffer`, which holds one; return where it comes from, too."""
+        assert self.subscription is not None
+        return self.subscription, self.buffer.popleft()
+
     async def wait_filled(self) -> bool:
         """Return True when there is a message in `buffer`, False when it was closed.
 
@@ -293,6 +298,12 @@ class Memberships:
         except TimeoutError:
             trouble = (self._fleet and self._fleet.reason()) or "the broker has not answered yet"
             raise RpcError(Code.UNAVAILABLE, f"topic {self._topic} was not reached in time: {trouble}") from None
+
+    def flush(self) -> None:
+        """Have acknowledgements leave now."""
+        for member in self._members.values():
+            if member.subscription is not None:
+                member.subscription.flush_now()
 
     def note_taken(self) -> None:
         """Note that there may be room for more in the buffers."""

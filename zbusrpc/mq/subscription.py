@@ -6,6 +6,11 @@
 While messages wait in the buffer, their lease is renewed every third of it: whoever gets one has two thirds of it left.
 Acknowledgements of one turn of the event loop leave in one frame, as runs of offsets.
 
+The broker counts as attempts what was handed to the application. It is told of a message that is not answered within
+BEGUN_S; and before the message is handed out where it may be one that ends its consumer in no time: one that came
+before, or one of the first, as those come first that a lost consumer had. So a fast application says nothing of it, and
+a message that kills each of its consumers is found out while those behind it lose nothing.
+
 Promises: `ended` is told once; after the end the buffer is empty and nothing is sent any more.
 """
 
@@ -38,6 +43,8 @@ SEEN: Final = Struct(">Q")
 RENEWALS_PER_LEASE: Final = 3
 REASON_CHARACTERS_MAX: Final = 1024
 """The broker keeps no more of a reason."""
+BEGUN_S: Final = 0.01
+"""An application that answers faster leaves nothing to tell of."""
 RANGES_MAX: Final = 10_000
 """In one NACK, by docs/protocol.md."""
 
@@ -74,6 +81,9 @@ class Subscription:
         self._begun: asyncio.Future[None] = caller.loop.create_future()
         self._renewal: asyncio.TimerHandle | None = None
         self._acknowledged: list[int] = []
+        self._open: dict[int, bool] = {}  # handed out and not answered, and whether the broker was told
+        self._telling: asyncio.TimerHandle | None = None
+        self._careful = 0  # so many messages are told of before they are handed out
 
     async def begin(self, fields: dict[str, Any]) -> None:
         """Join the group; messages come from then on.
@@ -81,7 +91,8 @@ class Subscription:
         Raises:
             RpcError: the broker refuses, or the connection was lost.
         """
-        message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps(fields))
+        self._careful = fields["window"]
+        message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps({**fields, "says_begun": True}))
         self.caller.begin(message, self, self._connection, is_urgent=True)
         await self._begun
 
@@ -143,24 +154,62 @@ class Subscription:
         self.is_over = True
         self.caller.subscribers.pop(self._number, None)
         self.buffer.clear()
-        if self._renewal is not None:
-            self._renewal.cancel()
+        for timer in (self._renewal, self._telling):
+            if timer is not None:
+                timer.cancel()
         if not self.ended.done():
             self.ended.set_result(refusal)
 
     # -- what is said of messages ------------------------------------------------------------------------
 
+    def is_risky(self, entry: Entry) -> bool:
+        """Say whether a message may be one that ends its consumer, so that `tell_begun` comes before it is begun."""
+        return self.needs_ack and (self._careful > 0 or entry.attempts > 1)
+
+    def tell_begun(self, offsets: list[int]) -> None:
+        """Tell the broker now that messages are handed out; it is on its way with the next turn of the event loop."""
+        if self.is_over or not self.needs_ack:
+            return
+        self._careful = max(0, self._careful - len(offsets))
+        self._open.update(dict.fromkeys(offsets, True))
+        messages = [Message(Kind.BEGUN, 0, b"", encode_ranges(sorted(offsets)), session=self._number)]
+        if self._acknowledged:  # what was done before must not count again, if this one ends everything
+            done, self._acknowledged = self._acknowledged, []
+            messages.insert(0, Message(Kind.ACK, 0, b"", encode_ranges(sorted(done)), session=self._number))
+        self._connection.write(messages)
+
+    def note_begun(self, offset: int) -> None:
+        """Take note that a message is handed out: the broker is told if it is not answered soon."""
+        if self.needs_ack and offset not in self._open:
+            self._open[offset] = False
+            if self._telling is None:
+                self._telling = self.loop.call_later(BEGUN_S, self._tell_open)
+
+    def _tell_open(self) -> None:
+        self._telling = None
+        offsets = [offset for offset, is_told in self._open.items() if not is_told]
+        if offsets:
+            self._open.update(dict.fromkeys(offsets, True))
+            self._send(Kind.BEGUN, encode_ranges(sorted(offsets)))
+
     def acknowledge(self, offset: int) -> None:
         """Say at the end of this turn that a message is done."""
+        self._open.pop(offset, None)
         if not self._acknowledged:
             self.caller.loop.call_soon(self.flush)
         self._acknowledged.append(offset)
 
     def flush(self) -> None:
-        """Say now what was acknowledged."""
+        """Say with what else leaves in this turn what was acknowledged."""
         offsets, self._acknowledged = self._acknowledged, []
         if offsets:
             self._send(Kind.ACK, encode_ranges(sorted(offsets)))
+
+    def flush_now(self) -> None:
+        """Say now what was acknowledged: before this turn ends."""
+        offsets, self._acknowledged = self._acknowledged, []
+        if offsets and not self.is_over and self.needs_ack:
+            self._connection.write([Message(Kind.ACK, 0, b"", encode_ranges(sorted(offsets)), session=self._number)])
 
     async def confirm(self, offset: int) -> None:
         """Say that a message is done, and wait for the broker's answer.
@@ -173,6 +222,7 @@ class Subscription:
         what = f"the message of topic {self.topic} at offset {offset} could not be acknowledged"
         if self.is_over:
             raise RpcError(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
+        self._open.pop(offset, None)
         self.flush()
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
         reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
@@ -181,11 +231,20 @@ class Subscription:
 
     def refuse(self, offset: int, then: Then, delay: float | None, reason: str) -> None:
         """Say that a message is not done."""
+        self._open.pop(offset, None)
         self._nack([(offset, offset)], then, delay, reason)
 
     def extend(self, offsets: Iterable[int]) -> None:
         """Renew the lease of messages."""
         self._send(Kind.EXTEND, encode_ranges(sorted(offsets)))
+
+    def take_back(self, entries: list[Entry]) -> None:
+        """Put messages back into the buffer that were taken and will not be handed out now."""
+        if not self.is_over:
+            for entry in reversed(entries):
+                self._open.pop(entry.first, None)
+                self.buffer.appendleft(entry)
+            self._on_filled(len(entries))
 
     def release_buffer(self) -> None:
         """Give back what was not taken."""

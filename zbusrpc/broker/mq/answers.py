@@ -66,10 +66,17 @@ def _extend(subscription: Subscription, message: Message, scheduler: Scheduler) 
     return sum(group.extend(subscription, first, last, now) for first, last in ranges)
 
 
+def _note_begun(subscription: Subscription, message: Message, scheduler: Scheduler) -> int:
+    group = subscription.group
+    ranges = narrowed(decode_ranges(message.body), group.pending)
+    return sum(group.note_begun(subscription, first, last) for first, last in ranges)
+
+
 _ANSWERS: Final[dict[int, Callable[[Subscription, Message, Scheduler], int]]] = {
     Kind.ACK: _ack,
     Kind.NACK: _nack,
     Kind.EXTEND: _extend,
+    Kind.BEGUN: _note_begun,
 }
 ANSWERS: Final = frozenset(_ANSWERS)
 """Kinds of messages that are answers."""

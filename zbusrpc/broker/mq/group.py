@@ -91,12 +91,13 @@ class Group(Deliveries):
     def leave(self, consumer: Subscription, seen: int = sys.maxsize) -> None:
         """Give a consumer nothing more; what it has goes to others, first in line.
 
-        Of the messages that were sent to it, it has `seen` so many: those on their way do not count as attempts.
+        Of the messages that were sent to it, it has `seen` so many: those on their way do not count as attempts, nor
+        do those that it has not begun.
         """
         self.pool.leave(consumer)
         if consumer.in_flight or consumer.overdue:
             for delivery in [one for one in self.pending.values() if one.consumer is consumer]:
-                if delivery.state is State.IN_FLIGHT and delivery.number > seen:
+                if delivery.state is State.IN_FLIGHT and (delivery.number > seen or not delivery.is_begun):
                     self._put_back(delivery)
                 elif delivery.state is State.IN_FLIGHT:
                     self._fail(delivery, "its consumer left", 0.0, 0, delay_ms=0)
@@ -138,7 +139,7 @@ class Group(Deliveries):
             room -= len(record.body) + len(record.headers)
             handouts.append((consumer, delivery, record))
             if needs_ack and consumer.is_answering:
-                delivery.state, delivery.consumer = State.IN_FLIGHT, consumer
+                delivery.state, delivery.consumer, delivery.is_begun = State.IN_FLIGHT, consumer, consumer.is_silent
                 consumer.in_flight += 1
                 self._leases.begin(delivery, until)
                 self._changes.touch(delivery.offset)
@@ -216,6 +217,17 @@ class Group(Deliveries):
         reason = reason or "rejected by its consumer"
         return self._answer(consumer, first, last, lambda delivery: self._bury(delivery, reason))
 
+    def note_begun(self, consumer: Subscription, first: int, last: int) -> int:
+        """Take note that messages were begun, and return of how many it was not known."""
+        count = 0
+        for delivery in self._had(consumer, first, last, is_late_fine=False):
+            if not delivery.is_begun:
+                delivery.is_begun = True
+                self._changes.touch(delivery.offset)
+                count += 1
+        self._forgive(consumer)
+        return count
+
     def extend(self, consumer: Subscription, first: int, last: int, now: float) -> int:
         """Let leases begin anew, and return of how many messages."""
         until, count = now + self.options.lease_ms / 1000, 0
@@ -254,6 +266,12 @@ class Group(Deliveries):
             overdue, consumer.overdue = consumer.overdue, 0
             self.pool.give(consumer, overdue)
 
+    def _keep_back(self, consumer: Subscription) -> None:
+        """Give a consumer nothing until it answers again."""
+        if consumer.window and consumer.credit:
+            consumer.overdue += consumer.credit
+            self.pool.withdraw(consumer, consumer.credit)
+
     def refuse(self, consumer: Subscription, delivery: Delivery, reason: str) -> None:
         """Let a message be dead that was handed out and cannot be sent to its consumer."""
         if self.options.ack:
@@ -275,7 +293,11 @@ class Group(Deliveries):
             assert consumer is not None
             consumer.in_flight -= 1
             consumer.overdue += bool(consumer.window)
-            self._fail(delivery, "its lease ended", now, now_ms, delay_ms=None)
+            if delivery.is_begun:
+                self._fail(delivery, "its lease ended", now, now_ms, delay_ms=None)
+            else:  # even what only lies in its buffer it does not renew: it hangs as a whole
+                self._put_back(delivery)
+                self._keep_back(consumer)
         for late in self._delays.ended(now):
             late.due_ms = 0
             if late.attempts or not late.key or self._take_key(late, None):

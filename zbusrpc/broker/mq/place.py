@@ -1,11 +1,13 @@
 """A place: where a group stands, as it is written into the journal and read from it.
 
-    {"next": 17, "once": [[12, 14]], "others": [[15, 3, 1700000000000]], "done": [[3, 9]], "full": true}
+    {"next": 17, "fresh": [[16, 16]], "once": [[12, 14]], "others": [[15, 3, 1700000000000]], "done": [[3, 9]],
+     "full": true}
 
     next     all messages below it are done, but those that are pending
-    once     pending, handed out once, and due: runs of offsets
-    others   pending: offset, how often it was handed out, when it is due (0: at once), and whether its time to live
-             does not count (left out: it does)
+    fresh    pending, never begun, and due: runs of offsets
+    once     pending, begun once, and due
+    others   pending: offset, how often it was begun, when it is due (0: at once), and whether its time to live does not
+             count (left out: it does)
     done     not pending any more
     full     what is not named here is not pending
 
@@ -24,7 +26,7 @@ class Standing(NamedTuple):
     """How a pending message stands."""
 
     attempts: int
-    """How often it was handed out."""
+    """How often a consumer has begun it."""
     due_ms: int
     """When it is due, in ms since 1970; 0 is at once."""
     is_lifted: bool = False
@@ -35,6 +37,7 @@ Pending = dict[int, Standing]
 """By offset."""
 
 
+_FRESH: Final = Standing(0, 0)
 _ONCE: Final = Standing(1, 0)
 
 
@@ -143,18 +146,23 @@ class Changes:
 
 
 def _standing(delivery: Delivery) -> Standing:
-    return Standing(delivery.attempts, delivery.due_ms, delivery.is_lifted)
+    return Standing(delivery.attempts_begun, delivery.due_ms, delivery.is_lifted)
 
 
 def _encode(position: int, deliveries: list[Delivery]) -> dict[str, Any]:
-    once, others = [], []
+    fresh: list[int] = []
+    once: list[int] = []
+    others: list[tuple[int, ...]] = []
     for delivery in deliveries:
-        standing = _standing(delivery)
-        if standing == _ONCE:
-            once.append(delivery.offset)
+        attempts = delivery.attempts_begun
+        if delivery.is_lifted:
+            others.append((delivery.offset, attempts, delivery.due_ms, True))
+        elif attempts > 1 or delivery.due_ms:
+            others.append((delivery.offset, attempts, delivery.due_ms))
         else:
-            others.append((delivery.offset, *(standing if standing.is_lifted else standing[:2])))
+            (once if attempts else fresh).append(delivery.offset)
     place: dict[str, Any] = {"next": position}
+    place |= {"fresh": list(runs(fresh))} if fresh else {}
     place |= {"once": list(runs(once))} if once else {}
     return place | ({"others": others} if others else {})
 
@@ -162,10 +170,11 @@ def _encode(position: int, deliveries: list[Delivery]) -> dict[str, Any]:
 def apply(place: dict[str, Any], pending: Pending) -> Pending:
     """Return what is pending after `place`, where `pending` was before."""
     pending = {} if place.get("full") else pending
-    for first, last in place.get("once", ()):
-        pending.update(dict.fromkeys(range(first, last + 1), _ONCE))
-    for offset, *standing in place.get("others", ()):
-        pending[offset] = Standing(*standing)
+    for name, standing in (("fresh", _FRESH), ("once", _ONCE)):
+        for first, last in place.get(name, ()):
+            pending.update(dict.fromkeys(range(first, last + 1), standing))
+    for offset, *said in place.get("others", ()):
+        pending[offset] = Standing(*said)
     for first, last in place.get("done", ()):
         for offset in range(first, last + 1):
             pending.pop(offset, None)

@@ -1,7 +1,7 @@
 """The message queue of a broker: takes messages of sessions, decides, and leaves what is to be sent.
 
     PRODUCE ──> topic ──group commit──> receipt, and its groups are awake
-    CONSUME, ACK, NACK, EXTEND, PULL, LEAVE ──> group, which is awake
+    CONSUME, ACK, NACK, EXTEND, BEGUN, PULL, LEAVE ──> group, which is awake
     COMMAND ──> see commands.py
     settle    hands out what awake groups have, as one frame for each consumer
     expire    what time does
@@ -208,7 +208,7 @@ class Queues:
                 self._let_linger(group)
             else:
                 try:
-                    self._join(session, message.id, group, asked.window)
+                    self._join(session, message.id, group, asked)
                 except RpcError as refusal:
                     self.refuse(session, message.id, refusal)
                     self._let_linger(group)
@@ -232,8 +232,9 @@ class Queues:
         if len(session.subscriptions) >= limit:
             raise too_many("subscriptions of one connection", limit)
 
-    def _join(self, session: Session, request_id: int, group: Group, window: int) -> None:
-        subscription = self.join(session, group, window)
+    def _join(self, session: Session, request_id: int, group: Group, asked: Consume) -> None:
+        subscription = self.join(session, group, asked.window)
+        subscription.is_silent = not asked.says_begun
         options = group.options
         result = {"subscription": subscription.number, "group": group.name, "lease_ms": options.lease_ms}
         self.reply(session, request_id, result | {"ack": options.ack})

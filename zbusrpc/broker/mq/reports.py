@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.filters import compile_filter
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
@@ -50,6 +51,7 @@ def describe_group(topic: Topic, group: Group) -> dict[str, Any]:
         "next_offset": group.position,
         "lag": lag_of(topic, group),
         **{name: states[name] for name in ("in_flight", "waiting", "delayed", "held", "dead")},
+        "begun": sum(one.is_begun for one in group.pending.values() if one.state is State.IN_FLIGHT),
         "oldest_offset": min(group.pending, default=group.position),
         "consumers": [
             {"name": one.session.name, "session": one.session.number, "window": one.window, "in_flight": one.in_flight}

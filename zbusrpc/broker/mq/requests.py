@@ -35,11 +35,13 @@ class Consume(GroupOptions):
     group: str | None = None
     window: Annotated[int, Field(ge=0, le=WINDOW_MAX)] = 256
     create: bool = True
+    says_begun: bool = False
+    """Whether the consumer says which messages it has begun; else all that were sent to it count."""
     start: StartAt | None = None
 
     def group_options(self) -> dict[str, Any]:
         """Return the options of the group that were given."""
-        own = {"group", "window", "create", "start"}
+        own = {"group", "window", "create", "says_begun", "start"}
         return {name: value for name, value in given(self).items() if name not in own}
 
 

@@ -43,6 +43,7 @@ class Subscription:
         "group",
         "in_flight",
         "is_answering",
+        "is_silent",
         "number",
         "overdue",
         "pulls",
@@ -66,6 +67,8 @@ class Subscription:
         """Takes its messages, where they do not travel in frames."""
         self.is_answering = True
         """Whether it says of each message what became of it; else one that is handed out is done."""
+        self.is_silent = True
+        """Whether it does not say what it has begun: then all that is sent to it is taken for that."""
         self.credit = window
         """How many more it would take now."""
         self.overdue = 0

@@ -30,6 +30,7 @@ BASE_MODULES = {"errors", "message", "config", "telemetry", "deadlines", "envelo
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
 BROKER_SHELLS = {
+    "clock",
     "reporter",
     "reporting",
     "text_reporter",

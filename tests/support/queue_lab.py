@@ -21,6 +21,7 @@ from typing import Any
 import orjson
 
 from tests.support.faulty_disk import FaultyDisk
+from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.store import Store
@@ -48,12 +49,14 @@ class LabScheduler:
         self.work: list[Work] = []
         self.timers: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
+        self.start_clock()
 
     def now(self) -> float:
         return self.now_s
 
-    def now_ms(self) -> int:
-        return self.wall_ms
+    def start_clock(self) -> None:
+        """Look at the wall clock, as a broker does when it starts."""
+        self.now_ms = Clock(lambda: self.wall_ms * 1_000_000, lambda: round(self.now_s * 1e9)).now_ms
 
     def soon(self, callback: Callable[[], None]) -> None:
         self.turns.append(callback)
@@ -97,6 +100,7 @@ class QueueLab:
         self._open()
 
     def _open(self) -> None:
+        self.scheduler.start_clock()
         self.store = Store(self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng)
         self.queues = Queues(self.store, self._send, rng=self._rng)
         self._watch_for_faults()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.storage.pace import Pace
 
 SYNC_THREADS: Final = 4
@@ -18,8 +19,9 @@ SYNC_THREADS: Final = 4
 class LoopScheduler:
     """Time, turns and threads of a running loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
+        self.now_ms = clock.now_ms
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="zbusrpc-disk")
         self._pace = Pace()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -29,10 +31,6 @@ class LoopScheduler:
     def now(self) -> float:
         """Return seconds of a clock that never jumps."""
         return self._loop.time()
-
-    def now_ms(self) -> int:
-        """Return ms since 1970."""
-        return time.time_ns() // 1_000_000
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` when this turn ends."""

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 
 from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.loop_scheduler import LoopScheduler
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep
@@ -24,14 +25,14 @@ CLOSE_TIMEOUT_S = 30.0
 class Node:
     """The data directory of a running broker."""
 
-    def __init__(self, broker: Broker, data_dir: str, durability: Durability) -> None:
+    def __init__(self, broker: Broker, data_dir: str, durability: Durability, clock: Clock) -> None:
         """Open the directory, which is made where it does not exist.
 
         Raises:
             ConfigError: it is in use, of a newer version, or cannot be read; the text says which.
         """
         loop = asyncio.get_running_loop()
-        self.scheduler = LoopScheduler(loop)
+        self.scheduler = LoopScheduler(loop, clock)
         try:
             self._lock = lock_directory(data_dir)
         except DirectoryInUseError as error:

@@ -12,7 +12,6 @@ Promises: a peer that sends rubbish loses its own connection and nothing else; `
 
 import asyncio
 import ssl
-import time
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ from zbusrpc.broker.access import Access, Rights
 from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.monitor.monitor import Monitor
@@ -87,7 +87,8 @@ class Server:
         """Which web pages may use the broker."""
         self.door = Door(limits.connections_per_address_max)
         """Where connections take their places."""
-        self.hub = Hub(self.broker, now=monotonic, now_ms=_now_ms, later=self._later)
+        self._clock = Clock()
+        self.hub = Hub(self.broker, now=monotonic, now_ms=self._clock.now_ms, later=self._later)
         """What text sessions share."""
         self.hub.is_tls, self.hub.certificate = tls is not None, certificate
         self._advertise = advertise
@@ -119,7 +120,7 @@ class Server:
             ConfigError: the directory cannot be used or the address not be listened on; the text says why.
         """
         if self.data_dir is not None:
-            self._node = Node(self.broker, self.data_dir, self._durability)
+            self._node = Node(self.broker, self.data_dir, self._durability, self._clock)
             self._node.scheduler.after = self.flush
         try:
             self._listener = await self._listen(host, port)
@@ -303,7 +304,3 @@ class Server:
         self.broker.expire(monotonic())
         self._timer_at = None
         self.flush()
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -44,7 +44,17 @@ BROKER_SHELLS = {
     "loop_scheduler",
     "usage",
 }
-SERVICE_CORES = {"declared", "definition", "dispatcher", "error_codec", "generics", "interface", "members", "schema"}
+SERVICE_CORES = {
+    "arguments",
+    "declared",
+    "definition",
+    "dispatcher",
+    "error_codec",
+    "generics",
+    "interface",
+    "members",
+    "schema",
+}
 MQ_CORES = {"bodies", "infos", "naming", "options", "outgoing", "receipt"}
 CLUSTER_CORES = {"selection", "ring", "health", "topology"}
 CODEGEN_BANNED = {"broker", "transport", "cli"}

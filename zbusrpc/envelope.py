@@ -1,6 +1,7 @@
 """The envelope: what stands in the body of a request and of its reply, as JSON that any language can write.
 
     request   {"method": "add", "params": [1, 2] or {"a": 1, "b": 2}, "module": "Calc" (may be left out)}
+              {"method": "total", "params": [1, 2], "named": {"start": 3}}
     reply     {"result": 3}  or  {"error": {"code": "NOT_FOUND", "message": "...", "details": ...}}
 
 A request that says "jsonrpc": "2.0" is answered in JSON-RPC 2.0 (jsonrpc.org). Errors of declared classes carry
@@ -34,6 +35,8 @@ class Request:
 
     method: str
     params: list[Any] | dict[str, Any]
+    named: dict[str, Any]
+    """Parameters by name beside a list of others."""
     module: str = ""
     is_jsonrpc: bool = False
     jsonrpc_id: str | int | float | None = None
@@ -59,7 +62,7 @@ def read_request(value: Any) -> Request:
         shown = "a list: a batch is for HTTP" if isinstance(value, list) else type(value).__name__
         raise RpcError(Code.INVALID_ARGUMENT, f"the request must be a JSON object, not {shown}")
     method, module = value.get("method"), value.get("module") or ""
-    params = value.get("params")
+    params, named = value.get("params"), value.get("named")
     if not isinstance(method, str) or not method:
         raise RpcError(Code.INVALID_ARGUMENT, 'the request names no method: {"method": "...", "params": [...]}')
     if len(method) > METHOD_CHARACTERS_MAX:
@@ -67,19 +70,30 @@ def read_request(value: Any) -> Request:
         raise RpcError(Code.INVALID_ARGUMENT, text)
     if not isinstance(params, list | dict | None):
         raise RpcError(Code.INVALID_ARGUMENT, "params must be a list or an object")
+    if not isinstance(named, dict | None) or (named and isinstance(params, dict)):
+        raise RpcError(Code.INVALID_ARGUMENT, "named must be an object, beside a list as params")
     if not isinstance(module, str):
         raise RpcError(Code.INVALID_ARGUMENT, "module must be a string")
     return Request(
         method=method,
         params=params if params is not None else [],
+        named=named or {},
         module=module,
         is_jsonrpc=value.get("jsonrpc") == "2.0",
         jsonrpc_id=value.get("id"),
     )
 
 
-def request_body(method: str, params: Any) -> bytes:
-    """Return a request for `method`; `params` is a list or a dict of anything that pydantic can write."""
+def request_body(method: str, params: Any, named: Any = None) -> bytes:
+    """Return a request for `method`; `params` is a list or a dict of anything that pydantic can write.
+
+    Args:
+        method: Its name.
+        params: Parameters by position, or all of them by name.
+        named: A dict of parameters by name, beside a list of others.
+    """
+    if named:
+        return b'{"method":%b,"params":%b,"named":%b}' % (orjson.dumps(method), dump(params), dump(named))
     return b'{"method":%b,"params":%b}' % (orjson.dumps(method), dump(params))
 
 

@@ -242,7 +242,7 @@ def test_status_of_each_code(http_client: Http, code: str, status: int) -> None:
         ("GET", "/rpc/Lab/nothing", None, 501, "UNIMPLEMENTED"),
         ("GET", "/rpc/Lab/add/x", None, 400, "INVALID_ARGUMENT"),
         ("GET", "/rpc/Lab/add/1/2/3", None, 400, "INVALID_ARGUMENT"),
-        ("GET", "/rpc/Lab/add/1?b=2", None, 400, "INVALID_ARGUMENT"),
+        ("GET", "/rpc/Lab/add/1?a=2", None, 400, "INVALID_ARGUMENT"),
         ("POST", "/rpc", b"{}", 404, "NOT_FOUND"),
         ("POST", "/rpc/Lab", b"", 400, "INVALID_ARGUMENT"),
         ("POST", "/rpc/Lab", b"{", 400, "INVALID_ARGUMENT"),

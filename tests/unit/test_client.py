@@ -3,7 +3,6 @@
 import pytest
 
 from zbusrpc import context, disconnect, options, service
-from zbusrpc.errors import DefinitionError
 from zbusrpc.testing import running, running_broker
 
 pytestmark = pytest.mark.anyio
@@ -49,13 +48,3 @@ async def test_the_brokers_limit_counts_for_clients_and_services() -> None:
     """A broker that takes more than 16 MiB does so for typed calls, too."""
     async with running_broker(message_bytes_max=40_000_000) as address, running(Desk, broker=address) as desk:
         assert await desk.length("x" * 20_000_000) == 20_000_000
-
-
-def test_method_that_cannot_be_called_over_the_wire_is_refused() -> None:
-    """A call is a list or an object: parameters that need both are a mistake of the definition."""
-    with pytest.raises(DefinitionError, match=r"Odd\.call needs parameters that go only by position"):
-
-        @service
-        class Odd:
-            async def call(self, a: int, /, *, b: int) -> int:
-                return a + b

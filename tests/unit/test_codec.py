@@ -128,7 +128,7 @@ def test_dynamic_codec_takes_json_values_by_position_or_by_name() -> None:
     assert envelope.load(dynamic.encode((1, "a"), {})) == {"method": "buy", "params": [1, "a"]}
     assert envelope.load(dynamic.encode((), {"a": 1})) == {"method": "buy", "params": {"a": 1}}
     assert dynamic.decode(b'{"result":1180591620717411303425}') == 2**70 + 1
-    with pytest.raises(RpcError, match="all by name"):
-        dynamic.encode((1,), {"a": 1})
+    mixture = {"method": "buy", "params": [1], "named": {"a": 1}}
+    assert envelope.load(dynamic.encode((1,), {"a": 1})) == mixture
     with pytest.raises(RpcError, match="INVALID_ARGUMENT"):
         dynamic.encode((object(),), {})

@@ -17,14 +17,6 @@ class Calc:
         """Return the sum."""
         return a + b
 
-    async def total(self, *numbers: int, **named: int) -> int:
-        """Return the sum of all."""
-        return sum(numbers) + sum(named.values())
-
-    async def shift(self, a: int, /, b: int) -> int:
-        """Return a moved by b bits."""
-        return a << b
-
     async def echo(self, data: bytes) -> bytes:
         """Return what came."""
         return data
@@ -140,19 +132,6 @@ async def test_wrong_argument_is_named(args: tuple[Any, ...], kwargs: dict[str, 
 
     assert raised.value.code is Code.INVALID_ARGUMENT
     assert raised.value.message.startswith(message)
-
-
-@pytest.mark.anyio
-async def test_mixture_that_has_no_envelope_is_refused() -> None:
-    """Parameters that exist by position only cannot go with named ones: an envelope has a list or an object."""
-    async with running(Calc) as calc:
-        assert await calc.total(1, 2) == 3
-        assert await calc.total(a=1, b=2) == 3
-        assert await calc.shift(1, 2) == 4
-        with pytest.raises(RpcError, match="all parameters by position or all by name"):
-            await calc.total(1, b=2)
-        with pytest.raises(RpcError, match="all parameters by position or all by name"):
-            await calc.shift(1, b=2)
 
 
 @pytest.mark.anyio

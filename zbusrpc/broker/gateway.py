@@ -198,10 +198,12 @@ def _read_get(asked: GatewayRequest, request: HttpRequest, path: list[str], pass
     query = request.target.partition(b"?")[2].decode("latin-1")
     named = parse_qs(query, keep_blank_values=True) if query else {}
     module = named.pop("module", [""])[0]
-    if named and len(path) > 3:
-        raise RpcError(Code.INVALID_ARGUMENT, "parameters stand in the path or in the query, not in both")
-    params = {name: values[0] if len(values) == 1 else values for name, values in named.items()} or path[3:]
-    body = {"method": path[2], "params": params} | ({"module": module} if module else {})
+    by_name = {name: values[0] if len(values) == 1 else values for name, values in named.items()}
+    body: dict[str, Any] = {"method": path[2], "params": path[3:] or by_name or []}
+    if by_name and path[3:]:
+        body["named"] = by_name
+    if module:
+        body["module"] = module
     asked.calls.append(GatewayCall(body=orjson.dumps(body)))
     asked.header_bytes = encode_headers({**passed, HEADER_PARAMS: "text"}) if passed else _TEXT_PARAMS
 

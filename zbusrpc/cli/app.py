@@ -196,7 +196,7 @@ def serve(
 @client_options
 def call(
     method: Annotated[str, typer.Argument(metavar="SERVICE.METHOD")],
-    params: Annotated[list[str] | None, typer.Argument(metavar="[VALUE...] or [NAME=VALUE...]")] = None,
+    params: Annotated[list[str] | None, typer.Argument(metavar="[VALUE...] [NAME=VALUE...]")] = None,
     broker: BrokerOption = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds [default: 10]")] = None,
     json: JsonOption = False,

@@ -33,21 +33,21 @@ def run_call(method: str, params: list[str], settings: Settings, *, as_json: boo
 
 
 def _parse_params(params: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Return values by position, or by name if all of them have one.
+    """Return values by position, and those that are given by name.
 
     Raises:
-        ConfigError: some have a name and some have none, or one looks like an option.
+        ConfigError: one looks like an option, or is given twice.
     """
     option = next((param for param in params if param.startswith("--")), None)
     if option is not None:
         raise ConfigError(f"there is no option {option}; a value that begins so is given by its name: name={option}")
-    named = [param for param in params if _NAMED.match(param)]
-    if len(named) == len(params):
-        return [], dict(param.split("=", 1) for param in params)
-    if named and len(named) < len(params):
-        other = next(param for param in params if param not in named)
-        raise ConfigError(f"{named[0]!r} has a name and {other!r} has none; name all values or none")
-    return params, {}
+    args = [param for param in params if not _NAMED.match(param)]
+    kwargs: dict[str, str] = {}
+    for param in params:
+        name, _, value = param.partition("=")
+        if _NAMED.match(param) and kwargs.setdefault(name, value) is not value:
+            raise ConfigError(f"{name} is given twice")
+    return args, kwargs
 
 
 async def _call(service: str, name: str, args: list[str], kwargs: dict[str, str], settings: Settings) -> Any:

@@ -249,7 +249,7 @@ class MethodCall:
         self._flags = _flags(codec, call_options)
         self._fleet: Fleet | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         codec = self._codec
         if codec.deprecated is not None:
             warnings.warn(f"{self.__qualname__}: {codec.deprecated}", DeprecationWarning, stacklevel=2)
@@ -309,7 +309,7 @@ class BlockingCall:
         self.__qualname__ = awaitable.__qualname__
         self.__doc__ = awaitable.__doc__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return run_blocking(self.__qualname__, self._run, ambient_deadline.get(), args, kwargs)
 
     def __repr__(self) -> str:

@@ -9,7 +9,7 @@ Pure: bytes and values, no connection.
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from pydantic import TypeAdapter, ValidationError
@@ -18,8 +18,13 @@ from pydantic_core import PydanticSerializationError, from_json
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.service import schema
+from zbusrpc.service.arguments import options_of, type_of
 from zbusrpc.service.definition import Definition, Method
 from zbusrpc.service.error_codec import revive
+
+Write = Callable[[Any], bytes]
+_VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+_POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
 
 class DynamicCodec:
@@ -37,9 +42,9 @@ class DynamicCodec:
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Return the request."""
-        if args and kwargs:
-            raise self._refusal("give all parameters by position or all by name")
         try:
+            if args and kwargs:
+                return envelope.request_body(self.method, list(args), kwargs)
             return envelope.request_body(self.method, kwargs or list(args))
         except PydanticSerializationError as error:
             raise self._refusal(str(error)) from None
@@ -75,14 +80,16 @@ class TypedCodec(DynamicCodec):
         self._parameters = list(method.signature.parameters.values())
         self._prefix = b'{"method":%b,"params":' % orjson.dumps(method.name)
         self._reply: TypeAdapter[Any] | None = None
-        self._writers: list[Callable[[Any], bytes]] = []
+        self._writers: list[Write] = []
+        self._by_name: dict[str, Write] = {}
+        self._variable: dict[Any, Write] = {}
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         if self._reply is None:
             self._build()
         try:
             if kwargs or len(args) > len(self._writers):
-                return b"%b%b}" % (self._prefix, self._encode_unusual(args, kwargs))
+                return self._encode_unusual(args, kwargs)
             params = b",".join([write(value) for write, value in zip(self._writers, args, strict=False)])
             return b"%b[%b]}" % (self._prefix, params)
         except PydanticSerializationError as error:
@@ -101,28 +108,39 @@ class TypedCodec(DynamicCodec):
         return revive(error, self._definition.errors)
 
     def _build(self) -> None:
-        self._writers = []
+        self._writers = [self._make_writer(p.name, type_of(p)) for p in self._parameters if p.kind in _POSITIONAL]
         for parameter in self._parameters:
-            what = f"{self.service}.{self.method}, parameter {parameter.name}"
-            serializer = schema.value_adapter(parameter.annotation, what).serializer
-            self._writers.append(functools.partial(serializer.to_json, warnings=False))
+            options = {name: option.annotation for name, option in options_of(parameter).items()}
+            if parameter.kind in _VARIABLE and not options:
+                self._variable[parameter.kind] = self._make_writer(parameter.name, type_of(parameter))
+                continue
+            for name, annotation in (options or {parameter.name: type_of(parameter)}).items():
+                self._by_name[name] = self._make_writer(name, annotation)
         self._reply = schema.reply_adapter(self.service, self._method)
+
+    def _make_writer(self, name: str, annotation: Any) -> Write:
+        serializer = schema.value_adapter(annotation, f"{self.service}.{self.method}, parameter {name}").serializer
+        return functools.partial(serializer.to_json, warnings=False)
 
     def _encode_unusual(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Write named parameters, *args and **kwargs; a mixture goes by name as far as it has names."""
         kinds = inspect.Parameter
-        by_name = {parameter.name: write for parameter, write in zip(self._parameters, self._writers, strict=True)}
-        rest = next((by_name[p.name] for p in self._parameters if p.kind is kinds.VAR_KEYWORD), envelope.dump)
+        rest, more = (self._variable.get(kind, envelope.dump) for kind in (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD))
+        writers = self._writers + [rest] * (len(args) - len(self._writers))
+        values = [write(value) for write, value in zip(writers, args, strict=False)]
         if not kwargs:
-            more = next((by_name[p.name] for p in self._parameters if p.kind is kinds.VAR_POSITIONAL), envelope.dump)
-            fixed = [by_name[p.name] for p in self._parameters if p.kind is not kinds.VAR_POSITIONAL]
-            writers = fixed + [more] * (len(args) - len(fixed))
-            return b"[%b]" % b",".join(write(value) for write, value in zip(writers, args, strict=False))
-        names = [p.name for p in self._parameters if p.kind in {kinds.POSITIONAL_OR_KEYWORD, kinds.KEYWORD_ONLY}]
-        if len(args) > len(names) or any(p.kind is kinds.POSITIONAL_ONLY for p in self._parameters):
-            raise self._refusal("a call gives all parameters by position or all by name")
-        if twice := [name for name in names[: len(args)] if name in kwargs]:
+            return b"%b[%b]}" % (self._prefix, b",".join(values))
+        positional = [p for p in self._parameters if p.kind in _POSITIONAL]
+        hidden = {p.name for p in positional if p.kind is kinds.POSITIONAL_ONLY}
+        names = [p.name for p in positional[: len(args)]]
+        if twice := [name for name in names if name in kwargs and name not in hidden]:
             raise self._refusal(f"parameter {twice[0]} is given twice")
-        named = dict(zip(names, args, strict=False)) | kwargs
-        items = [b"%b:%b" % (orjson.dumps(name), by_name.get(name, rest)(value)) for name, value in named.items()]
-        return b"{%b}" % b",".join(items)
+        named = {name: (more if name in hidden else self._by_name.get(name, more))(kwargs[name]) for name in kwargs}
+        if len(args) <= len(positional) and hidden.isdisjoint([*names, *kwargs]):
+            return b"%b%b}" % (self._prefix, _object(dict(zip(names, values, strict=True)) | named))
+        return b'%b[%b],"named":%b}' % (self._prefix, b",".join(values), _object(named))
+
+
+def _object(items: dict[str, bytes]) -> bytes:
+    """Return a JSON object of values that are JSON already."""
+    return b"{%b}" % b",".join([b"%b:%b" % (orjson.dumps(name), value) for name, value in items.items()])

@@ -8,7 +8,7 @@ mistakes) takes the thorough way, which also finds the words for what is wrong.
 
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +19,7 @@ from zbusrpc.envelope import Request
 from zbusrpc.errors import Code, ProtocolError, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import error_codec, schema
+from zbusrpc.service.arguments import Mixture
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.service.members import as_awaitable
 from zbusrpc.telemetry import get_logger
@@ -36,6 +37,7 @@ class BoundMethod:
     method: Method
     function: Callable[..., Any]
     arguments: TypeAdapter[Any]
+    mixture: Mixture
     is_async: bool
     to_result: Callable[[Any], Any]
     """Validates what the method returned."""
@@ -74,6 +76,7 @@ class Dispatcher:
                 method=method,
                 function=_function_of(instance, method),
                 arguments=schema.arguments_adapter(definition.name, method),
+                mixture=schema.mixture_of(definition.name, method),
                 is_async=method.color is Color.ASYNC,
                 to_result=result.validator.validate_python,
                 to_json=result.serializer.to_json,
@@ -171,21 +174,22 @@ class Dispatcher:
 
     def _prepare_thoroughly(self, invocation: Invocation, body: bytes | bytearray, header_bytes: bytes) -> None:
         invocation.request = request = envelope.parse_request(body)
+        bound = invocation.bound = self._bound.get(request.method)
+        try:
+            is_text = decode_headers(header_bytes).get(HEADER_PARAMS) == "text"
+        except ProtocolError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"unusable headers: {error}") from None
+        if is_text and bound is not None and "module" in bound.method.signature.parameters:
+            request = invocation.request = _with_module(request)
         if request.module not in {"", self._definition.name}:
             raise RpcError(
                 Code.INVALID_ARGUMENT,
                 f"module {cut(request.module)!r} is not here; this is service {self._definition.name}",
             )
-        bound = self._bound.get(request.method)
         if bound is None:
             raise self._unknown_method(request.method)
-        invocation.bound = bound
-        try:
-            is_text = decode_headers(header_bytes).get(HEADER_PARAMS) == "text"
-        except ProtocolError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"unusable headers: {error}") from None
         convert = _convert_text if is_text else _convert
-        invocation.args, invocation.kwargs = convert(bound, request.params, self._definition.name)
+        invocation.args, invocation.kwargs = convert(bound, request.params, request.named, self._definition.name)
 
     def _unknown_method(self, name: str) -> RpcError:
         names = list(self._bound)
@@ -197,33 +201,46 @@ class Dispatcher:
         )
 
 
+def _with_module(request: Request) -> Request:
+    """Return the request of a URL whose query names the parameter `module` of a method, and not the service."""
+    if not request.module:
+        return request
+    if isinstance(request.params, dict):
+        return replace(request, params=request.params | {"module": request.module}, module="")
+    return replace(request, named=request.named | {"module": request.module}, module="")
+
+
 def _function_of(instance: object, method: Method) -> Callable[..., Any]:
     function: Callable[..., Any] = getattr(instance, method.attribute)
     return as_awaitable(function) if method.color is Color.ASYNC else function
 
 
-def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:
+def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], named: dict[str, Any], service: str) -> Any:
     try:
+        if named and isinstance(params, list):
+            return bound.mixture.read(params, named)
         return bound.arguments.validator.validate_json(envelope.dump(params))
     except ValidationError as error:
         raise schema.invalid_arguments(error, service, bound.method) from None
 
 
-def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], service: str) -> Any:
+def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], named: dict[str, Any], service: str) -> Any:
     """Convert parameters that a person typed: each as a string first and, where that does not fit, as JSON."""
     try:
-        return _convert(bound, params, service)
+        return _convert(bound, params, named, service)
     except RpcError as error:
         places = {problem["loc"][0] for problem in error.details if problem["loc"]}
         first_error = error
     again: Any = dict(params) if isinstance(params, dict) else list(params)
+    again_named = dict(named)
     for place in places:
+        values = again_named if place in again_named else again
         try:
-            again[place] = from_json(again[place])
+            values[place] = from_json(values[place])
         except (ValueError, KeyError, IndexError, TypeError):
             continue
     try:
-        return _convert(bound, again, service)
+        return _convert(bound, again, again_named, service)
     except RpcError:
         raise first_error from None
 

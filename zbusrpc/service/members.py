@@ -91,12 +91,6 @@ def check_method(where: str, member: Member) -> None:
                 f"{where}: parameter {parameter.name} has no type; {fix}annotate it, or name a method that is "
                 f"not to be called from outside _{member.attribute}"
             )
-    required = {parameter.kind for parameter in member.parameters if parameter.default is _EMPTY}
-    if len(required & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.KEYWORD_ONLY}) == 2:
-        raise DefinitionError(
-            f"{where} needs parameters that go only by position and others that go only by name; a call sends a list "
-            "or an object, so let all of them go one way"
-        )
     if member.result is _EMPTY:
         raise DefinitionError(f"{where} has no return type; annotate it, -> None where nothing is returned")
 

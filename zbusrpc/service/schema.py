@@ -7,8 +7,7 @@ method by name and converts each parameter by its annotation. That is faster tha
 Everything follows pydantic's lax mode for JSON. Bytes travel as base64, NaN and infinities as strings.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
@@ -16,6 +15,7 @@ from pydantic.errors import PydanticUserError
 from pydantic_core import CoreSchema, core_schema
 
 from zbusrpc.errors import Code, DefinitionError, RpcError
+from zbusrpc.service.arguments import Mixture, arguments_schema
 from zbusrpc.service.definition import Definition, Method
 
 CONFIG: Final = ConfigDict(
@@ -30,12 +30,6 @@ PROBLEMS_MAX: Final = 100
 
 CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
 """The same for a typed dict, which takes no configuration from what it stands in."""
-
-_MODES: Final[dict[Any, Any]] = {
-    inspect.Parameter.POSITIONAL_ONLY: "positional_only",
-    inspect.Parameter.POSITIONAL_OR_KEYWORD: "positional_or_keyword",
-    inspect.Parameter.KEYWORD_ONLY: "keyword_only",
-}
 
 
 def adapter(build: Callable[[GetCoreSchemaHandler], CoreSchema], what: str) -> TypeAdapter[Any]:
@@ -84,7 +78,12 @@ def reply_adapter(service: str, method: Method) -> TypeAdapter[Any]:
 
 def arguments_adapter(service: str, method: Method) -> TypeAdapter[Any]:
     """Return the adapter that turns a JSON list or object into `(args, kwargs)` for a method."""
-    return adapter(lambda handler: _arguments_schema(method, handler), f"{service}.{method.name}")
+    return adapter(lambda handler: arguments_schema(method.signature, handler, CORE_CONFIG), f"{service}.{method.name}")
+
+
+def mixture_of(service: str, method: Method) -> Mixture:
+    """Return what reads calls of a method that have values by position, and others by name."""
+    return Mixture(method.signature, CORE_CONFIG, lambda build: adapter(build, f"{service}.{method.name}"))
 
 
 def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
@@ -98,7 +97,7 @@ def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
             name: core_schema.typed_dict_schema(
                 {
                     "method": core_schema.typed_dict_field(core_schema.any_schema()),
-                    "params": core_schema.typed_dict_field(_arguments_schema(method, handler)),
+                    "params": core_schema.typed_dict_field(arguments_schema(method.signature, handler, CORE_CONFIG)),
                     "module": core_schema.typed_dict_field(
                         core_schema.nullable_schema(core_schema.literal_schema(["", definition.name])),
                         required=False,
@@ -138,29 +137,3 @@ def invalid_arguments(error: ValidationError, service: str, method: Method) -> R
     where = f"{'.'.join(map(str, place))}: " if place else ""
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     return RpcError(Code.INVALID_ARGUMENT, f"{service}.{method.name}: {where}{reason}{more}", problems)
-
-
-def _arguments_schema(method: Method, handler: GetCoreSchemaHandler) -> CoreSchema:
-    return _parameters_schema(list(method.signature.parameters.values()), handler)
-
-
-def _parameters_schema(parameters: Sequence[inspect.Parameter], handler: GetCoreSchemaHandler) -> CoreSchema:
-    items: list[core_schema.ArgumentsParameter] = []
-    var_args: CoreSchema | None = None
-    var_kwargs: CoreSchema | None = None
-    for parameter in parameters:
-        schema = handler.generate_schema(parameter.annotation)
-        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-            var_args = schema
-        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            var_kwargs = schema
-        else:
-            if parameter.default is not inspect.Parameter.empty:
-                schema = core_schema.with_default_schema(schema, default=parameter.default)
-            items.append(core_schema.arguments_parameter(parameter.name, schema, mode=_MODES[parameter.kind]))
-    return core_schema.arguments_schema(
-        items,
-        var_args_schema=var_args,
-        var_kwargs_schema=var_kwargs,
-        serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value),
-    )

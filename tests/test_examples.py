@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.checkers import run_mypy
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHOWN = {
     "01_quickstart.py": ["calc.add(1, 2) = 3"],
@@ -68,14 +70,9 @@ def test_every_example_is_tested() -> None:
     assert {path.parent.name for path in EXAMPLES.glob("*/index.html")} == PAGES
 
 
-def test_examples_pass_mypy(tmp_path: Path) -> None:
+def test_examples_pass_mypy() -> None:
     """mypy --strict has nothing to say to any of them."""
-    options = ["--strict", "--config-file=", f"--cache-dir={tmp_path}", "--scripts-are-modules"]
-    names = sorted(path.name for path in EXAMPLES.glob("*.py"))
-
-    result = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, *names], cwd=EXAMPLES, capture_output=True, text=True, check=False
-    )
+    result = run_mypy(EXAMPLES, "--scripts-are-modules", *sorted(path.name for path in EXAMPLES.glob("*.py")))
 
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from tests.support.checkers import run_mypy
 from zbusrpc.cli.app import app
 from zbusrpc.config import DEFAULT_BROKER, Settings
 
@@ -93,8 +94,7 @@ def test_every_file_and_program_passes_mypy(tmp_path: Path) -> None:
         if block.language == "python" and block.file_name is None:
             (tmp_path / f"program_{block.number}.py").write_text(block.text)
 
-    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}/.cache", "."]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    result = run_mypy(tmp_path, ".")
 
     assert result.returncode == 0, result.stdout + result.stderr
 

@@ -10,9 +10,9 @@ How a snippet is read:
 Each section runs by itself, in a directory with the files of the whole README, at a broker of its own.
 """
 
-import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tomllib
@@ -26,6 +26,7 @@ import pytest
 from typer.main import get_command
 
 from tests.support.checkers import run_mypy
+from tests.support.processes import Processes
 from zbusrpc.cli.app import app
 from zbusrpc.config import DEFAULT_BROKER, Settings
 
@@ -191,23 +192,12 @@ def write_files(directory: Path) -> None:
 @contextmanager
 def running_server(*arguments: str, directory: Path, broker: str) -> Iterator[dict[str, str]]:
     """Run `zbusrpc broker` or `zbusrpc serve`, and yield its ready line; at the end it must stop in good order."""
-    command = [sys.executable, "-m", "zbusrpc", *arguments, "--json", "--log-level", "warning"]
-    with subprocess.Popen(
-        command, cwd=directory, env=environment(broker), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        try:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()
-            yield json.loads(line)
-        finally:
-            process.terminate()
-            try:
-                exit_code = process.wait(TIMEOUT_S)
-            finally:
-                process.kill()
-        assert exit_code == 0, f"{arguments}: {process.stderr.read()}"
+    with Processes(directory) as processes:
+        options = ("--json", "--log-level", "warning")
+        server = processes.zbusrpc(*arguments, *options, cwd=directory, **environment(broker))
+        yield server.wait_ready()
+        server.send_signal(signal.SIGTERM)
+        assert server.wait_exit() == 0, f"{arguments}: {server.errors}"
 
 
 def environment(broker: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tests.support.processes import Processes, port_of
 from tests.support.relay import Relay, relaying
 from tests.support.waiting import WAIT_S, eventually
 from zbusrpc import Code, Producer, RpcError, UsageError, deadline, disconnect, mq
+from zbusrpc.mq import Receipt
 from zbusrpc.testing import running_broker
 
 pytestmark = pytest.mark.anyio
@@ -330,6 +331,42 @@ async def test_time_limit_without_a_broker_says_that_nothing_was_sent() -> None:
     assert caught.value.code is Code.DEADLINE_EXCEEDED
     assert not caught.value.may_have_run
     await producer.close()
+
+
+async def send_pipelined(producer: Producer) -> Receipt:
+    """Hand a message in, and wait for its receipt."""
+    return await (await producer.send_pipelined("late", timeout=0.1))
+
+
+WAYS = {
+    "send": lambda producer: producer.send("late", timeout=0.1),
+    "send_nowait": lambda producer: producer.send_nowait("late", timeout=0.1),
+    "send_pipelined": send_pipelined,
+    "send_batch": lambda producer: producer.send_batch(["late", "late too"], timeout=0.1),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_was_not_sent_in_time_is_not_sent_when_the_broker_comes(
+    processes: Processes, tmp_path: Path, way: str
+) -> None:
+    """The error says that it was not sent, and that holds; what was handed in beside it is sent."""
+    broker, address = processes.broker("--data-dir", str(tmp_path / "data"))
+    broker.kill()
+    broker.wait_exit()
+    async with Producer(TOPIC, broker=address) as producer:
+        patient = [producer.send_nowait("patient")]
+        with pytest.raises(RpcError) as caught:
+            await WAYS[way](producer)
+        patient += [producer.send_nowait("patient too")]
+
+        processes.broker("--data-dir", str(tmp_path / "data"), port=port_of(address))
+        await asyncio.gather(*patient)
+        with suppress(RpcError):
+            await producer.flush()
+
+    assert not caught.value.may_have_run
+    assert await bodies(address) == ["patient", "patient too"]
 
 
 async def test_each_message_has_its_own_time_limit(relay: Relay) -> None:

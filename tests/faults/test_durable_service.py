@@ -64,6 +64,36 @@ async def test_requests_survive_kill_of_the_broker(processes: Processes, tmp_pat
     assert all("finished" in processes.marks(name) for name in names)
 
 
+async def test_request_that_had_begun_is_never_said_not_to_have_run(processes: Processes, tmp_path: Path) -> None:
+    """Its broker is killed and not back before the deadline; what the last try met is no proof that none had begun."""
+    broker, address = start_broker(processes, tmp_path)
+    processes.serve(address, target=DURABLE)
+    call = asyncio.create_task(proxy_at(address, timeout=1.5).pay("begun", LONG_S))
+    await eventually(lambda: processes.marks("begun"), "start")
+
+    broker.kill()
+    with pytest.raises(RpcError) as caught:
+        await call
+
+    assert caught.value.may_have_run
+
+
+async def test_restored_request_is_never_said_not_to_have_run(processes: Processes, tmp_path: Path) -> None:
+    """After a restart the broker does not know who had a request before, and no instance is back until its deadline."""
+    broker, address = start_broker(processes, tmp_path)
+    instance = processes.serve(address, target=DURABLE)
+    call = asyncio.create_task(proxy_at(address, timeout=3).pay("restored", LONG_S))
+    await eventually(lambda: processes.marks("restored"), "start")
+
+    instance.kill()
+    broker.kill()
+    start_broker(processes, tmp_path, port_of(address))
+    with pytest.raises(RpcError) as caught:
+        await call
+
+    assert caught.value.may_have_run
+
+
 async def test_request_outlives_its_caller_and_the_broker(processes: Processes, tmp_path: Path) -> None:
     """A request that was stored is carried out although its caller is gone and the broker was killed."""
     broker, address = start_broker(processes, tmp_path)

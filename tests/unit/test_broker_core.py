@@ -387,3 +387,54 @@ def test_instance_that_hands_everything_back_does_not_get_it_for_ever() -> None:
     assert error.code is Code.UNAVAILABLE
     assert error.details == {"may_have_run": False}
     assert not instance.outbox
+
+
+# -- may have run ----------------------------------------------------------------------------------------
+
+
+def test_call_that_an_instance_had_before_it_died_is_never_said_not_to_have_run() -> None:
+    """Its deadline passes while it waits for the next instance: its handler had begun."""
+    broker = Broker()
+    caller, instance = broker.connect("caller"), broker.connect("instance")
+    subscribe(broker, instance)
+    flags = Flag.IDEMPOTENT | Flag.WAIT_FOR_READY
+    request(broker, caller, flags=flags, timeout_ms=1000)
+    broker.disconnect(instance, NOW)
+
+    broker.expire(NOW + 2)
+
+    error = error_to(caller)
+    assert error.code is Code.DEADLINE_EXCEEDED
+    assert error.details == {"may_have_run": True}
+    assert "it has not run" not in error.message
+
+
+def test_call_that_does_not_fit_the_next_instance_may_have_run_at_the_first() -> None:
+    """What is refused after an instance died says so, whatever the refusal is."""
+    broker = Broker()
+    caller, instance, small = broker.connect("caller"), broker.connect("instance"), broker.connect("small")
+    small.message_bytes_max, small.body_bytes_sure = 6, 0
+    subscribe(broker, instance)
+    request(broker, caller, flags=Flag.IDEMPOTENT)
+    subscribe(broker, small)
+
+    broker.disconnect(instance, NOW)
+
+    error = error_to(caller)
+    assert error.code is Code.RESOURCE_EXHAUSTED
+    assert error.details["may_have_run"] is True
+
+
+def test_call_that_was_handed_back_has_not_run() -> None:
+    """An instance that gives a call back has not begun it; after that it waits, and its deadline passes."""
+    broker = Broker()
+    caller, instance = broker.connect("caller"), broker.connect("instance")
+    subscribe(broker, instance)
+    request(broker, caller, flags=Flag.WAIT_FOR_READY, timeout_ms=1000)
+    (delivered,) = instance.outbox
+    broker.receive(instance, Message(Kind.UNSUBSCRIBE, 2, b"Calc"), NOW)
+    broker.receive(instance, Message(Kind.RETURN, 1, session=delivered.session), NOW)
+
+    broker.expire(NOW + 2)
+
+    assert error_to(caller).details == {"may_have_run": False}

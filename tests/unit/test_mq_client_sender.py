@@ -1,5 +1,6 @@
 """The sender of a producer: batches that end before they are sent, and what comes after them."""
 
+import asyncio
 import gc
 from pathlib import Path
 
@@ -148,3 +149,48 @@ async def test_forgotten_producer_leaves_nothing_behind(tmp_path: Path) -> None:
             del producer
             gc.collect()
             assert not fleet.listeners
+
+
+@pytest.mark.parametrize("count", [1, 2, 40])
+async def test_message_that_was_not_sent_in_time_is_never_sent(count: int) -> None:
+    """With less time than its batch it is taken out of that, and its room is given back; the others stay."""
+    own, terms = sender()
+    terms.in_flight.take(count, count)
+    futures = [own.add(b"%d" % (number % 10), b"", 0.01 if number % 2 == 0 else None) for number in range(count)]
+    late, others = futures[0::2], futures[1::2]
+
+    await asyncio.wait(late)
+
+    for future in late:
+        error = future.exception()
+        assert isinstance(error, RpcError)
+        assert not error.may_have_run
+    assert own.unanswered() == others
+    assert [entry for batch in own.batches() for entry in batch.entries] == [
+        b"%d" % (number % 10) for number in range(1, count, 2)
+    ]
+    assert terms.in_flight.messages == len(others)
+    own.stop()
+    assert terms.in_flight.messages == terms.in_flight.bytes == 0
+
+
+async def test_message_that_a_lost_broker_may_have_is_not_denied() -> None:
+    """It was sent, and its broker was lost; what another one says of it later is no proof that it is stored nowhere."""
+    own, _ = sender()
+    first = own.add(b"1", b"", None)
+    (batch,) = own.batches()
+    batch.seal()
+    own._sent[batch] = None
+    own._unsent.clear()
+    entry = encode_entry(0, 0, 0, b"id", b"", b"", b"", b"body")
+    batch.entries = [entry]
+
+    (lost,) = own.give_up()
+    for lane, part in lost.parted(lambda key: own):
+        lane.take(part)
+    own.fail_unsent(RpcError(Code.RESOURCE_EXHAUSTED, "no room", {"may_have_run": False}))
+
+    error = first.exception()
+    assert isinstance(error, RpcError)
+    assert error.may_have_run
+    assert "may have stored it before" in error.message

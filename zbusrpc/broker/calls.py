@@ -345,12 +345,12 @@ class Calls:
 
     def _lose_instance(self, call: Call) -> None:
         """Let a call whose instance died wait for another if that does no harm, or fail it."""
+        call.has_begun = True
         is_idempotent = bool(call.message.flags & _IDEMPOTENT)
         if is_idempotent and call.attempts < ATTEMPTS_MAX:
             self._put_back(call)
         else:
-            name = topic_name(call.message.topic)
-            self.refuse(call, refusals.instance_died(name, call, is_idempotent=is_idempotent))
+            self.refuse(call, refusals.instance_died(topic_name(call.message.topic), call, is_idempotent=is_idempotent))
 
     def _put_back(self, call: Call) -> None:
         """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
@@ -382,8 +382,7 @@ class Calls:
         self.counters.expired += 1
         if call.consumer is not None:
             self._send_cancel(call)
-        name = topic_name(call.message.topic)
-        self.refuse(call, refusals.expired(name, has_started=call.consumer is not None))
+        self.refuse(call, refusals.expired(topic_name(call.message.topic), has_started=call.consumer is not None))
 
     def _abandon(self, call: Call) -> None:
         """End a call that its caller gave up, without an answer."""
@@ -398,6 +397,7 @@ class Calls:
 
     def refuse(self, call: Call, error: RpcError) -> None:
         """End a call with an error of the broker's own."""
+        error = refusals.of_begun(error) if call.has_begun else error
         self.counters.refused += 1
         topic = self.topics.get(call.message.topic)
         if topic is not None:

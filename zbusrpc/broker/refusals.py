@@ -12,6 +12,7 @@ from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
 from zbusrpc.broker.session import Call
 from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
 
+_NOT_RUN: Final = "; it has not run"
 RUNNING_TOLD_MAX: Final = 100
 """Names of services in one answer."""
 
@@ -43,26 +44,34 @@ def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:
 
 def unserved(topic: str, call: Call) -> RpcError:
     """The last instance left while the call was waiting."""
-    if call.attempts:
+    if call.has_begun:
         return instance_died(topic, call, is_idempotent=True)
-    message = f"the last instance of service {topic} left before it took this call; it has not run"
+    message = f"the last instance of service {topic} left before it took this call{_NOT_RUN}"
     return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
 
 
 def not_taken(topic: str, attempts: int) -> RpcError:
     """Instances keep handing the call back."""
-    message = f"instances of service {topic} handed this call back {attempts} times; it has not run"
+    message = f"instances of service {topic} handed this call back {attempts} times{_NOT_RUN}"
     return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
 
 
 def expired(topic: str, *, has_started: bool) -> RpcError:
     """The deadline passed."""
-    where = "in the handler" if has_started else "in the queue; it has not run"
+    where = "in the handler" if has_started else f"in the queue{_NOT_RUN}"
     return RpcError(
         Code.DEADLINE_EXCEEDED,
         f"the deadline of this call to {topic} passed {where}",
         {"may_have_run": has_started},
     )
+
+
+def of_begun(error: RpcError) -> RpcError:
+    """The same of a call that an instance had before, which is gone, or which a broker had that ended."""
+    if error.may_have_run or not isinstance(error.details, dict):
+        return error
+    message = f"{error.message.removesuffix(_NOT_RUN)}; an instance had it before that died, so that it may have run"
+    return RpcError(error.code, message, {**error.details, "may_have_run": True})
 
 
 def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:

@@ -118,6 +118,7 @@ class Call:
         "caller",
         "consumer",
         "deadline",
+        "has_begun",
         "is_over",
         "is_stored",
         "message",
@@ -143,6 +144,8 @@ class Call:
         """Who works on it; None while it waits in its topic's queue."""
         self.attempts = 0
         """To how many consumers it was given."""
+        self.has_begun = False
+        """Whether an instance that is gone had it: its handler may have run, whatever comes now."""
         self.tick: dict[Call, None] | None = None
         """Where its deadline is watched."""
         self.is_over = False

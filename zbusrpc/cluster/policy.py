@@ -1,6 +1,7 @@
 """The retry policy: whether a call that failed may be tried again.
 
-A call is only repeated where that cannot do its work twice: it has not run, or it is idempotent. Pure.
+A call is only repeated where that cannot do its work twice: it has not run, or it is idempotent. One whose connection
+was lost is repeated until its deadline, whatever `retries` says: its broker is on its way back. Pure.
 """
 
 from typing import Final
@@ -9,8 +10,6 @@ from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Message
 
-LOST_RETRIES: Final = 3
-"""How often an idempotent call is sent again because its connection was lost, whatever `retries` says."""
 RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
 LOST: Final = "lost"
 """In the details of an error: the connection was lost, and with it perhaps the broker."""
@@ -35,7 +34,16 @@ def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool,
         return False
     if waits and error.code is Code.UNAVAILABLE and not error.may_have_run:
         return True
-    return tries < max(retries, LOST_RETRIES if was_lost(error) else 0)
+    return was_lost(error) or tries < retries
+
+
+def as_begun(error: RpcError) -> RpcError:
+    """Return an error that does not deny that the call ran, where one try before may have run it."""
+    if error.may_have_run:
+        return error
+    text = f"{error.message}; an earlier try of this call may have run"
+    details = error.details if isinstance(error.details, dict) else {}
+    return RpcError(error.code, text, {**details, "may_have_run": True})
 
 
 def is_untouched(reply: Message) -> bool:

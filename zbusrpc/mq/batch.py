@@ -40,6 +40,15 @@ class Owner(Protocol):
 P = TypeVar("P", bound=Owner)
 
 
+class Timed:
+    """A message with less time than its batch, wherever it is now."""
+
+    __slots__ = ("batch", "future")
+
+    def __init__(self, batch: "Batch", future: asyncio.Future[Receipt]) -> None:
+        self.batch, self.future = batch, future
+
+
 class Batch:
     """Messages that are stored together or not at all."""
 
@@ -52,6 +61,7 @@ class Batch:
         "is_atomic",
         "is_over",
         "is_unwatched",
+        "may_be_stored",
         "owner",
         "size",
         "ticks",
@@ -76,6 +86,8 @@ class Batch:
         self.ticks: list[tuple[dict[Any, None], Hashable]] = []
         """Where its deadline is watched, and behind that those of single messages."""
         self.was_sent = False
+        self.may_be_stored = False
+        """Whether it was sent to a broker that was lost before it answered: then no later error denies it."""
         self.is_over = False
         self.is_unwatched = False
         """Whether the application may not look at one of the futures."""
@@ -107,19 +119,44 @@ class Batch:
             places = {key: place(key) for key in dict.fromkeys(map(key_of, entries))}
             owners = [places[key_of(entry)] for entry in entries]
         parts = {owner: self._part(owner) for owner in dict.fromkeys(owners)}
-        timed = {item[0]: (tick, item) for tick, item in self.ticks[1:] if isinstance(item, tuple)}
+        timed = self.timed()
         for owner, entry, future in zip(owners, entries, self.futures, strict=True):
             parts[owner].add(entry, future)
             if future in timed:
-                parts[owner].ticks.append(timed[future])
+                parts[owner].keep_timed(*timed[future])
         self.is_over = True
         self.unwatch()
         return list(parts.items())
 
     def _part(self, owner: Owner) -> "Batch":
         part = Batch(owner, self.timeout_s, self.deadline)
-        part.is_atomic, part.is_unwatched, part.was_sent = self.is_atomic, self.is_unwatched, self.was_sent
+        self.tell_past_to(part)
+        part.is_atomic = self.is_atomic
         return part
+
+    def tell_past_to(self, other: "Batch") -> None:
+        """Let a batch that takes messages over know what became of them so far."""
+        other.is_unwatched = self.is_unwatched
+        other.was_sent, other.may_be_stored = self.was_sent, self.may_be_stored
+
+    def timed(self) -> dict[asyncio.Future[Receipt], tuple[dict[Any, None], Timed]]:
+        """Return the messages with less time than the batch, and where that is watched."""
+        return {item.future: (tick, item) for tick, item in self.ticks if isinstance(item, Timed)}
+
+    def keep_timed(self, tick: dict[Any, None], item: Timed) -> None:
+        """Have a message with less time, which was another batch's."""
+        item.batch = self
+        self.ticks.append((tick, item))
+
+    def withdraw(self, future: asyncio.Future[Receipt]) -> int:
+        """Take a message out that was never sent, so that it is not sent later; return its size."""
+        number = self.futures.index(future)
+        del self.futures[number]
+        size = len(self.entries.pop(number))
+        self.size -= size
+        if not self.futures:
+            self._end(None)
+        return size
 
     def unwatch(self) -> None:
         """Watch no deadline of its own any more."""
@@ -128,6 +165,10 @@ class Batch:
 
     def fail(self, error: RpcError) -> None:
         """Tell all messages that they failed, each by an error of its own: tasks that raise one must not share it."""
+        if self.may_be_stored and not error.may_have_run:
+            details = error.details if isinstance(error.details, dict) else {}
+            text = f"{error.message}; a broker that was lost may have stored it before"
+            error = RpcError(error.code, text, {**details, "may_have_run": True})
         for future in self.futures:
             if not future.done():
                 future.set_exception(RpcError(error.code, error.message, error.details))

@@ -23,7 +23,7 @@ from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
-from zbusrpc.mq.batch import Batch
+from zbusrpc.mq.batch import Batch, Timed
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.receipt import Receipt
@@ -37,9 +37,6 @@ FRAME_MESSAGES_MAX: Final = 32
 """So that broker and producer are busy at the same time: with 128 in flight in one frame, one of the two always waits
 (160,000 messages/s, and 250,000 in frames of 32)."""
 _PRODUCE: Final = int(Kind.PRODUCE)
-
-Timed = tuple[asyncio.Future[Receipt], Batch]
-"""A message with less time than its batch."""
 
 log = get_logger("producer")
 
@@ -62,12 +59,16 @@ class Terms:
         if isinstance(item, Batch):
             item.fail(item.owner.late(item))
             return
-        future, batch = item
-        if not future.done():
-            error = batch.owner.late(batch)
-            future.set_exception(error)
-            if batch.is_unwatched:
-                self.failure = self.failure or error
+        future, batch = item.future, item.batch
+        if future.done():
+            return
+        error = batch.owner.late(batch)
+        future.set_exception(error)
+        if batch.is_unwatched:
+            self.failure = self.failure or error
+            future.exception()  # flush and close raise it as well
+        if not batch.was_sent:  # it says so: then it is never sent
+            self.in_flight.give(1, batch.withdraw(future))
 
 
 class Router(Protocol):
@@ -147,7 +148,7 @@ class Sender:
         ambient = ambient_deadline.get()
         if timeout_s is not None or ambient is not None:
             own = time.monotonic() + (timeout_s or self._terms.timeout_s)
-            self._watch(batch, (future, batch), own if ambient is None else min(own, ambient))
+            self._watch(batch, Timed(batch, future), own if ambient is None else min(own, ambient))
         return future
 
     def add_batch(self, entries: Sequence[bytes], timeout_s: float | None) -> Batch:
@@ -175,6 +176,7 @@ class Sender:
         """Return all that was not answered, in order, for others to take; what still comes for it is not heard."""
         batches = self.batches()
         for batch in self._sent:
+            batch.may_be_stored = True
             self._note_end(batch, is_ok=False)
         self._sent, self._collecting = {}, None
         self._unsent.clear()
@@ -229,12 +231,14 @@ class Sender:
     def _split(self, batch: Batch) -> list[Batch]:
         """Return the messages of a batch, each as a batch of its own."""
         batch.unwatch()
-        singles = []
+        singles, timed = [], batch.timed()
         for entry, future in zip(batch.entries, batch.futures, strict=True):
             single = Batch(self, batch.timeout_s, batch.deadline)
-            single.is_unwatched, single.was_sent = batch.is_unwatched, batch.was_sent
+            batch.tell_past_to(single)
             single.add(entry, future)
             self._watch(single, single, single.deadline)
+            if future in timed:
+                single.keep_timed(*timed[future])
             singles.append(single)
         return singles
 

@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
 from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
-from zbusrpc.cluster.policy import may_retry, was_lost
+from zbusrpc.cluster.policy import as_begun, may_retry, was_lost
 from zbusrpc.cluster.selection import LeastLoaded, Selector, selector_of
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import RpcError, UsageError, did_you_mean
@@ -326,9 +326,11 @@ def _flags(codec: DynamicCodec, call_options: CallOptions) -> int:
     return int(flags | (Flag.WAIT_FOR_READY if call_options.wait_for_ready else Flag.NONE))
 
 
-def _may_retry(codec: DynamicCodec, call_options: CallOptions, fleet: Fleet, error: RpcError, tries: int) -> bool:
+def _may_retry(
+    codec: DynamicCodec, call_options: CallOptions, fleet: Fleet, error: RpcError, tries: int, *, was_cut: bool = False
+) -> bool:
     """Say whether to try again; who has called `disconnect` meanwhile waits no more."""
-    retries, waits = call_options.retries, call_options.wait_for_ready and not fleet.is_closed
+    retries, waits = call_options.retries, (call_options.wait_for_ready or was_cut) and not fleet.is_closed
     return may_retry(error, tries=tries, retries=retries, is_idempotent=codec.is_idempotent, waits=waits)
 
 
@@ -337,17 +339,19 @@ async def _retry(
 ) -> Message:
     """Try a call again as often as the policy allows; return the reply or raise the last error.
 
-    A call that lost its broker waits for the broker and the service to be back.
+    A call that lost its broker waits for the broker and the service to be back. What one try may have begun, no later
+    error denies.
     """
     backoff = Backoff()
     tries = 0
-    while _may_retry(codec, call_options, fleet, error, tries):
+    was_cut, has_begun = was_lost(error), error.may_have_run
+    while _may_retry(codec, call_options, fleet, error, tries, was_cut=was_cut):
         tries += 1
         wait_s = max(backoff.next_s(), error.retry_after_s or 0.0)
         if time.monotonic() + wait_s >= deadline:
             break
         await asyncio.sleep(wait_s)
-        waits = call_options.wait_for_ready or was_lost(error)
+        waits = call_options.wait_for_ready or was_cut
         flags = message.flags | (int(Flag.WAIT_FOR_READY) if waits else 0)
         again = Message(_REQUEST, 0, message.topic, message.body, message.header_bytes, flags)
         try:
@@ -359,4 +363,5 @@ async def _retry(
             error = codec.revive(envelope.parse_error(reply.body))
         except RpcError as next_error:
             error = next_error
-    raise error
+        was_cut, has_begun = was_cut or was_lost(error), has_begun or error.may_have_run
+    raise as_begun(error) if has_begun else error

@@ -154,7 +154,15 @@ class StoredCalls:
         group = topic.groups.get(CALLS_GROUP) if topic is not None else None
         if group is not None:
             group.settle([call.stored_offset])
-            self._store.journal.note_change(group.key)
+            if self._is_refused(call, reply):
+                self._store.journal.write_now(group.key)
+            else:
+                self._store.journal.note_change(group.key)
+
+    def _is_refused(self, call: Call, reply: Message | None) -> bool:
+        """Whether the caller is about to hear that a stored request has not run: then no crash may have it run."""
+        is_late = call.deadline is not None and call.deadline <= self._store.scheduler.now()  # its record says so, too
+        return reply is None and not (call.has_begun or is_late)
 
     def _forget(self, call: Call) -> None:
         id_ = self._ids.pop(call, None)
@@ -179,6 +187,7 @@ class StoredCalls:
         now = scheduler.now()
         call = Call(NOBODY, message, now + left_ms / 1000 if record.expiry_ms else None, now)
         call.is_stored, call.stored_offset = True, record.offset
+        call.has_begun = True  # as far as anybody knows: who had it before is not stored
         if left_ms < 0:
             self._note_end(call)
             return False

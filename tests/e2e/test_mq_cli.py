@@ -376,6 +376,22 @@ def test_topics_are_made_listed_and_changed(cli: Cli, topic: str) -> None:
     }
 
 
+def test_seek_tells_what_the_group_will_not_get(cli: Cli, topic: str) -> None:
+    """Messages that are passed are counted, and those that waited for their time."""
+    cli.run("pub", topic, "a", "b")
+    cli.run("sub", topic, "--group", "g", "--count", "1")
+    cli.run("pub", topic, "c", "--delay", "1h")
+    cli.run("sub", topic, "--group", "g", "--count", "1")
+    cli.run("sub", topic, "--group", "g", "--timeout", "0.1")
+
+    said = cli.run("seek", topic, "g", "newest")
+
+    assert said.splitlines() == [
+        f"group g of topic {topic} goes on at offset 3",
+        "it will not get 1 message that it was not done with; delayed ones among them: 1",
+    ]
+
+
 def test_groups_are_listed_moved_and_paused(cli: Cli, topic: str) -> None:
     """`groups` shows where groups are and what they have to do; `seek`, `pause` and `resume` say what they did."""
     cli.run("pub", topic, "a", "b", "c")
@@ -388,7 +404,8 @@ def test_groups_are_listed_moved_and_paused(cli: Cli, topic: str) -> None:
     table = cli.run("groups", topic).splitlines()
     assert table[1].split() == header.split()
     assert table[2].split() == at_two
-    assert cli.json("seek", topic, "g", "oldest") == {"topic": topic, "group": "g", "offset": 0}
+    moved = cli.json("seek", topic, "g", "oldest")
+    assert moved == {"topic": topic, "group": "g", "offset": 0, "passed": 0, "delayed": 0}
     assert cli.json("resume", topic, "g") == {"topic": topic, "group": "g", "paused": False}
     assert cli.lines("sub", topic, "--group", "g", "--count", "1")[0]["body"] == "a"
 

@@ -126,7 +126,7 @@ class Commands:
         topic = self._topic(command.topic)
         group = self._store.group(topic, command.group)
         place: dict[str, int] = {}
-        place["offset"] = self._store.seek(topic, group, command.start, lambda error: answer(place, error))
+        place |= self._store.seek(topic, group, command.start, lambda error: answer(place, error))._asdict()
 
     # -- messages ----------------------------------------------------------------------------------------
 

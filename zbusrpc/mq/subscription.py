@@ -113,7 +113,7 @@ class Subscription:
         """
         self._careful = fields["window"]
         self._keeps_place = fields["group"] is None or bool(fields.get("delete_on_exit"))
-        message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps({**fields, "says_begun": True}))
+        message = Message(Kind.CONSUME, 0, self.topic.encode(), envelope.dump({**fields, "says_begun": True}))
         self.caller.begin(message, self, self._connection, is_urgent=True)
         await self._begun
 
@@ -322,7 +322,7 @@ class Subscription:
         Raises:
             RpcError: the connection was lost, or there was no answer.
         """
-        message = Message(Kind.PULL, body=orjson.dumps({"max": count}), session=self._number)
+        message = Message(Kind.PULL, body=envelope.dump({"max": count}), session=self._number)
         message.timeout_ms = math.ceil(timeout_s * 1000)
         deadline = time.monotonic() + timeout_s + patience_s
         result_of(await self.caller.exchange(message, deadline, self._connection))
@@ -337,7 +337,7 @@ class Subscription:
         fields: dict[str, Any] = {"ranges": ranges, "then": then, "reason": shown}
         if delay is not None:
             fields["delay_ms"] = milliseconds("delay", delay, 0)
-        self._send(Kind.NACK, orjson.dumps(fields))
+        self._send(Kind.NACK, envelope.dump(fields))
 
     def _send(self, kind: Kind, body: bytes = b"") -> None:
         """Send what needs no answer; after the end, nobody wants it."""

@@ -234,9 +234,9 @@ class Store(Groups):
         _check_dead_letter_topic(name, options)
         if len(self.topics) + len(self._creating) >= self.limits.topics_max:
             raise too_many("stored topics", self.limits.topics_max)
-        self._creating[name] = [done]
         uid = f"{self._rng.getrandbits(48):012x}"
         found = file_of(name, uid, self.scheduler.now_ms(), options)
+        self._creating[name] = [done]
         self.scheduler.in_worker(lambda: self._catalog.write(found), lambda error: self._created(found, error))
 
     def _declare_again(

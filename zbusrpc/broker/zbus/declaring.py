@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from zbusrpc import bounds
 from zbusrpc.broker.access import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery, State
@@ -34,10 +35,8 @@ from zbusrpc.version import __version__
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
-MASK_MAX: Final = 0xFFFF
 ACK_TIMEOUT_MS: Final = 10_000
 ACK_WINDOW: Final = 100
-ACK_WINDOW_MAX: Final = 999
 """Of groups that ask for acknowledgement: the defaults of zbus 0.11."""
 
 
@@ -106,7 +105,7 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     dialect.require(command, Operation.DECLARE, name, group)
     if _is_auto(command):
         dialect.require(command, Operation.DECLARE, name, f"{group}1")  # as which it may be made
-    mask = values.number_of(command.headers, "topic_mask", MASK_MAX)
+    mask = values.number_of(command.headers, "topic_mask", bounds.MASK)
     group_options, start = _group_options(command), _start(command)
     options = masks.topic_options(mask, is_new=known is None) if mask is not None else {}
 
@@ -239,15 +238,15 @@ def _group_options(command: Command) -> dict[str, Any]:
     """
     headers = command.headers
     options: dict[str, Any] = {}
-    mask = values.number_of(headers, "group_mask", MASK_MAX)
+    mask = values.number_of(headers, "group_mask", bounds.MASK)
     if mask is not None:
         options["mask"] = mask
     if "group_filter" in headers:
         options["filter"] = headers["group_filter"]
-    window = values.number_of(headers, "group_ack_window", ACK_WINDOW_MAX)
+    window = values.number_of(headers, "group_ack_window", bounds.ACK_WINDOW)
     if window:
         options["in_flight_max"] = window
-    timeout_ms = values.number_of(headers, "group_ack_timeout", 86_400_000)
+    timeout_ms = values.number_of(headers, "group_ack_timeout", bounds.ACK_TIMEOUT_MS)
     if timeout_ms:
         options["lease_ms"] = max(100, timeout_ms)
     return options
@@ -259,7 +258,7 @@ def _start(command: Command) -> StartAt | None:
     offset = values.number_of(headers, "group_start_offset")
     if offset is not None:
         return Start(offset=offset, id=headers.get("group_start_msgid"))
-    time_ms = values.number_of(headers, "group_start_time")
+    time_ms = values.number_of(headers, "group_start_time", bounds.TIME_MS)
     if time_ms is not None:
         return Start(time_ms=time_ms)
     return Start(group=headers["group_start_copy"]) if "group_start_copy" in headers else None

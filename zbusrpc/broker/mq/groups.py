@@ -135,6 +135,7 @@ class Groups:
             0,
             key=key,
             fetch=topic.fetch,
+            end=lambda: topic.readable_offset,
             load=topic.load,
             jitter=self._rng.random,
         )

@@ -199,12 +199,17 @@ class Store(Groups):
         """
         topic = self.topics.get(name)
         if topic is None:
-            self._check_not_broken(name)
+            self.check_readable(name)
             text = f"there is no topic {name}{self.hint(name, self.topics)}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
 
-    def _check_not_broken(self, name: str) -> None:
+    def check_readable(self, name: str) -> None:
+        """See that it is not because it cannot be read that there is no topic of this name.
+
+        Raises:
+            RpcError: INTERNAL, with the reason.
+        """
         reason = self._broken.get(name) or self._broken.get(slug(name))
         if reason is not None:
             raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {reason}")
@@ -224,7 +229,7 @@ class Store(Groups):
         if topic is not None:
             self._redeclare(topic, given, update=update, done=done)
             return
-        self._check_not_broken(name)
+        self.check_readable(name)
         if name in self._creating:
             self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return

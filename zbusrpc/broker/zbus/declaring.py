@@ -53,7 +53,7 @@ def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation
     if command.topic:
         dialect.require(command, operation, topic.name if topic is not None else command.topic, ALL)
     if topic is None:
-        _answer_no_topic(command, exchange)
+        _answer_no_topic(dialect, command, exchange)
     return topic
 
 
@@ -72,14 +72,15 @@ def topic_and_group(
     if topic_name:
         dialect.require(command, operation, topic_name, group.name if group is not None else name)
     if topic is None:
-        _answer_no_topic(command, exchange)
+        _answer_no_topic(dialect, command, exchange)
     elif group is None:
         exchange.answer_text(HTTPStatus.NOT_FOUND, f"ConsumeGroup({name}) not found")
     return topic, group
 
 
-def _answer_no_topic(command: Command, exchange: Exchange) -> None:
+def _answer_no_topic(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     if command.topic:
+        dialect.hub.check_readable(command.topic)
         exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({command.topic}) not found")
     else:
         exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
@@ -300,7 +301,7 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     else:
         info = hub.info_of(name)
         if info is None:
-            _answer_no_topic(command, exchange)
+            _answer_no_topic(dialect, command, exchange)
             return
     exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 

@@ -153,6 +153,7 @@ class Dialect:
         if known is None:
             topic = self.hub.topic(name)
             if topic is None:
+                self.hub.check_readable(name)
                 exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
                 return
             known = topic.name.encode()

@@ -52,6 +52,7 @@ SERVICE_CORES = {
     "error_codec",
     "generics",
     "interface",
+    "likeness",
     "members",
     "schema",
 }

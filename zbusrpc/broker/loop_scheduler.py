@@ -71,5 +71,7 @@ class LoopScheduler:
         self._call(callback)
 
     def _call(self, callback: Callable[[], None]) -> None:
-        callback()
-        self.after()
+        try:
+            callback()
+        finally:  # what others were told before a fault is sent all the same
+            self.after()

@@ -28,6 +28,7 @@ from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.telling import tell_one
 from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.tracker.reporting import Reporting
 from zbusrpc.broker.usage import own_usage
@@ -176,7 +177,7 @@ class Server:
         if self._reporting is not None:
             await self._reporting.close()
         for peer in list(self._peers.values()):
-            peer.close("the broker is shutting down")
+            tell_one(peer.close, "the broker is shutting down")
         for arrival in list(self.arrivals):
             arrival.close()
         until = self._loop.time() + 1.0
@@ -205,7 +206,7 @@ class Server:
         for number, reason in self.broker.replace_access(access).items():
             peer = self._peers.get(number)
             if peer is not None:
-                peer.close(reason)
+                tell_one(peer.close, reason)
 
     def _note_access(self) -> None:
         name = (self._advertise or "").rpartition(":")[0] or self._advertise or ""
@@ -290,8 +291,10 @@ class Server:
         return self._loop.call_later(delay_s, self._ring, callback)
 
     def _ring(self, callback: Callable[[], None]) -> None:
-        callback()
-        self.flush()
+        try:
+            callback()
+        finally:
+            self.flush()
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
@@ -301,6 +304,8 @@ class Server:
             self._timer = self._loop.call_at(self._timer_at, self._expire)
 
     def _expire(self) -> None:
-        self.broker.expire(monotonic())
-        self._timer_at = None
-        self.flush()
+        try:
+            self.broker.expire(monotonic())
+        finally:
+            self._timer_at = None
+            self.flush()

@@ -16,6 +16,7 @@ import orjson
 
 from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.monitor.rows import EMPTY, Table
+from zbusrpc.broker.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Live:
             return
         began = self._now()
         before, self._table = self._table, self._measure(began)
-        self._tell(_changed(before, self._table), _gone(before, self._table))
+        tell_one(self._tell, _changed(before, self._table), _gone(before, self._table))
         self._later(max(TICK_S, (self._now() - began) / SHARE_MAX), self._tick)
 
     def _tell(self, changed: Table, gone: dict[str, list[Any]]) -> None:

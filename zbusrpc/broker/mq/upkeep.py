@@ -8,6 +8,7 @@ from typing import Final
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.telling import tell_one
 from zbusrpc.telemetry import get_logger
 
 PERIOD_S: Final = 1.0
@@ -31,8 +32,8 @@ class Upkeep:
         self._store.scheduler.later(PERIOD_S, self._tick)
 
     def _tick(self) -> None:
-        self.look_after_some()
         self.begin()
+        self.look_after_some()
 
     def look_after_some(self) -> None:
         """Look after the next slice of the topics."""
@@ -43,7 +44,7 @@ class Upkeep:
         names, self._names = self._names[:count], self._names[count:]
         for name in names:
             if name in topics:
-                self._look_after(topics[name])
+                tell_one(self._look_after, topics[name])
 
     def _look_after(self, topic: Topic) -> None:
         scheduler, now_ms = self._store.scheduler, self._store.scheduler.now_ms()

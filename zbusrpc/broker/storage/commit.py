@@ -24,7 +24,7 @@ something in another thread, `sync` there or, on a quick disk, on the spot. `on_
 a list.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
@@ -32,6 +32,7 @@ from zbusrpc.broker.storage.errors import BacklogFullError, LogClosedError, Stor
 from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record, check_record
 from zbusrpc.broker.storage.sync import SyncJob
+from zbusrpc.telemetry import get_logger
 
 Done = Callable[[int, StorageError | None], None]
 """Told the first offset of a batch and None, or -1 and why it is not stored."""
@@ -41,6 +42,8 @@ InWorker = Callable[[Callable[[], None], Callable[[BaseException | None], None]]
 """Do something in another thread, then tell the second, on this thread, what it raised."""
 BACKLOG_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait for a write or a sync of one log: some seconds of a slow disk."""
+
+log = get_logger("storage")
 
 
 class Durability(StrEnum):
@@ -186,8 +189,7 @@ class Committer:
         try:
             offset = self.log.append([batch for batch, _ in gathered], self._now_ms())
         except StorageError as error:
-            for _, done in gathered:
-                done(-1, error)
+            _tell_all(((-1, done) for _, done in gathered), error)
             self._tell_if_idle()
             return
         self.writes += 1
@@ -226,8 +228,7 @@ class Committer:
     def _finish(self, written: list[tuple[int, Done]]) -> None:
         if self.log.is_checkpoint_due:
             self._start_sync()
-        for offset, done in written:
-            done(offset, None)
+        _tell_all(written, None)
         self._tell_if_idle()
 
     # -- syncing -----------------------------------------------------------------------------------------
@@ -258,8 +259,7 @@ class Committer:
         self.flush()
         if self._is_sync_due():
             self._start_sync()
-        for offset, done in finished:
-            done(offset, None)
+        _tell_all(finished, None)
         self._tell_if_idle()
 
     def _is_sync_due(self) -> bool:
@@ -273,8 +273,7 @@ class Committer:
         self._syncing, self._waiting = [], []
         self._syncing_bytes = self._waiting_bytes = 0
         error = LogClosedError(str(self.log.closed_because))
-        for _, done in waiting:
-            done(-1, error)
+        _tell_all(((-1, done) for _, done in waiting), error)
         self.flush()
         self._tell_if_idle()
 
@@ -291,3 +290,12 @@ class Committer:
             callbacks, self._on_idle = self._on_idle, []
             for callback in callbacks:
                 callback()
+
+
+def _tell_all(waiting: Iterable[tuple[int, Done]], error: StorageError | None) -> None:
+    """Tell all their offset; what one of them does with it is no reason for the others not to hear."""
+    for offset, done in waiting:
+        try:
+            done(offset, error)
+        except Exception:
+            log.exception("storage.telling_failed", offset=offset)

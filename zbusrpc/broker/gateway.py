@@ -21,12 +21,12 @@ from urllib.parse import parse_qs, unquote
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.bounds import TIMEOUT_MS
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
 from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
+from zbusrpc.transport.naming import one_spelling
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, TIMEOUT_MS_MAX, TOPIC_BYTES_MAX
 
 BATCH_MAX: Final = 1000
 """Requests in one JSON-RPC batch."""
@@ -98,8 +98,9 @@ class GatewayRequest:
 
 def listing_of(path: list[str], services: list[dict[str, Any]]) -> HttpResponse:
     """Return the response to `GET /rpc` or `GET /rpc/Calc`."""
-    wanted = [entry for entry in services if len(path) == 1 or entry["service"] == path[1]]
-    if len(path) > 1 and not wanted:
+    name = one_spelling(path[1]) if len(path) > 1 else ""
+    wanted = [entry for entry in services if not name or entry["service"] == name]
+    if name and not wanted:
         return error_response(RpcError(Code.NOT_FOUND, f"no service {path[1]} is running"))
     return HttpResponse(status=HTTPStatus.OK, body=orjson.dumps({"result": wanted}))
 
@@ -181,10 +182,9 @@ def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, s
     """Take the time limit out of a request's headers, and return what goes along: metadata and trace context."""
     timeout = headers.get("timeout-ms")
     if timeout is not None:
-        try:
-            asked.timeout_ms = TIMEOUT_MS.whole(timeout)
-        except ValueError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {error}") from None
+        if not timeout.isdecimal() or len(timeout) > 12 or not 1 <= int(timeout) <= TIMEOUT_MS_MAX:
+            raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
+        asked.timeout_ms = int(timeout)
     passed = {
         name: value for name, value in headers.items() if name[:5] == HEADER_METADATA_PREFIX or name in _TRACE_HEADERS
     }

@@ -40,6 +40,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from zbusrpc.broker.access import ALL, ANONYMOUS, Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.errors import ConfigError, did_you_mean
+from zbusrpc.transport.naming import one_spelling
 
 SECRET_BYTES: Final = 32
 SECRET_PREFIX: Final = "zb_"
@@ -85,7 +86,8 @@ class RuleEntry(_Strict):
 
     def as_rule(self) -> Rule:
         """Return what it says."""
-        return Rule(operations=self.operations, topics=self.topics, groups=self.groups)
+        topics, groups = tuple(map(one_spelling, self.topics)), tuple(map(one_spelling, self.groups))
+        return Rule(operations=self.operations, topics=topics, groups=groups)
 
 
 class Anonymous(_Strict):

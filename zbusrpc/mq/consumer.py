@@ -29,6 +29,7 @@ from zbusrpc.mq.options import GroupOptions, StartAt, start_to_wire, to_wire
 from zbusrpc.mq.subscription import Subscription
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.entries import Entry
+from zbusrpc.transport.naming import one_spelling
 
 WINDOW: Final = 256
 WINDOW_MAX: Final = CONCURRENCY_MAX
@@ -104,7 +105,7 @@ class Consumer(Generic[T]):
         if start is not None:
             fields["start"] = start_to_wire(start)
         self._membership = Memberships(
-            topic, brokers_of(broker), fields, declares=declare, ahead=0 if needs_ack else window
+            one_spelling(topic), brokers_of(broker), fields, declares=declare, ahead=0 if needs_ack else window
         )
         self._window = window
         self._read = reader_of(body)

@@ -5,6 +5,7 @@ Pure. The broker has the whole rule for names; here stands what would not even f
 
 from zbusrpc.errors import UsageError
 from zbusrpc.transport.address import Address, parse_addresses
+from zbusrpc.transport.naming import one_spelling
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 
@@ -25,7 +26,7 @@ def topic_bytes(topic: str) -> bytes:
     """
     if not isinstance(topic, str):
         raise UsageError(f"a topic is named by a str, not {topic!r}")
-    data = topic.encode(errors="replace")
+    data = one_spelling(topic).encode(errors="replace")
     if not 1 <= len(data) <= TOPIC_BYTES_MAX:
         raise UsageError(f"topic {topic[:40]!r} of {len(data)} bytes: 1 to {TOPIC_BYTES_MAX} bytes")
     return data

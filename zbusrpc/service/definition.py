@@ -16,6 +16,7 @@ from zbusrpc.errors import DefinitionError, RpcError
 from zbusrpc.service.declared import Errors, errors_of
 from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
 from zbusrpc.service.members import RPC_ATTRIBUTE, Member, check_method, check_override, methods_of
+from zbusrpc.transport.naming import one_spelling
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
 T = TypeVar("T")
@@ -74,8 +75,6 @@ class Method:
 class Definition:
     """A service's interface."""
 
-    cls: type
-    """What it was read from."""
     name: str
     """The topic its calls travel through."""
     version: str
@@ -121,7 +120,7 @@ def service(
     def decorate(decorated: type[T]) -> type[T]:
         if not inspect.isclass(decorated):
             raise DefinitionError(f"@service decorates a class, not {decorated!r}; options go by name, as in name=...")
-        chosen = name or decorated.__name__
+        chosen = one_spelling(name or decorated.__name__)
         if len(chosen.encode()) > TOPIC_BYTES_MAX or any(mark in chosen for mark in "/.? #%"):
             raise DefinitionError(
                 f"service name {chosen!r}: up to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
@@ -224,7 +223,6 @@ def _read_class(cls: type) -> Definition:
     if not methods:
         raise DefinitionError(f"{cls.__name__} has no public method; a service offers at least one")
     return Definition(
-        cls=cls,
         name=options.name,
         version=options.version,
         concurrency=options.concurrency,

@@ -17,13 +17,13 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from zbusrpc.bounds import OFFSET
 from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.live import may_see
 from zbusrpc.broker.permissions import require
 from zbusrpc.errors import NEAREST_MAX, Code, RpcError, did_you_mean
 from zbusrpc.transport.http import HttpRequest
+from zbusrpc.transport.naming import one_spelling
 
 if TYPE_CHECKING:
     from zbusrpc.broker.monitor.monitor import Monitor
@@ -107,7 +107,8 @@ class Route:
             return None
         if any(mine != theirs for mine, theirs in zip(own, parts, strict=True) if mine[:1] != "{"):
             return None
-        return {mine.strip("{}"): theirs for mine, theirs in zip(own, parts, strict=True) if mine[:1] == "{"}
+        pairs = zip(own, parts, strict=True)
+        return {mine.strip("{}"): one_spelling(theirs) for mine, theirs in pairs if mine[:1] == "{"}
 
 
 def find(request: HttpRequest) -> tuple[Route, dict[str, str]]:
@@ -224,11 +225,11 @@ def _start(value: Any) -> Any:
     kind, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not colon:
         return value
+    if kind == "offset" and text.isascii() and text.isdecimal():
+        return {"offset": int(text)}
     if kind in {"id", "group"} and text:
         return {kind: text}
     try:
-        if kind == "offset":
-            return {"offset": OFFSET.whole(text)}
         if kind == "time":
             return {"time_ms": round(datetime.fromisoformat(text).timestamp() * 1000)}
     except (ValueError, OverflowError, OSError):

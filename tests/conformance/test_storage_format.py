@@ -37,7 +37,7 @@ def records() -> list[list[Record]]:
         headers=b'{"traceparent":"00-0"}',
         expiry_ms=1_700_000_060_000,
         due_ms=1_700_000_030_000,
-        attempts=3,
+        owner=3,
     )
     return [[full], [Record(b"first of two"), Record(bytes(range(256)))], [Record(b"x" * 600, id=b"last")]]
 

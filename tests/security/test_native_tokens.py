@@ -23,7 +23,8 @@ ALL_TOKENS: dict[str, Rules] = {
     "ops": [{"operations": ["admin"], "topics": ["none"]}],
     "shop": [
         {"operations": ["produce", "query"], "topics": ["orders", "orders.*", "Lab"]},
-        {"operations": ["consume"], "topics": ["orders", "Lab"], "groups": ["shop", "auto-*"]},
+        {"operations": ["consume"], "topics": ["orders"], "groups": ["shop", "auto-*"]},
+        {"operations": ["consume"], "topics": ["Lab"]},
     ],
     "keeper": [{"operations": ["declare", "remove", "empty"], "topics": ["orders"], "groups": ["keeper"]}],
 }
@@ -116,6 +117,10 @@ CASES = [
     ("shop", (Kind.CONSUME, {"grup": "keeper"}, "orders"), Code.INVALID_ARGUMENT),
     ("shop", (Kind.SUBSCRIBE, {"window": 1}, "Lab"), None),
     ("shop", (Kind.SUBSCRIBE, {"window": 1}, "Other"), DENIED),
+    ("shop", (Kind.SUBSCRIBE, {"window": 1}, "orders"), DENIED),  # it would take what others produce there
+    ("shop", (Kind.SUBSCRIBE, {"window": 1, "about": {"durable": True}}, "Lab"), DENIED),  # it would make a topic
+    ("shop", (Kind.CONSUME, {"group": "shop", "start": {"group": "keeper"}}, "orders"), None),
+    ("shop", (Kind.CONSUME, {"group": "shop", "start": {"group": "shop"}}, "secrets"), DENIED),
     ("shop", (Kind.REQUEST, {"method": "x"}, "orders.calls"), Code.UNAVAILABLE),
     ("shop", (Kind.REQUEST, {"method": "x"}, "Other"), DENIED),
     ("shop", command("declare", topic="orders"), None),
@@ -135,6 +140,11 @@ CASES = [
     ("shop", command("empty", topic="orders"), DENIED),
     ("shop", command("remove", topic="orders"), DENIED),
     ("shop", command("nonsense"), Code.INVALID_ARGUMENT),
+    ("keeper", command("declare", topic="orders", keep_s=5, update=True), DENIED),
+    ("keeper", command("declare", topic="orders"), DENIED),
+    ("keeper", command("declare_group", topic="orders", group="keeper", start={"group": "shop"}), DENIED),
+    ("keeper", command("seek", topic="orders", group="keeper", start={"group": "shop"}), DENIED),
+    ("keeper", command("purge_dead", topic="orders"), DENIED),
     ("keeper", command("declare", topic="orders", dead_letter_topic="secrets", update=True), DENIED),
     ("keeper", command("pause", topic="orders", group="keeper"), None),
     ("keeper", command("resume", topic="orders", group="keeper"), None),
@@ -283,7 +293,7 @@ def test_service_and_caller_need_their_rights(shared: Guarded, processes: Proces
         "zbusrpc: PERMISSION_DENIED: token keeper has no right to produce on topic Lab\n",
     )
     assert not_serving[0] == 1
-    assert "token keeper has no right to consume on topic Lab" in not_serving[2]
+    assert "token keeper has no right to consume on topic Lab and all its groups" in not_serving[2]
 
 
 # -- changes -------------------------------------------------------------------------------------------------

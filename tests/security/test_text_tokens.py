@@ -530,7 +530,7 @@ def test_session_of_a_removed_token_is_closed(own: Guarded, kind: str) -> None:
         loser.send(UPGRADE[:-2], f"token: {secret_of('shop')}\r\n\r\n".encode(), frame(1, command("consume", **asked)))
     elif kind == "service":
         own.tell("ops", "declare", topic="Lab", topic_mask="2", consume_group="shop")
-        loser.send(command("consume", topic="Lab", consume_group="shop", id="1", **shown("shop")))
+        loser.send(command("consume", topic="Lab", consume_group="shop", id="1", **shown("servant")))
     else:
         loser.ask(command("track_sub", id="1", **shown("shop")))
     assert status_of(keeper.ask(command("query", topic="News"))) == 200

@@ -33,12 +33,14 @@ def letters(lab: QueueLab, topic: str = "orders") -> list[str]:
 
 def test_letter_is_the_message_and_says_where_it_comes_from() -> None:
     """A dead letter has everything the message had, and headers that tell its origin."""
-    record = Record(b"body", b"id", b"tag", b"key", b'{"x":"y"}', expiry_ms=5, due_ms=6, offset=7, timestamp_ms=8)
+    record = Record(
+        b"body", b"id", b"tag", b"key", b'{"x":"y"}', expiry_ms=5, due_ms=6, owner=9, offset=7, timestamp_ms=8
+    )
 
     letter = dead_letter(record, ORIGIN)
 
     assert (letter.body, letter.id, letter.tag, letter.key) == (b"body", b"id", b"tag", b"key")
-    assert letter.attempts == 3
+    assert letter.owner == 9
     assert (letter.expiry_ms, letter.due_ms) == (0, 0)
     assert origin_of(letter) == ORIGIN
     assert revived(letter).headers == b'{"x":"y"}'

@@ -7,7 +7,23 @@ from zbusrpc.errors import Code, RpcError
 
 
 @pytest.mark.parametrize(
-    "name", ["orders", "a", "Ä-ö.ß", "订单", "v1.2_x-y:z@host+1~2#3", ".hidden", "x" * NAME_BYTES_MAX]
+    "name",
+    [
+        "orders",
+        "a",
+        "Ä-ö.ß",
+        "订单",
+        "v1.2_x-y:z@host+1~2#3",
+        ".hidden",
+        "x" * NAME_BYTES_MAX,
+        "คำสั่งซื้อ",
+        "हिन्दी",
+        "தமிழ்",
+        "Đơn-hàng",
+        "हिन्\u200dदी",  # a joiner behind a virama, as it is written
+        "עִבְרִית",
+        "q\u0307",  # which has no letter of its own
+    ],
 )
 def test_letters_of_any_script_make_a_name(name: str) -> None:
     """Letters, digits and the punctuation that is listed make a name, up to 127 bytes."""
@@ -27,6 +43,13 @@ def test_letters_of_any_script_make_a_name(name: str) -> None:
         ("a\n", "topic name 'a\\n' may not hold '\\n': use letters, digits and . _ - : @ + ~ #"),
         ("x" * 128, "topic name of 128 bytes exceeds the limit of 127 bytes"),
         ("é" * 64, "topic name of 128 bytes exceeds the limit of 127 bytes"),
+        ("\u0301a", "topic name '\u0301a' may not hold U+0301: use letters, digits and . _ - : @ + ~ #"),
+        ("a.\u0301", "topic name 'a.\u0301' may not hold U+0301: use letters, digits and . _ - : @ + ~ #"),
+        ("a\u200db", "topic name 'a\\u200db' may not hold '\\u200d': use letters, digits and . _ - : @ + ~ #"),
+        ("a\u202eb", "topic name 'a\\u202eb' may not hold '\\u202e': use letters, digits and . _ - : @ + ~ #"),
+        ("a\u3164", "topic name 'a\u3164' may not hold U+3164: use letters, digits and . _ - : @ + ~ #"),
+        ("a\ufe0f", "topic name 'a\ufe0f' may not hold U+FE0F: use letters, digits and . _ - : @ + ~ #"),
+        ("a\u20dd", "topic name 'a\u20dd' may not hold U+20DD: use letters, digits and . _ - : @ + ~ #"),
         ("\ud800", "topic name '\\ud800' may not hold '\\ud800': use letters, digits and . _ - : @ + ~ #"),
     ],
 )

@@ -6,7 +6,7 @@ from zbusrpc.broker.storage.errors import RecordLimitError
 from zbusrpc.broker.storage.record import Record, Stop, check_record, decode, encode_batch, find_record, heads
 
 FULL = Record(
-    b"body", id=b"id", tag=b"a.b", key=b"k" * 1024, headers=b'{"a":"b"}', expiry_ms=5, due_ms=2**63 - 1, attempts=7
+    b"body", id=b"id", tag=b"a.b", key=b"k" * 1024, headers=b'{"a":"b"}', expiry_ms=5, due_ms=2**63 - 1, owner=7
 )
 
 
@@ -49,7 +49,7 @@ def test_size_is_known_before() -> None:
         (Record(headers=b"h" * 65537), "headers of 65537 bytes exceeds the limit of 65536 bytes"),
         (Record(expiry_ms=-1), "expiry_ms -1 is not between 0 and 9223372036854775807"),
         (Record(due_ms=2**63), "due_ms 9223372036854775808 is not between 0 and 9223372036854775807"),
-        (Record(attempts=65536), "attempts 65536 is not between 0 and 65535"),
+        (Record(owner=65536), "owner 65536 is not between 0 and 65535"),
     ],
 )
 def test_what_does_not_fit_is_refused(record: Record, text: str) -> None:

@@ -58,7 +58,7 @@ def tell_of(server: Server, addresses: Iterable[str]) -> None:
     for address in addresses:
         facts = ServerFacts(address=address, boot="1", trackers=(address,))
         report = Report(is_full=True, server=facts, topics={"Lab": TopicFacts(consumers=1)})
-        server.hub.tracker.take(server.broker.connect("liar"), report, is_leased=False)
+        server.hub.tracker.take(server.broker.connect("liar"), report, None, is_leased=False)
 
 
 async def test_who_names_brokers_with_tls_shows_no_token_without(tls: ssl.SSLContext) -> None:

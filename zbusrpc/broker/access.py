@@ -22,6 +22,8 @@ ALL: Final = "*"
 """Every topic or group. As a question: whether the answer is yes for all of them."""
 ANONYMOUS: Final = "anonymous"
 """Name of the rights of a client that shows no token."""
+NO_OWNER: Final = 0
+"""Owner of what comes without a token."""
 DECISIONS_MAX: Final = 4096
 """Remembered answers of one token: names of topics come from clients, so there must be a bound."""
 
@@ -80,13 +82,15 @@ class Rule:
 class Rights:
     """What one token, or a client without a token, may do."""
 
-    __slots__ = ("_decisions", "_rules", "digest", "name")
+    __slots__ = ("_decisions", "_rules", "digest", "name", "owner")
 
     def __init__(self, name: str, rules: Iterable[Rule] = (), digest: bytes = b"") -> None:
         self.name = name
         """Name of the token, for logs and error texts; the secret is in neither."""
         self.digest = digest
         """SHA-256 of the secret, by which a token is known again; nothing for anonymous."""
+        self.owner = (int.from_bytes(digest[:2], "big") or 1) if digest else NO_OWNER
+        """Whose ids are meant: what two tokens call by the same id is not the same. Known again after a restart."""
         self._rules = tuple(rules)
         self._decisions: dict[tuple[Operation, str, str | None], bool] = {}
 
@@ -140,6 +144,21 @@ class Access:
             if hmac.compare_digest(token.digest, digest):
                 found = token
         return found
+
+
+def visible(rights: Rights | None, topics: Iterable[str]) -> Iterable[str]:
+    """Return which of these topics or services somebody with `rights` may know of."""
+    return topics if rights is None else (name for name in topics if rights.allows(Operation.QUERY, name))
+
+
+def visible_groups(rights: Rights | None, topic: str, groups: Iterable[str]) -> Iterable[str]:
+    """Return which of these groups of a topic somebody with `rights` may know of."""
+    return groups if rights is None else (name for name in groups if rights.allows(Operation.QUERY, topic, name))
+
+
+def owner_of(rights: Rights | None) -> int:
+    """Return whose the ids are that somebody with `rights` chooses."""
+    return rights.owner if rights is not None else NO_OWNER
 
 
 def digest_of(secret: str) -> bytes:

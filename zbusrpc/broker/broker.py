@@ -32,6 +32,7 @@ from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import Kind, Message
+from zbusrpc.transport.naming import one_spelling_bytes
 
 UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the token"
 """Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
@@ -72,7 +73,13 @@ class Broker:
         """Have stored topics and durable services from now on. `store` is opened afterwards, then `restore` called."""
         self.queues = Queues(store, self.send)
         self._stored_calls = StoredCalls(self.calls, store)
+        store.runs = self.runs
         self._commands |= {Kind.REQUEST: self._stored_calls.request, Kind.SUBSCRIBE: self._stored_calls.subscribe}
+
+    def runs(self, name: str) -> bool:
+        """Say whether a service of this name has instances."""
+        calls = self.calls.topics.get(name.encode(errors="replace"))
+        return calls is not None and any(not consumer.is_pulling for consumer in calls.consumers.values())
 
     def restore(self) -> None:
         """Go on with what an earlier process left."""
@@ -107,6 +114,8 @@ class Broker:
             ProtocolError: the peer must not send this; its connection is to be closed.
         """
         kind = message.kind
+        if not message.topic.isascii():
+            message.topic = one_spelling_bytes(message.topic)
         if session.rights is not None and not self._is_allowed(session.rights, session, message):
             return
         if message.header_bytes and not self._has_headers(session, message):

@@ -1,8 +1,7 @@
 """Calls: takes requests and replies from sessions, decides, and leaves what is to be sent.
 
-A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A
-call ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. Whatever
-comes for it later is dropped and counted.
+A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A call
+ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. What comes later counts.
 
 Pure: no clock (`now` is passed in, in seconds of a monotonic clock), no socket, no `await`. Each command is
 therefore atomic, and a seeded simulation can drive all of it. A message that a peer must not send raises
@@ -19,6 +18,7 @@ from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscripti
 from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
 from zbusrpc.broker.reports import Counters
 from zbusrpc.broker.session import NOBODY, Call, Consumer, Session
+from zbusrpc.broker.telling import tell_one
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError
@@ -105,7 +105,7 @@ class Calls:
     def expire(self, now: float) -> None:
         """End the calls whose deadline has passed."""
         for call in self._deadlines.due(now):
-            self._expire_call(call)
+            tell_one(self._expire_call, call)
 
     # -- commands of a caller ----------------------------------------------------------------------------
 

@@ -29,13 +29,15 @@ def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
         ProtocolError: the topic or the body of the SUBSCRIBE cannot be used.
     """
     try:
-        message.topic.decode()
+        name = message.topic.decode()
         body = orjson.loads(message.body)
         window, about = body["window"], body.get("about", {})
         orjson.dumps([[[[[[[[about]]]]]]]])  # deeper than can be written it would spoil every list that shows it
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
-    if not message.topic or type(window) is not int or not 1 <= window <= WINDOW_MAX:
+    if not name.isprintable():
+        raise ProtocolError(f"unusable SUBSCRIBE: the name {name!r} holds what cannot be seen")
+    if not name or type(window) is not int or not 1 <= window <= WINDOW_MAX:
         raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
     return window, about if isinstance(about, dict) else {}
 

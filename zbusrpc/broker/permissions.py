@@ -1,16 +1,20 @@
 """Permissions: what a message asks for, compared with the rights of the session that sent it.
 
     REQUEST                                 produce on the service
-    SUBSCRIBE                               consume on the service
+    SUBSCRIBE                               consume on the service, all its groups; declare where it makes a topic
     PRODUCE                                 produce on the topic
     CONSUME                                 consume on the topic and the group, `auto-` where the broker names it
     QUERY, topics, topic, peek, dlq, stats  query; what they show is filtered
     TRACK                                   track_sub; what is told is filtered
     REPORT                                  track_pub
-    declare, declare_group, seek, ...       declare
+    declare                                 declare on the topic and all its groups
+    declare_group, pause, resume, seek      declare on the topic and the group
     remove, empty, purge_dead               remove or empty; without a group, on all groups
     retry_dead                              produce
     drain                                   admin
+
+What is done to a whole topic is done to all its groups, so a rule that names some of them does not allow it. A group
+that begins where another stands needs a right on that one, too: to query it, to consume by it or to declare it.
 
 What follows from these needs no rights of its own: replies, acknowledgements, pulls, cancellation. Declaring a topic
 that exists, with no options, changes nothing: whoever may produce or consume there may do it, as clients do first.
@@ -23,20 +27,19 @@ from typing import Any, Final
 
 from zbusrpc.broker import refusals
 from zbusrpc.broker.access import ALL, Access, Operation, Rights
-from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq import requests
-from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX
+from zbusrpc.broker.mq.names import AUTO_GROUP, DEAD_LETTER_SUFFIX
+from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.session import Session
 from zbusrpc.message import Kind, Message
 
-AUTO_GROUP: Final = "auto-"
-"""What the name of a group begins with that the broker names: `auto-*` in a rule allows such groups."""
 _OPERATIONS: Final = {
     Kind.REQUEST: Operation.PRODUCE,
-    Kind.SUBSCRIBE: Operation.CONSUME,
     Kind.PRODUCE: Operation.PRODUCE,
 }
+_OF_GROUPS: Final = (Operation.QUERY, Operation.CONSUME, Operation.DECLARE)
 _TRACKING: Final = {Kind.TRACK: Operation.TRACK_SUB, Kind.REPORT: Operation.TRACK_PUB}
 
 
@@ -50,8 +53,11 @@ def check(rights: Rights, message: Message, store: Store | None) -> None:
     if kind in _OPERATIONS:
         require(rights, _OPERATIONS[Kind(kind)], topic)
     elif kind == Kind.CONSUME:
-        group = requests.parse(requests.Consume, message.body).group
-        require(rights, Operation.CONSUME, topic, AUTO_GROUP if group is None else group)
+        asked = requests.parse(requests.Consume, message.body)
+        require(rights, Operation.CONSUME, topic, AUTO_GROUP if asked.group is None else asked.group)
+        require_start(rights, topic, asked.start)
+    elif kind == Kind.SUBSCRIBE:
+        _subscribe(rights, message, topic, store)
     elif kind == Kind.QUERY:
         require(rights, Operation.QUERY)
     elif kind in _TRACKING:
@@ -59,6 +65,11 @@ def check(rights: Rights, message: Message, store: Store | None) -> None:
     elif kind == Kind.COMMAND:
         command = requests.parse_command(message.body)
         _CHECKS[type(command)](rights, command, store)
+
+
+def may(rights: Rights | None, operation: Operation, topic: str = "", group: str | None = None) -> bool:
+    """Say whether something is allowed to somebody, who has no rights where no tokens are configured."""
+    return rights is None or rights.allows(operation, topic, group)
 
 
 def require(rights: Rights, operation: Operation, topic: str = "", group: str | None = None) -> None:
@@ -71,10 +82,21 @@ def require(rights: Rights, operation: Operation, topic: str = "", group: str | 
         raise refusals.not_allowed(rights, operation, topic, group)
 
 
+def require_start(rights: Rights, topic: str, start: StartAt | None) -> None:
+    """See that a group may begin where it is to: at another's place only for who may know of that one.
+
+    Raises:
+        RpcError: PERMISSION_DENIED.
+    """
+    other = start.group if isinstance(start, Start) else None
+    if other is not None and not any(rights.allows(operation, topic, other) for operation in _OF_GROUPS):
+        raise refusals.not_allowed(rights, Operation.QUERY, topic, other)
+
+
 def has_lost(session: Session, access: Access) -> bool:
     """Say whether a session takes part in what the tokens that it showed for it do not allow any more."""
     asked: list[tuple[Rights | None, str, str | None]] = [
-        (consumer.rights, topic_name(name), None) for name, consumer in session.consumers.items()
+        (consumer.rights, topic_name(name), ALL) for name, consumer in session.consumers.items()
     ]
     asked += [(one.rights, one.group.topic_name, one.group.name) for one in session.subscriptions.values()]
     for shown, topic, group in asked:
@@ -82,6 +104,13 @@ def has_lost(session: Session, access: Access) -> bool:
         if rights is None or not rights.allows(Operation.CONSUME, topic, group):
             return True
     return False
+
+
+def _subscribe(rights: Rights, message: Message, topic: str, store: Store | None) -> None:
+    require(rights, Operation.CONSUME, topic, ALL)
+    _, about = parse_subscription(message)
+    if about.get("durable") is True and store is not None and topic not in store.topics:
+        require(rights, Operation.DECLARE, topic, ALL)
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -93,7 +122,7 @@ def _declare(rights: Rights, command: requests.Declare, store: Store | None) -> 
         used = (Operation.PRODUCE, Operation.CONSUME)
         if any(rights.allows(operation, command.topic) for operation in used):
             return
-    require(rights, Operation.DECLARE, command.topic)
+    require(rights, Operation.DECLARE, command.topic, ALL)
     letters = command.dead_letter_topic
     if letters and letters != command.topic + DEAD_LETTER_SUFFIX:
         require(rights, Operation.PRODUCE, letters)
@@ -111,6 +140,8 @@ def _change_group(
     rights: Rights, command: requests.DeclareGroup | requests.Pause | requests.Seek, store: Store | None
 ) -> None:
     require(rights, Operation.DECLARE, command.topic, command.group)
+    if isinstance(command, requests.DeclareGroup | requests.Seek):
+        require_start(rights, command.topic, command.start)
 
 
 def _remove(rights: Rights, command: requests.Remove, store: Store | None) -> None:
@@ -121,17 +152,17 @@ def _empty(rights: Rights, command: requests.Empty, store: Store | None) -> None
     require(rights, Operation.EMPTY, command.topic, ALL if command.group is None else command.group)
 
 
-def _letters(operation: Operation) -> Callable[[Rights, Any, Store | None], None]:
+def _letters(operation: Operation, group: str | None = None) -> Callable[[Rights, Any, Store | None], None]:
     """Return the check of a command about dead letters: those of several topics may lie in one."""
 
     def check_letters(
         rights: Rights, command: requests.DeadLetters | requests.RetryDead | requests.PurgeDead, store: Store | None
     ) -> None:
-        require(rights, operation, command.topic)
+        require(rights, operation, command.topic, group)
         topic = store.topics.get(command.topic) if store is not None else None
         letters = topic.options.dead_letter_topic if topic is not None else None
         if letters:
-            require(rights, operation, letters)
+            require(rights, operation, letters, group)
 
     return check_letters
 
@@ -148,7 +179,7 @@ _CHECKS: Final[dict[type, Callable[[Rights, Any, Store | None], None]]] = {
     requests.Peek: _look,
     requests.DeadLetters: _letters(Operation.QUERY),
     requests.RetryDead: _letters(Operation.PRODUCE),
-    requests.PurgeDead: _letters(Operation.EMPTY),
+    requests.PurgeDead: _letters(Operation.EMPTY, ALL),
     requests.Stats: _list,
     requests.Drain: lambda rights, command, store: require(rights, Operation.ADMIN),
 }

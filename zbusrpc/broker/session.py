@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access import Rights, visible
 from zbusrpc.broker.call_statistics import CallStatistics
 from zbusrpc.broker.limits import INTERFACE_BYTES_MAX
 from zbusrpc.message import Message
@@ -78,8 +78,7 @@ class Session:
 
     def visible(self, names: Iterable[str]) -> Iterable[str]:
         """Return which of these topics or services the peer may know of."""
-        rights = self.rights
-        return names if rights is None else (name for name in names if rights.allows(Operation.QUERY, name))
+        return visible(self.rights, names)
 
 
 class Consumer:

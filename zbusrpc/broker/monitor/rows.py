@@ -15,8 +15,7 @@ from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.letters import LETTERS_GROUP
-from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX
+from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
 from zbusrpc.broker.mq.reports import describe_group, describe_topic, lag_of
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic

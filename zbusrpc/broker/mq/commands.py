@@ -7,7 +7,7 @@ docs/protocol.md what it answers.
 from collections.abc import Callable
 from typing import Any, Final
 
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access import Rights, visible, visible_groups
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import Answer, Letters
@@ -21,25 +21,24 @@ from zbusrpc.errors import RpcError
 
 
 class Commands:
-    """Carries out commands on a store."""
+    """Carries out the commands of somebody on a store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, rights: Rights | None = None) -> None:
+        """Take the store, and the rights of who asks.
 
-    def carry_out(self, body: bytes | bytearray, answer: Answer, rights: Rights | None = None) -> None:
+        What is listed, and named by errors, goes as far as they do. Whether a command is allowed was seen to before.
+        """
+        self._store, self._rights = store, rights
+
+    def carry_out(self, body: bytes | bytearray, answer: Answer) -> None:
         """Do what a command says, and tell its result.
-
-        Args:
-            rights: Of who asks: what is listed goes no further. Whether the command is allowed was seen to before.
 
         Raises:
             RpcError: it cannot be done; nothing is told.
         """
         command = requests.parse_command(body)
         if type(command) in _LISTINGS:
-            answer(_LISTINGS[type(command)](self, command, rights), None)
-        elif isinstance(command, requests.RetryDead):
-            self._retry_dead(command, answer, rights)
+            answer(_LISTINGS[type(command)](self, command), None)
         else:
             _COMMANDS[type(command)](self, command, answer)
 
@@ -60,7 +59,7 @@ class Commands:
         if command.group is None:
             self._store.remove_topic(topic, lambda error: answer(None, error))
         else:
-            group = self._store.group(topic, command.group)
+            group = self._store.group(topic, command.group, self._rights)
             self._store.remove_group(topic, group, lambda error: answer(None, error))
 
     def _empty(self, command: requests.Empty, answer: Answer) -> None:
@@ -68,36 +67,33 @@ class Commands:
         if command.group is None:
             self._store.empty_topic(topic, lambda count, error: answer({"removed": count}, error))
             return
-        group = self._store.group(topic, command.group)
+        group = self._store.group(topic, command.group, self._rights)
         count = lag_of(topic, group)
         self._store.seek(topic, group, "newest", lambda error: answer({"removed": count}, error))
 
     # -- listings ----------------------------------------------------------------------------------------
 
-    def _list(self, command: requests.ListTopics, rights: Rights | None) -> Any:
-        return [describe_topic(topic) for topic in self._visible(rights) if command.match in topic.name]
+    def _list(self, command: requests.ListTopics) -> Any:
+        return [describe_topic(topic) for topic in self._visible() if command.match in topic.name]
 
-    def _describe(self, command: requests.DescribeTopic, rights: Rights | None) -> Any:
+    def _describe(self, command: requests.DescribeTopic) -> Any:
         topic = self._topic(command.topic)
-        groups = [
-            describe_group(topic, group)
-            for name, group in sorted(topic.groups.items())
-            if rights is None or rights.allows(Operation.QUERY, topic.name, name)
-        ]
+        names = visible_groups(self._rights, topic.name, sorted(topic.groups))
+        groups = [describe_group(topic, topic.groups[name]) for name in names]
         return describe_topic(topic) | {"groups": groups}
 
-    def _stats(self, command: requests.Stats, rights: Rights | None) -> Any:
-        return statistics_of(self._visible(rights))
+    def _stats(self, command: requests.Stats) -> Any:
+        return statistics_of(self._visible())
 
-    def _visible(self, rights: Rights | None) -> list[Topic]:
-        """Return the topics that somebody may know of, by name."""
-        topics = [topic for _, topic in sorted(self._store.topics.items())]
-        return [topic for topic in topics if rights is None or rights.allows(Operation.QUERY, topic.name)]
+    def _visible(self) -> list[Topic]:
+        """Return the topics that who asks may know of, by name."""
+        return [self._store.topics[name] for name in visible(self._rights, sorted(self._store.topics))]
 
     # -- groups ------------------------------------------------------------------------------------------
 
     def _declare_group(self, command: requests.DeclareGroup, answer: Answer) -> None:
         topic = self._topic(command.topic)
+        self._store.check_free(topic, command.group)
         given = command.group_options()
         group = topic.groups.get(command.group)
 
@@ -118,15 +114,15 @@ class Commands:
 
     def _pause(self, command: requests.Pause, answer: Answer) -> None:
         topic = self._topic(command.topic)
-        group = self._store.group(topic, command.group)
+        group = self._store.group(topic, command.group, self._rights)
         paused = {"paused": command.command == "pause"}
         self._store.change_group(group, paused, lambda error: answer(None, error))
 
     def _seek(self, command: requests.Seek, answer: Answer) -> None:
         topic = self._topic(command.topic)
-        group = self._store.group(topic, command.group)
+        group = self._store.group(topic, command.group, self._rights)
         place: dict[str, int] = {}
-        place |= self._store.seek(topic, group, command.start, lambda error: answer(place, error))._asdict()
+        place["offset"] = self._store.seek(topic, group, command.start, lambda error: answer(place, error))
 
     # -- messages ----------------------------------------------------------------------------------------
 
@@ -144,12 +140,12 @@ class Commands:
         shown = show(letters.topic, offset, command.count, "", PEEK_BYTES_MAX, is_wanted=letters.is_there)
         answer({"topic": letters.topic.name, **shown}, None)
 
-    def _retry_dead(self, command: requests.RetryDead, answer: Answer, rights: Rights | None) -> None:
+    def _retry_dead(self, command: requests.RetryDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
         if letters is None:
             answer({"retried": 0, "left": []}, None)
         else:
-            letters.retry(command.offsets, answer, as_new=command.as_new, rights=rights)
+            letters.retry(command.offsets, answer, as_new=command.as_new, rights=self._rights)
 
     def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
@@ -163,20 +159,13 @@ class Commands:
 
     def _topic(self, name: str) -> Topic:
         topic = self._store.topics.get(name)  # a dead-letter topic may be called longer than others
-        return topic or self._store.topic(check_name("topic", name))
+        return topic or self._store.topic(check_name("topic", name), self._rights)
 
     def _letters(self, name: str) -> Letters | None:
-        """Return the dead letters of a topic, or None while there were none.
-
-        Raises:
-            RpcError: NOT_FOUND, or INTERNAL where they cannot be read.
-        """
-        name = self._store.dead_letter_name(self._topic(name))
-        target = self._store.topics.get(name)
-        if target is None:
-            self._store.check_readable(name)
-            return None
-        return Letters(self._store, target)
+        """Return the dead letters of a topic, or None while there were none."""
+        topic = self._topic(name)
+        target = self._store.topics.get(self._store.dead_letter_name(topic))
+        return None if target is None else Letters(self._store, target)
 
 
 _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
@@ -188,9 +177,10 @@ _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
     requests.Seek: Commands._seek,
     requests.Peek: Commands._peek,
     requests.DeadLetters: Commands._dead_letters,
+    requests.RetryDead: Commands._retry_dead,
     requests.PurgeDead: Commands._purge_dead,
 }
-_LISTINGS: Final[dict[type, Callable[[Commands, Any, Rights | None], Any]]] = {
+_LISTINGS: Final[dict[type, Callable[[Commands, Any], Any]]] = {
     requests.ListTopics: Commands._list,
     requests.DescribeTopic: Commands._describe,
     requests.Stats: Commands._stats,

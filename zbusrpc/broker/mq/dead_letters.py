@@ -9,7 +9,7 @@ Pure: a record in, a record or what its headers say out.
 from dataclasses import dataclass
 from typing import Final
 
-from zbusrpc.broker.storage.record import ATTEMPTS_MAX, HEADERS_BYTES_MAX, Record
+from zbusrpc.broker.storage.record import HEADERS_BYTES_MAX, Record
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import decode_headers, encode_headers
 
@@ -41,7 +41,7 @@ def dead_letter(record: Record, origin: Origin) -> Record:
     headers = encode_headers(_headers(record) | said)
     if len(headers) > HEADERS_BYTES_MAX:
         headers = encode_headers(said | {"dead-headers": "dropped: there was no room for both"})
-    return Record(record.body, record.id, record.tag, record.key, headers, attempts=min(origin.attempts, ATTEMPTS_MAX))
+    return Record(record.body, record.id, record.tag, record.key, headers, owner=record.owner)
 
 
 def origin_of(record: Record) -> Origin | None:

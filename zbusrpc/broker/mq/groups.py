@@ -9,35 +9,26 @@ come back; one that could not be stored is not there.
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
+from zbusrpc.broker.access import Rights, visible_groups
 from zbusrpc.broker.hints import Hints
 from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, reserved
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError
 
 GroupDone = Callable[[Group | None, RpcError | None], None]
 Done = Callable[[RpcError | None], None]
-
-
-class Moved(NamedTuple):
-    """Where a group goes on, and what it will not get because of that."""
-
-    offset: int
-    passed: int
-    """Messages that it was not done with."""
-    delayed: int
-    """Of those: whose time had not come."""
 
 
 class Groups:
@@ -52,27 +43,43 @@ class Groups:
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
-        self.on_group_reset: Callable[[Group], None] = lambda group: None
-        """Told when a group goes on elsewhere: answers to what its consumers have must not count any more."""
         self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
 
-    def group(self, topic: Topic, name: str) -> Group:
-        """Return a group.
+    def holds_letters(self, name: str) -> bool:
+        """Say whether a topic is where dead letters go."""
+        if name.endswith(DEAD_LETTER_SUFFIX):
+            return True
+        return any(topic.options.dead_letter_topic == name for topic in self.topics.values())
+
+    def check_free(self, topic: Topic, group: str) -> None:
+        """See that nobody makes, joins, moves or removes a group that the broker keeps for itself.
 
         Raises:
-            RpcError: NOT_FOUND.
+            RpcError: INVALID_ARGUMENT.
         """
+        if group == CALLS_GROUP and topic.options.rpc:
+            raise reserved(group)
+        if group == LETTERS_GROUP and self.holds_letters(topic.name):
+            raise reserved(group)
+
+    def group(self, topic: Topic, name: str, rights: Rights | None = None) -> Group:
+        """Return a group that somebody with `rights` wants to change.
+
+        Raises:
+            RpcError: NOT_FOUND, or INVALID_ARGUMENT where it is the broker's own.
+        """
+        self.check_free(topic, name)
         group = topic.groups.get(name)
         if group is None:
-            raise self.no_group(topic, name)
+            raise self.no_group(topic, name, rights)
         return group
 
-    def no_group(self, topic: Topic, name: str) -> RpcError:
-        """Return the error for a group that there is not."""
-        text = f"topic {topic.name} has no group {name}{self.hint(name, topic.groups)}"
-        return RpcError(Code.NOT_FOUND, text)
+    def no_group(self, topic: Topic, name: str, rights: Rights | None = None) -> RpcError:
+        """Return the error for a group that there is not; it names no others than `rights` may see."""
+        hint = self.hint(name, visible_groups(rights, topic.name, topic.groups))
+        return RpcError(Code.NOT_FOUND, f"topic {topic.name} has no group {name}{hint}")
 
     def hint(self, name: str, names: Iterable[str]) -> str:
         """Return which name somebody may have meant, for the end of a line."""
@@ -117,8 +124,7 @@ class Groups:
             self.journal.forget(group.key)
         elif group.is_gone:
             refusal = RpcError(Code.NOT_FOUND, f"group {group.name} of topic {topic.name} was removed")
-        for done in waiting:
-            done(None if refusal is not None else group, refusal)
+        tell_all(waiting, None if refusal is not None else group, refusal)
 
     def when_started(self, group: Group, done: GroupDone) -> None:
         """Tell when a group that was just made is on the disk; at once where it is."""
@@ -135,7 +141,6 @@ class Groups:
             0,
             key=key,
             fetch=topic.fetch,
-            end=lambda: topic.readable_offset,
             load=topic.load,
             jitter=self._rng.random,
         )
@@ -162,28 +167,21 @@ class Groups:
 
         self.journal.put(group.key, group, written)
 
-    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> Moved:
-        """Move a group, tell when that is on the disk, and return where it is and what it has passed.
+    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> int:
+        """Move a group, tell when that is on the disk, and return where it is.
 
         Raises:
             RpcError: it cannot go there; nothing has changed.
         """
         position, pending = resolve(topic, start)
-        passed = [one for offset, one in group.pending.items() if offset < position and offset not in pending]
-        moved = Moved(
-            offset=position,
-            passed=len(passed) + max(0, position - max(group.position, topic.log.start_offset)),
-            delayed=sum(one.state is State.DELAYED for one in passed),
-        )
         self.move_group(group, position)
         group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
         self.journal.put(group.key, group, lambda error: done(as_rpc_error(topic.name, error) if error else None))
-        return moved
+        return position
 
     def move_group(self, group: Group, position: int) -> None:
         """Let a group go on at an offset, with nothing pending."""
         group.seek(position)
-        self.on_group_reset(group)
         self.note_change(group)
 
     def remove_group(self, topic: Topic, group: Group, done: Done) -> None:

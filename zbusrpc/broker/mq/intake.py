@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from zbusrpc.bounds import DELAY_MS, TTL_MS
+from zbusrpc.broker.access import NO_OWNER
 from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Told, Topic
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record, check_record
+from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import decode_headers
 from zbusrpc.transport.entries import Entry
@@ -48,8 +49,8 @@ class Intake:
         self._gathered: dict[Topic, _Gathered] = {}
         self._is_flush_due = False
 
-    def produce(self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told) -> None:
-        """Store messages of `size` bytes as one batch, and tell the receipt or why there is none.
+    def produce(self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told, owner: int = NO_OWNER) -> None:
+        """Store messages of `size` bytes and one owner as one batch, and tell the receipt or why there is none.
 
         Raises:
             RpcError: they are refused at once; nothing is told.
@@ -57,16 +58,16 @@ class Intake:
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
         self._check(topic, size)
-        _check_entries(topic, entries)
+        _check_headers(topic, entries)
 
         def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
             self._storing_bytes -= size
             tell(receipt, error)
 
-        topic.produce(entries, told)
+        topic.produce(entries, told, owner)
         self._storing_bytes += size  # level MEMORY told before: the sum is right in the end
 
-    def store(self, topic: Topic, entry: Entry, tell: Tell) -> None:
+    def store(self, topic: Topic, entry: Entry, tell: Tell, owner: int = NO_OWNER) -> None:
         """Store one message, whatever others have its id, and tell when that was, in ms since 1970.
 
         All that come in one turn for a topic are one batch: each costs a third of what it would alone.
@@ -74,7 +75,7 @@ class Intake:
         Raises:
             RpcError: it is refused at once; nothing is told.
         """
-        record = topic.record_of(entry)
+        record = topic.record_of(entry, owner)
         try:
             size = check_record(record)
         except StorageError as error:
@@ -108,12 +109,11 @@ class Intake:
         self._storing_bytes -= batch.size
         refusal = as_rpc_error(topic.name, error) if error is not None else None
         stored_ms = batch.records[0].timestamp_ms or self._scheduler.now_ms()
-        for tell in batch.tells:
-            tell(stored_ms, refusal)
+        tell_all(batch.tells, stored_ms, refusal)
 
     def _check(self, topic: Topic, size: int) -> None:
-        if topic.options.rpc:
-            raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a durable service: call it instead")
+        if topic.options.is_service:
+            raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a service, and no topic of messages: call it")
         if self._storing_bytes + size > STORING_BYTES_MAX:
             raise RpcError(
                 Code.RESOURCE_EXHAUSTED,
@@ -122,19 +122,15 @@ class Intake:
             )
 
 
-def _check_entries(topic: Topic, entries: Sequence[Entry]) -> None:
-    """See that times are within their bounds, and that headers are what consumers of every dialect take them for.
+def _check_headers(topic: Topic, entries: Sequence[Entry]) -> None:
+    """See that headers are what consumers of every dialect will take them for.
 
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    for ttl_ms, delay_ms, _, _, _, _, headers, _ in entries:
-        if ttl_ms > TTL_MS.most or delay_ms > DELAY_MS.most:
-            wrong = (TTL_MS, ttl_ms) if ttl_ms > TTL_MS.most else (DELAY_MS, delay_ms)
-            text = f"topic {topic.name}: {wrong[0].name} of {wrong[1]} ms exceeds the limit of {wrong[0].most} ms"
-            raise RpcError(Code.INVALID_ARGUMENT, text)
-        if headers:
+    for entry in entries:
+        if entry.headers:
             try:
-                decode_headers(headers)
+                decode_headers(entry.headers)
             except ProtocolError as error:
                 raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: {error}") from None

@@ -14,6 +14,7 @@ from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import Done
+from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
@@ -23,7 +24,6 @@ from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 
-LETTERS_GROUP: Final = "letters"
 CHOSEN_MAX: Final = 10_000
 """Letters that one command deals with; say it again for more."""
 BURY_RETRY_S: Final = 5.0
@@ -133,7 +133,6 @@ class Letters:
             raise not_allowed(rights, Operation.PRODUCE, origin.topic)
         topic = self._store.topics.get(origin.topic)
         if topic is None:
-            self._store.check_readable(origin.topic)
             raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")
         group = topic.groups.get(origin.group)
         if group is None:

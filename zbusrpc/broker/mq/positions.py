@@ -6,7 +6,7 @@ Pure but for the look into the log.
 from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.place import Pending
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.errors import Code, RpcError
 
 
 def resolve(topic: Topic, start: StartAt) -> tuple[int, Pending]:
@@ -43,7 +43,7 @@ def resolve(topic: Topic, start: StartAt) -> tuple[int, Pending]:
 def _copy(topic: Topic, name: str) -> tuple[int, Pending]:
     other = topic.groups.get(name)
     if other is None:
-        raise RpcError(Code.NOT_FOUND, f"topic {topic.name} has no group {name}{did_you_mean(name, topic.groups)}")
+        raise RpcError(Code.NOT_FOUND, f"topic {topic.name} has no group {name}")
     return other.position, other.pending_copy()
 
 

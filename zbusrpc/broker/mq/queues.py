@@ -23,6 +23,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.limits import LINGER_S
 from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
@@ -31,7 +32,7 @@ from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.intake import Intake
 from zbusrpc.broker.mq.letters import bury
-from zbusrpc.broker.mq.names import decode_name
+from zbusrpc.broker.mq.names import AUTO_GROUP, decode_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.requests import Consume, PullBody, parse
 from zbusrpc.broker.mq.store import Store
@@ -40,6 +41,7 @@ from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.telling import tell_one
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
@@ -64,7 +66,6 @@ class Queues:
         self.store = store
         self._send = send
         self._scheduler = store.scheduler
-        self._commands = Commands(store)
         self._courier = Courier(send)
         self.intake = Intake(store.scheduler)
         self._rng = rng or random.Random()
@@ -79,7 +80,6 @@ class Queues:
         store.on_readable = self._topic_grew
         store.on_group_ended = self._end_subscriptions
         store.on_group_moved = self.wake
-        store.on_group_reset = self._renumber
 
     # -- what the broker calls ---------------------------------------------------------------------------
 
@@ -124,7 +124,7 @@ class Queues:
         for group in self._times.due(now):
             self._timed.pop(group, None)
             if not group.is_gone:
-                group.expire(now, now_ms)
+                tell_one(group.expire, now, now_ms)
                 self.wake(group)
         for subscription, request_id in self._pull_times.due(now):
             self._courier.end_pulls(subscription, _is_pull(request_id))
@@ -178,17 +178,17 @@ class Queues:
     # -- producers ---------------------------------------------------------------------------------------
 
     def _produce(self, session: Session, message: Message) -> None:
-        topic, tell = self._topic(message), self._answer_to(session, message)
-        self.intake.produce(topic, decode_entries(message.body), len(message.body), tell)
+        topic, tell = self._topic(session, message), self._answer_to(session, message)
+        self.intake.produce(topic, decode_entries(message.body), len(message.body), tell, owner_of(session.rights))
 
-    def _topic(self, message: Message) -> Topic:
-        """Return the topic that a message names.
+    def _topic(self, session: Session, message: Message) -> Topic:
+        """Return the topic that a message of a session names.
 
         Raises:
-            RpcError: INVALID_ARGUMENT or NOT_FOUND.
+            RpcError: as `Store.topic`, or INVALID_ARGUMENT.
         """
         topic = self.store.topics.get(message.topic.decode(errors="replace"))
-        return topic or self.store.topic(decode_name("topic", message.topic))
+        return topic or self.store.topic(decode_name("topic", message.topic), session.rights)
 
     def _topic_grew(self, topic: Topic) -> None:
         for group in topic.groups.values():
@@ -199,7 +199,7 @@ class Queues:
 
     def _consume(self, session: Session, message: Message) -> None:
         asked = parse(Consume, message.body)
-        topic = self._topic(message)
+        topic = self._topic(session, message)
         self._check_subscriptions(session)
 
         def made(group: Group | None, error: RpcError | None) -> None:
@@ -214,17 +214,18 @@ class Queues:
                     self.refuse(session, message.id, refusal)
                     self._let_linger(group)
 
+        self.store.check_free(topic, asked.group or "")
         group = topic.groups.get(asked.group or "")
         if group is not None:
             self.store.check_group(topic, group, asked.group_options())
             self.store.when_started(group, made)
             return
         if asked.group and not asked.create:
-            raise self.store.no_group(topic, asked.group)
+            raise self.store.no_group(topic, asked.group, session.rights)
         options = asked.group_options()
         if asked.group is None:
             options["delete_on_exit"] = True
-        name = asked.group if asked.group is not None else f"auto-{self._rng.getrandbits(48):012x}"
+        name = asked.group if asked.group is not None else f"{AUTO_GROUP}{self._rng.getrandbits(48):012x}"
         start = asked.start or ("oldest" if asked.group is not None else "newest")
         self.store.create_group(topic, name, GroupOptions(**options), start, made)
 
@@ -238,7 +239,7 @@ class Queues:
         subscription.is_silent = not asked.says_begun
         options = group.options
         result = {"subscription": subscription.number, "group": group.name, "lease_ms": options.lease_ms}
-        self.reply(session, request_id, result | {"ack": options.ack, "next": group.position})
+        self.reply(session, request_id, result | {"ack": options.ack})
 
     def join(self, session: Session, group: Group, window: int, *, sink: Sink | None = None) -> Subscription:
         """Let a session take part in a group until it leaves or ends; `sink` takes messages in place of frames.
@@ -325,23 +326,10 @@ class Queues:
             body = envelope.error_body(error)
             self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=Flag.ERROR, session=subscription.number))
 
-    def _renumber(self, group: Group) -> None:
-        """Give the subscriptions of a group that was moved other numbers: what is said of the old ones is over."""
-        for subscription in group.pool.members:
-            if subscription.sink is not None:
-                continue
-            session, before = subscription.session, subscription.number
-            del session.subscriptions[before]
-            number = subscription.number = session.last_subscription = session.last_subscription + 1
-            session.subscriptions[number] = subscription
-            subscription.sent = 0
-            body = orjson.dumps({"subscription": number, "next": group.position})
-            self._send(session, Message(Kind.MOVED, 0, b"", body, session=before))
-
     # -- people and tools --------------------------------------------------------------------------------
 
     def _command(self, session: Session, message: Message) -> None:
-        self._commands.carry_out(message.body, self._answer_to(session, message), session.rights)
+        Commands(self.store, session.rights).carry_out(message.body, self._answer_to(session, message))
 
     # -- handing out -------------------------------------------------------------------------------------
 

@@ -9,29 +9,31 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from zbusrpc import bounds
-from zbusrpc.broker.mq.options import GroupOptions, Options, Start, StartAt, TopicOptions, given
+from zbusrpc.broker.limits import WINDOW_MAX
+from zbusrpc.broker.mq.options import GroupOptions, Name, Options, Start, StartAt, TopicOptions, given
 from zbusrpc.errors import Code, RpcError, did_you_mean
 
 REASON_CHARACTERS_MAX: Final = 1024
+COUNT_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 """The longest list of offsets fits. What is longer would keep the broker busy to find out what is wrong with it."""
 ERRORS_MAX: Final = 100
 """Mistakes in one body that are looked at to find the one worth telling."""
 SHOWN_CHARACTERS_MAX: Final = 280
 """Of what was sent, in an answer that says what is wrong with it."""
+OFFSET_MAX: Final = 2**63 - 1
 
-Offset = Annotated[int, bounds.OFFSET]
+Offset = Annotated[int, Field(ge=0, le=OFFSET_MAX)]
 Offsets = Annotated[list[Offset], Field(max_length=100_000)]
-Count = Annotated[int, bounds.COUNT]
+Count = Annotated[int, Field(ge=1, le=COUNT_MAX)]
 T = TypeVar("T")
 
 
 class Consume(GroupOptions):
     """Body of a CONSUME."""
 
-    group: str | None = None
-    window: Annotated[int, bounds.WINDOW] = 256
+    group: Name | None = None
+    window: Annotated[int, Field(ge=0, le=WINDOW_MAX)] = 256
     create: bool = True
     says_begun: bool = False
     """Whether the consumer says which messages it has begun; else all that were sent to it count."""
@@ -48,25 +50,25 @@ class Nack(Options):
 
     ranges: Annotated[list[tuple[Offset, Offset]], Field(max_length=10_000)]
     then: Literal["retry", "release", "dead"] = "retry"
-    delay_ms: Annotated[int, bounds.DELAY_MS] | None = None
+    delay_ms: Annotated[int, Field(ge=0, le=100 * 365 * 86_400_000)] | None = None
     reason: str = ""
 
 
 class PullBody(Options):
     """Body of a PULL."""
 
-    max: Annotated[int, bounds.PULLED]
+    max: Annotated[int, Field(ge=1, le=WINDOW_MAX)]
 
 
 class _OfTopic(Options):
-    topic: str
+    topic: Name
 
 
 class Declare(TopicOptions):
     """Make a topic, or see that it is as it should be."""
 
     command: Literal["declare"]
-    topic: str
+    topic: Name
     update: bool = False
     """Whether options of an existing topic that differ are changed, and not refused."""
 
@@ -79,8 +81,8 @@ class DeclareGroup(GroupOptions):
     """Make a group, or see that it is as it should be."""
 
     command: Literal["declare_group"]
-    topic: str
-    group: str
+    topic: Name
+    group: Name
     start: StartAt | None = None
     update: bool = False
 
@@ -107,28 +109,28 @@ class Remove(_OfTopic):
     """Remove a topic, or a group of it."""
 
     command: Literal["remove"]
-    group: str | None = None
+    group: Name | None = None
 
 
 class Empty(_OfTopic):
     """Remove all messages of a topic, or let a group pass them all."""
 
     command: Literal["empty"]
-    group: str | None = None
+    group: Name | None = None
 
 
 class Pause(_OfTopic):
     """Let a group rest, or go on."""
 
     command: Literal["pause", "resume"]
-    group: str
+    group: Name
 
 
 class Seek(_OfTopic):
     """Move a group."""
 
     command: Literal["seek"]
-    group: str
+    group: Name
     start: StartAt
 
 
@@ -139,7 +141,7 @@ class Peek(_OfTopic):
     start: StartAt | None = None
     count: Count = 10
     filter: str = ""
-    body_bytes_max: Annotated[int, bounds.SHOWN_BYTES] = 64 * 1024
+    body_bytes_max: Annotated[int, Field(ge=0, le=2**31)] = 64 * 1024
 
 
 class DeadLetters(_OfTopic):

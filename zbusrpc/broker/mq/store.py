@@ -14,14 +14,15 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
+from zbusrpc.broker.access import Rights, visible
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import check_name, slug
-from zbusrpc.broker.mq.options import DEAD_LETTER_SUFFIX, GroupOptions, TopicOptions
+from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, slug
+from zbusrpc.broker.mq.options import GroupOptions, TopicOptions
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
@@ -31,6 +32,7 @@ from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, S
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.recovery import open_log
+from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 
@@ -60,6 +62,8 @@ class Store(Groups):
         self.durability = durability
         """Level of topics that name none."""
         self.on_readable: Callable[[Topic], None] = lambda topic: None
+        self.runs: Callable[[str], bool] = lambda name: False
+        """Whether a service runs under a name: that is no name for a topic of messages then."""
         self._broken: dict[str, str] = {}  # by name, or slug where the name is not known: why it could not be opened
         self._disk = disk
         self._handles = Handles(disk)
@@ -191,25 +195,22 @@ class Store(Groups):
 
     # -- topics ------------------------------------------------------------------------------------------
 
-    def topic(self, name: str) -> Topic:
-        """Return a topic.
+    def topic(self, name: str, rights: Rights | None = None) -> Topic:
+        """Return a topic that somebody with `rights` asks for.
 
         Raises:
-            RpcError: NOT_FOUND, or INTERNAL where it cannot be read.
+            RpcError: NOT_FOUND, FAILED_PRECONDITION where it is a service, or INTERNAL where it cannot be read.
         """
         topic = self.topics.get(name)
         if topic is None:
-            self.check_readable(name)
-            text = f"there is no topic {name}{self.hint(name, self.topics)}"
+            self._check_not_broken(name)
+            if self.runs(name):
+                raise RpcError(Code.FAILED_PRECONDITION, f"{name} is a service, and no topic of messages: call it")
+            text = f"there is no topic {name}{self.hint(name, visible(rights, self.topics))}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
 
-    def check_readable(self, name: str) -> None:
-        """See that it is not because it cannot be read that there is no topic of this name.
-
-        Raises:
-            RpcError: INTERNAL, with the reason.
-        """
+    def _check_not_broken(self, name: str) -> None:
         reason = self._broken.get(name) or self._broken.get(slug(name))
         if reason is not None:
             raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {reason}")
@@ -229,19 +230,22 @@ class Store(Groups):
         if topic is not None:
             self._redeclare(topic, given, update=update, done=done)
             return
-        self.check_readable(name)
+        self._check_not_broken(name)
         if name in self._creating:
             self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return
         if self._is_closing:
             raise RpcError(Code.UNAVAILABLE, f"topic {name} cannot be made: the broker is shutting down")
         options = TopicOptions(**{"durability": self.durability, **given})
-        _check_dead_letter_topic(name, options)
+        self._check_dead_letter_topic(name, options)
+        if self.runs(name) and not options.is_service:
+            text = f"{name} is a service that runs here: a topic of messages needs a name of its own"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
         if len(self.topics) + len(self._creating) >= self.limits.topics_max:
             raise too_many("stored topics", self.limits.topics_max)
+        self._creating[name] = [done]
         uid = f"{self._rng.getrandbits(48):012x}"
         found = file_of(name, uid, self.scheduler.now_ms(), options)
-        self._creating[name] = [done]
         self.scheduler.in_worker(lambda: self._catalog.write(found), lambda error: self._created(found, error))
 
     def _declare_again(
@@ -273,8 +277,7 @@ class Store(Groups):
         except (OSError, StorageError) as failure:
             refusal = cannot(f"topic {found.name} cannot be made", failure)
             self._discard(found, lambda error: None)
-        for done in waiting:
-            done(topic, refusal)
+        tell_all(waiting, topic, refusal)
 
     def _discard(self, found: TopicFile, done: Done) -> None:
         """Take a topic's directory away; where that fails nobody makes another topic of that name."""
@@ -295,7 +298,8 @@ class Store(Groups):
             raise differs(f"topic {topic.name}", topic.options, differing)
         if differing:
             options = topic.options.model_copy(update=differing)
-            _check_dead_letter_topic(topic.name, options)
+            self._check_dead_letter_topic(topic.name, options)
+            _check_kind(topic, options)
             try:  # on this thread: changes come seldom, and must neither meet each other nor a removal
                 self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options))
             except OSError as error:
@@ -348,6 +352,18 @@ class Store(Groups):
 
     # -- dead letters ------------------------------------------------------------------------------------
 
+    def _check_dead_letter_topic(self, name: str, options: TopicOptions) -> None:
+        target = options.dead_letter_topic
+        if not target:
+            return
+        check_name("dead-letter topic", target)
+        if target == name:
+            raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")
+        there = self.topics.get(target)
+        if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
+            text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+
     def dead_letter_name(self, topic: Topic) -> str:
         """Return where the dead letters of a topic go; nothing where they are dropped."""
         name = topic.options.dead_letter_topic
@@ -365,9 +381,10 @@ def _options_of(said: dict[str, Any]) -> GroupOptions:
         raise ReadFailedError(f"the journal says of group {said['name']}: {where}: {first['msg']}") from error
 
 
-def _check_dead_letter_topic(name: str, options: TopicOptions) -> None:
-    target = options.dead_letter_topic
-    if target:
-        check_name("dead-letter topic", target)
-    if target == name:
-        raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")
+def _check_kind(topic: Topic, options: TopicOptions) -> None:
+    """See that a topic that holds messages stays what it is: they would go as calls, or calls as messages."""
+    count = topic.log.next_offset - topic.log.start_offset
+    if count and topic.options.is_service != options.is_service:
+        is_now = "service" if topic.options.is_service else "topic of messages"
+        text = f"{topic.name} is a {is_now}, and holds {count}: empty it first, or use another name"
+        raise RpcError(Code.FAILED_PRECONDITION, text)

@@ -6,18 +6,24 @@ A service that subscribes as durable has a topic, in which each request is store
 done once it has been answered, cancelled, or its deadline has passed. After a restart of the broker the requests that
 are not done wait for instances again. A caller that lost its connection sends its request again with the same
 message id: it is not stored twice, and whoever asked last gets the reply, for a while (REPLIES_MAX) also afterwards.
+Callers choose these ids, so each is known together with the service and the token that it came by: nobody gets at
+another's reply, or has another's request left out, by calling his own the same.
+
+A name is a service's or that of a topic of messages, never both: whoever comes second is told which of the two it is.
 
 Promises: a request whose caller was answered, or could have been, is not run again unless the broker crashed within
 the journal's delay; one that was stored is run at least once before its deadline if an instance is there.
 """
 
 from collections import OrderedDict
+from functools import partial
 from typing import Final
 
+from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.names import CALLS_GROUP, check_name, check_service_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
@@ -28,7 +34,6 @@ from zbusrpc.message import HEADER_MESSAGE_ID, Flag, Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.entries import Entry
 
-CALLS_GROUP: Final = "calls"
 REPLIES_MAX: Final = 10_000
 REPLY_BYTES_MAX: Final = 16 * 1024
 """Replies that are kept for callers who ask again are small, and not more than these."""
@@ -44,9 +49,10 @@ class StoredCalls:
     def __init__(self, calls: Calls, store: Store) -> None:
         self._calls = calls
         self._store = store
-        self._pending: dict[bytes, Call] = {}  # by message id
-        self._ids: dict[Call, bytes] = {}
-        self._replies: OrderedDict[bytes, Message] = OrderedDict()
+        self._pending: dict[_Id, Call] = {}
+        self._ids: dict[Call, _Id] = {}
+        self._replies: OrderedDict[_Id, Message] = OrderedDict()
+        self._last_number = 0
         calls.can_store = True
         calls.on_stored_end = self._note_end
 
@@ -55,27 +61,54 @@ class StoredCalls:
     def subscribe(self, session: Session, message: Message, now: float) -> None:
         """Carry out a SUBSCRIBE: a durable service gets its topic first."""
         _, about = parse_subscription(message)
-        if about.get("durable") is not True:
-            self._calls.subscribe(session, message, now)
-            return
+        name = topic_name(message.topic)
+        try:
+            self._check_is_service(name)
+            if self._store.is_known(name) and name not in self._store.topics and not about.get("durable"):
+                again = partial(self._subscribe_later, session, message)
+                self._store.declare(name, {}, update=False, done=again)
+            elif about.get("durable") is not True or message.topic in session.consumers:
+                self._calls.subscribe(session, message, now)
+            else:
+                self._subscribe_durable(session, message, name)
+        except RpcError as error:
+            self._calls.send_error(session, message.id, error)
+
+    def _subscribe_later(self, session: Session, message: Message, topic: Topic | None, error: RpcError | None) -> None:
+        """Carry out a SUBSCRIBE that came while somebody made a topic of its name: now it is known what kind it is."""
+        if not session.is_gone:
+            self.subscribe(session, message, self._store.scheduler.now())
+
+    def _subscribe_durable(self, session: Session, message: Message, name: str) -> None:
+        check_name("topic", name)
 
         def declared(topic: Topic | None, error: RpcError | None) -> None:
+            if error is None and message.topic in session.consumers:  # it said so twice before the topic was there
+                error = RpcError(Code.FAILED_PRECONDITION, f"this session serves {name} already")
             if topic is None or error is not None:
                 self._calls.send_error(session, message.id, error or RpcError(Code.INTERNAL, "no topic"))
+            elif not topic.options.rpc:
+                self._calls.send_error(session, message.id, _not_durable(name))
             elif not session.is_gone:
                 self._group(topic)
                 self._calls.subscribe(session, message, self._store.scheduler.now())
 
-        name = topic_name(message.topic)
-        try:
-            check_name("topic", name)
-            known = self._store.topics.get(name)
-            if known is not None and not known.options.rpc:
-                text = f"topic {name} is used for messages; a durable service needs a name of its own"
-                raise RpcError(Code.FAILED_PRECONDITION, text)
-            self._store.declare(name, {} if known is not None else dict(_OPTIONS), update=False, done=declared)
-        except RpcError as error:
-            self._calls.send_error(session, message.id, error)
+        known = self._store.topics.get(name)
+        if known is not None and not known.options.rpc:
+            raise _not_durable(name)
+        self._store.declare(name, {} if known is not None else dict(_OPTIONS), update=False, done=declared)
+
+    def _check_is_service(self, name: str) -> None:
+        """See that no topic of messages has the name of a service: what is produced there would go as calls.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION, or INVALID_ARGUMENT where the name is the broker's own.
+        """
+        check_service_name(name)
+        known = self._store.topics.get(name)
+        if known is not None and not known.options.is_service:
+            text = f"{name} is a topic of messages, and no service: a service needs a name of its own"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
 
     def request(self, session: Session, message: Message, now: float) -> None:
         """Carry out a REQUEST: one to a durable service is stored first."""
@@ -91,19 +124,20 @@ class StoredCalls:
                 self._calls.refuse(call, error)
 
     def _store_call(self, topic: Topic, call: Call, now: float) -> None:
-        message = call.message
+        message, owner = call.message, owner_of(call.caller.rights)
         id_ = _message_id(message)
-        if id_ in self._pending:
-            self._attach(self._pending[id_], call)
+        known = topic.uid, owner, id_
+        if known in self._pending:
+            self._attach(self._pending[known], call)
             return
-        if id_ in self._replies:
-            self._answer_again(call, self._replies[id_])
+        if known in self._replies:
+            self._answer_again(call, self._replies[known])
             return
         call.is_stored = True
         message.flags |= _FLAGS
         if id_:
-            self._pending[id_] = call
-            self._ids[call] = id_
+            self._pending[known] = call
+            self._ids[call] = known
         left_ms = max(1, round((call.deadline - now) * 1000)) if call.deadline is not None else 0
 
         def told(receipt: dict[str, object] | None, error: RpcError | None) -> None:
@@ -118,7 +152,8 @@ class StoredCalls:
                 self._forget(call)
 
         try:
-            topic.produce([Entry(left_ms, 0, 0, id_, b"", b"", message.header_bytes, bytes(message.body))], told)
+            entry = Entry(left_ms, 0, 0, id_, b"", b"", message.header_bytes, bytes(message.body))
+            topic.produce([entry], told, owner)
         except RpcError:
             self._forget(call)
             raise
@@ -129,12 +164,21 @@ class StoredCalls:
         if call.is_over:
             self._note_end(call)
             return
-        call.message.session, call.message.id = NOBODY.number, offset + 1
+        call.message.session, call.message.id = NOBODY.number, self._next_number()
         self._calls.enter(call, self._store.scheduler.now())
 
+    def _next_number(self) -> int:
+        """Return what a stored call is called on its way to an instance, which may serve several services."""
+        self._last_number += 1
+        return self._last_number
+
     def _attach(self, pending: Call, again: Call) -> None:
-        """Let who asks again have the reply in place of who asked before."""
+        """Let who asks again have the reply in place of who asked before, who is told so if it is still there."""
+        before, request_id = pending.caller, pending.request_id
         self._calls.replace_caller(pending, again)
+        if before is not NOBODY:
+            text = "this request was sent again with the same message id: who asked last gets the reply"
+            self._calls.send_error(before, request_id, RpcError(Code.ABORTED, text, {"may_have_run": True}))
 
     def _answer_again(self, call: Call, kept: Message) -> None:
         reply = Message(Kind.REPLY, call.request_id, b"", kept.body, b"", kept.flags, session=call.caller.number)
@@ -183,7 +227,7 @@ class StoredCalls:
     def _restore_one(self, topic: Topic, record: Record) -> bool:
         scheduler = self._store.scheduler
         left_ms = record.expiry_ms - scheduler.now_ms() if record.expiry_ms else 0
-        message = Message(Kind.REQUEST, record.offset + 1, topic.name.encode(), record.body, record.headers, _FLAGS)
+        message = Message(Kind.REQUEST, self._next_number(), topic.name.encode(), record.body, record.headers, _FLAGS)
         now = scheduler.now()
         call = Call(NOBODY, message, now + left_ms / 1000 if record.expiry_ms else None, now)
         call.is_stored, call.stored_offset = True, record.offset
@@ -192,8 +236,8 @@ class StoredCalls:
             self._note_end(call)
             return False
         if record.id:
-            self._pending[record.id] = call
-            self._ids[call] = record.id
+            self._ids[call] = topic.uid, record.owner, record.id
+            self._pending[self._ids[call]] = call
         self._calls.watch(call)
         self._calls.enter(call, now)
         return True
@@ -206,6 +250,15 @@ class StoredCalls:
             self._store.create_group(topic, CALLS_GROUP, options, "oldest", lambda group, error: None)
             group = topic.groups[CALLS_GROUP]
         return group
+
+
+_Id = tuple[str, int, bytes]
+"""Uid of the service's topic, owner, message id: what callers choose is known together with whose it is."""
+
+
+def _not_durable(name: str) -> RpcError:
+    text = f"{name} is a service whose calls are not stored; a durable service needs a name of its own"
+    return RpcError(Code.FAILED_PRECONDITION, text)
 
 
 def _message_id(message: Message) -> bytes:

@@ -15,7 +15,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow
+from zbusrpc.broker.access import NO_OWNER
+from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.options import TopicOptions
@@ -89,8 +90,11 @@ class Topic:
 
     # -- producing ---------------------------------------------------------------------------------------
 
-    def produce(self, entries: Sequence[Entry], tell: Told) -> None:
+    def produce(self, entries: Sequence[Entry], tell: Told, owner: int = NO_OWNER) -> None:
         """Store the messages of one frame, and tell the receipt or why there is none.
+
+        Args:
+            owner: Whose ids they have: those of others are others (see `Rights.owner`).
 
         Raises:
             RpcError: they are refused at once; nothing is told.
@@ -103,36 +107,37 @@ class Topic:
         window.forget_old(now_ms)
         ttl_ms = self.options.ttl_ms or 0
         records: list[Record] = []
-        ids: list[bytes] = []
-        seen: list[tuple[int, bytes]] = []
+        ids: list[Whose] = []
+        seen: list[tuple[int, Whose]] = []
         for place, (own_ttl_ms, delay_ms, _, id_, tag, key, headers, body) in enumerate(entries):
             if id_:
-                if window.find(id_) is not None:
-                    seen.append((place, id_))
+                known = whose(owner, id_)
+                if window.find(known) is not None:
+                    seen.append((place, known))
                     continue
-                ids.append(id_)
+                ids.append(known)
             lives_ms = own_ttl_ms or ttl_ms
             expiry_ms = now_ms + lives_ms if lives_ms else 0
-            records.append(Record(body, id_, tag, key, headers, expiry_ms, now_ms + delay_ms if delay_ms else 0))
+            records.append(Record(body, id_, tag, key, headers, expiry_ms, now_ms + delay_ms if delay_ms else 0, owner))
         if len(set(ids)) < len(ids):
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {self.name}: two messages of one frame have the same id")
         if ids:
-            window.reserve(ids, now_ms)
+            window.reserve(ids, now_ms, owner)
         try:
             self.append(records, partial(self._tell, tell, records, ids, seen))
         except StorageError as error:
             window.free(ids)
             raise as_rpc_error(self.name, error) from error
 
-    def record_of(self, entry: Entry) -> Record:
+    def record_of(self, entry: Entry, owner: int = NO_OWNER) -> Record:
         """Return what is stored of a message."""
         ttl_ms, delay_ms, _, id_, tag, key, headers, body = entry
         ttl_ms = ttl_ms or self.options.ttl_ms or 0
         if not ttl_ms and not delay_ms:
-            return Record(body, id_, tag, key, headers, 0, 0)
+            return Record(body, id_, tag, key, headers, 0, 0, owner)
         now_ms = self._scheduler.now_ms()
         due_ms = now_ms + delay_ms if delay_ms else 0
-        return Record(body, id_, tag, key, headers, now_ms + ttl_ms if ttl_ms else 0, due_ms)
+        return Record(body, id_, tag, key, headers, now_ms + ttl_ms if ttl_ms else 0, due_ms, owner)
 
     def append(self, records: list[Record], done: Callable[[int, StorageError | None], None]) -> None:
         """Store records as one batch, whatever their ids.
@@ -164,8 +169,8 @@ class Topic:
         self,
         tell: Told,
         records: list[Record],
-        ids: list[bytes],
-        seen: list[tuple[int, bytes]],
+        ids: list[Whose],
+        seen: list[tuple[int, Whose]],
         offset: int,
         error: StorageError | None,
     ) -> None:
@@ -175,7 +180,9 @@ class Topic:
             tell(None, as_rpc_error(self.name, error))
             return
         if ids:
-            window.settle((record.id, number) for number, record in enumerate(records, offset) if record.id)
+            window.settle(
+                (whose(record.owner, record.id), number) for number, record in enumerate(records, offset) if record.id
+            )
         timestamp_ms = records[0].timestamp_ms if records else 0
         receipt: dict[str, Any] = {
             "offset": offset,
@@ -206,10 +213,13 @@ class Topic:
         log = self.log
         offset = self.duplicate_window_offset()
         while records := log.read(offset):
-            named = [(record.id, record.offset) for record in records if record.id]
-            if named:
-                window.reserve([id_ for id_, _ in named], records[-1].timestamp_ms)
-                window.settle(named)
+            named: dict[int, list[tuple[Whose, int]]] = {}
+            for record in records:
+                if record.id:
+                    named.setdefault(record.owner, []).append((whose(record.owner, record.id), record.offset))
+            for owner, of_owner in named.items():
+                window.reserve([id_ for id_, _ in of_owner], records[-1].timestamp_ms, owner)
+                window.settle(of_owner)
             offset = records[-1].offset + 1
 
     def duplicate_window_offset(self) -> int:
@@ -224,8 +234,7 @@ class Topic:
 
     def find_id(self, id_: bytes) -> int | None:
         """Return the offset of a late message by its id, or None."""
-        found = self._duplicate_window().find(id_)
-        return None if found == RESERVED else found
+        return self._duplicate_window().find_any(id_)
 
     def set_options(self, options: TopicOptions) -> None:
         """Have other options from now on."""

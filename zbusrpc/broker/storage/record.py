@@ -6,7 +6,7 @@
       +---------------+---------------+---------------+-------------------------------+
       | timestamp, ms                 | expiry, ms                    | due, ms       :
       +-------------------------------+-------------------------------+---------------+
-      :               | atte- | fl| id| tag |0| key   | headers bytes | id tag key headers body
+      :               | owner | fl| id| tag |0| key   | headers bytes | id tag key headers body
       +---------------+-------+---+---+-----+-+-------+---------------+---------------
                       44      46  47  48      50      52              56
 
@@ -45,7 +45,7 @@ HEADERS_BYTES_MAX: Final = 64 * 1024
 RECORD_BYTES_MAX: Final = 1024 * 1024 * 1024 + 128 * 1024
 """The largest frame that a client may be told to accept, and its head; a longer length on disk is damage."""
 TIME_MS_MAX: Final = 2**63 - 1
-ATTEMPTS_MAX: Final = 65_535
+OWNER_MAX: Final = 65_535
 OFFSET_MAX: Final = 2**63 - 1
 MORE: Final = 1
 """Flag: another record of the same batch follows."""
@@ -66,7 +66,6 @@ class Record:
     """
 
     __slots__ = (
-        "attempts",
         "body",
         "due_ms",
         "expiry_ms",
@@ -74,6 +73,7 @@ class Record:
         "id",
         "key",
         "offset",
+        "owner",
         "tag",
         "timestamp_ms",
     )
@@ -87,7 +87,7 @@ class Record:
         headers: bytes = b"",
         expiry_ms: int = 0,
         due_ms: int = 0,
-        attempts: int = 0,
+        owner: int = 0,
         offset: int = -1,
         timestamp_ms: int = 0,
     ) -> None:
@@ -104,8 +104,8 @@ class Record:
         """When it is of no more use, in ms since 1970; 0 is never."""
         self.due_ms = due_ms
         """When it may first be delivered, in ms since 1970; 0 is at once."""
-        self.attempts = attempts
-        """How often it was delivered before it was written here."""
+        self.owner = owner
+        """Whose its id is: only the id of the same owner is the same; 0 without a token."""
         self.offset = offset
         """Its number in the log; -1 until it is appended."""
         self.timestamp_ms = timestamp_ms
@@ -150,7 +150,7 @@ def check_record(record: Record) -> int:
         or size > RECORD_BYTES_MAX
         or not 0 <= record.expiry_ms <= TIME_MS_MAX
         or not 0 <= record.due_ms <= TIME_MS_MAX
-        or not 0 <= record.attempts <= ATTEMPTS_MAX
+        or not 0 <= record.owner <= OWNER_MAX
     ):
         raise RecordLimitError(_refusal(record, size))
     return size
@@ -163,7 +163,7 @@ def _refusal(record: Record, size: int) -> str:
         length = len(getattr(record, name))
         if length > limit:
             return f"{name} of {length} bytes exceeds the limit of {limit} bytes"
-    for name, limit in (("expiry_ms", TIME_MS_MAX), ("due_ms", TIME_MS_MAX), ("attempts", ATTEMPTS_MAX)):
+    for name, limit in (("expiry_ms", TIME_MS_MAX), ("due_ms", TIME_MS_MAX), ("owner", OWNER_MAX)):
         value = getattr(record, name)
         if not 0 <= value <= limit:
             return f"{name} {value} is not between 0 and {limit}"
@@ -188,7 +188,7 @@ def encode_batch(records: Sequence[Record], offset: int, now_ms: int, chunks: li
             now_ms,
             record.expiry_ms,
             record.due_ms,
-            record.attempts,
+            record.owner,
             flags,
             len(id_),
             len(tag),
@@ -217,7 +217,7 @@ def decode(block: bytes, position: int, records: list[Record], first: int, until
             timestamp_ms,
             expiry_ms,
             due_ms,
-            attempts,
+            owner,
             _,
             id_size,
             tag_size,
@@ -248,7 +248,7 @@ def decode(block: bytes, position: int, records: list[Record], first: int, until
                     block[d:e],
                     expiry_ms,
                     due_ms,
-                    attempts,
+                    owner,
                     offset,
                     timestamp_ms,
                 )

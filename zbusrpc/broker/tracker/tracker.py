@@ -154,7 +154,7 @@ class Tracker:
             if not message.body:
                 self.registry.renew(session, self._clock.now())
                 return
-            known = self.take(session, parse_report(message.body))
+            known = self.take(session, parse_report(message.body), session.rights)
         except RpcError as error:
             self._refuse(session, message, error)
             return
@@ -162,15 +162,19 @@ class Tracker:
             body = encode(Noted(tracker=self.own.address, version=self.next_version(), known=known))
             self._send(session, Message(Kind.REPLY, message.id, body=envelope.result_body(body)))
 
-    def take(self, source: Session, report: Report, *, is_leased: bool = True) -> int:
+    def take(self, source: Session, report: Report, rights: Rights | None, *, is_leased: bool = True) -> int:
         """Take in what a broker reports; return the greatest version of itself that it had told before.
 
         Args:
+            rights: Of who reports: topics of which it may not tell are left out, else clients would go there with them.
             is_leased: Whether it says in time that it lives.
 
         Raises:
             RpcError: it cannot be taken: see `Registry.report`.
         """
+        if rights is not None:
+            told = {name: facts for name, facts in report.topics.items() if rights.allows(Operation.TRACK_PUB, name)}
+            report = report.model_copy(update={"topics": told})
         self._version = max(self._version, report.seen)
         known = self.registry.report(source, report, self._clock.now(), is_leased=is_leased)
         self._push_later()

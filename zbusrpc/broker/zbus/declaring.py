@@ -13,20 +13,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from zbusrpc import bounds
+from zbusrpc.broker import permissions
 from zbusrpc.broker.access import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus import infos, masks, sse, values
+from zbusrpc.broker.zbus import infos, masks, values
+from zbusrpc.broker.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.masks import Mask
-from zbusrpc.broker.zbus.place import Place
-from zbusrpc.broker.zbus.stored import head_of
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.text import JSON_HEADER
@@ -35,60 +33,11 @@ from zbusrpc.version import __version__
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
+MASK_MAX: Final = 0xFFFF
 ACK_TIMEOUT_MS: Final = 10_000
 ACK_WINDOW: Final = 100
+ACK_WINDOW_MAX: Final = 999
 """Of groups that ask for acknowledgement: the defaults of zbus 0.11."""
-
-
-# -- finding -------------------------------------------------------------------------------------------------
-
-
-def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation) -> Topic | None:
-    """Return the stored topic that a command for all its groups names; where there is none, answer 400 or 404.
-
-    Raises:
-        RpcError: PERMISSION_DENIED, whether there is such a topic or not, so that nobody learns it by asking.
-    """
-    topic = dialect.hub.topic(command.topic)
-    if command.topic:
-        dialect.require(command, operation, topic.name if topic is not None else command.topic, ALL)
-    if topic is None:
-        _answer_no_topic(dialect, command, exchange)
-    return topic
-
-
-def topic_and_group(
-    dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation
-) -> tuple[Topic | None, Group | None]:
-    """Return topic and group that a command names, by default the topic's own; where one is missing, answer.
-
-    Raises:
-        RpcError: PERMISSION_DENIED, whether they are there or not.
-    """
-    topic = dialect.hub.topic(command.topic)
-    topic_name = topic.name if topic is not None else command.topic
-    name = command.group or topic_name
-    group = group_of(topic, name) if topic is not None else None
-    if topic_name:
-        dialect.require(command, operation, topic_name, group.name if group is not None else name)
-    if topic is None:
-        _answer_no_topic(dialect, command, exchange)
-    elif group is None:
-        exchange.answer_text(HTTPStatus.NOT_FOUND, f"ConsumeGroup({name}) not found")
-    return topic, group
-
-
-def _answer_no_topic(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
-    if command.topic:
-        dialect.hub.check_readable(command.topic)
-        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({command.topic}) not found")
-    else:
-        exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
-
-
-def group_of(topic: Topic, name: str) -> Group | None:
-    """Return a group of a topic by its name in any case, or None."""
-    return topic.groups.get(name) or topic.groups.get(topic.group_names.get(name.lower(), name))
 
 
 # -- declaring -----------------------------------------------------------------------------------------------
@@ -102,13 +51,12 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     store = dialect.hub.queues.store
     known = dialect.hub.topic(command.topic)
     name = known.name if known is not None else check_name("topic", command.topic)
-    group = command.group or name
-    dialect.require(command, Operation.DECLARE, name, group)
-    if _is_auto(command):
-        dialect.require(command, Operation.DECLARE, name, f"{group}1")  # as which it may be made
-    mask = values.number_of(command.headers, "topic_mask", bounds.MASK)
+    mask = values.number_of(command.headers, "topic_mask", MASK_MAX)
+    if dialect.hub.broker.runs(name):  # what is declared beside a service is that service
+        mask = (mask or (known.options.mask if known is not None else 0)) | Mask.RPC
     group_options, start = _group_options(command), _start(command)
     options = masks.topic_options(mask, is_new=known is None) if mask is not None else {}
+    _check_declare(dialect, command, name, known, options)
 
     def declared(topic: Topic | None, error: RpcError | None) -> None:
         if topic is None or error is not None:
@@ -120,6 +68,24 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
             _refuse(dialect, exchange, refusal)
 
     store.declare(name, options, update=True, done=declared)
+
+
+def _check_declare(
+    dialect: "Dialect", command: Command, name: str, known: Topic | None, options: dict[str, Any]
+) -> None:
+    """See that whoever declares may: a topic that is made or changed is all its groups', else the group is meant.
+
+    Raises:
+        RpcError: PERMISSION_DENIED.
+    """
+    if known is None or any(getattr(known.options, key) != value for key, value in options.items()):
+        dialect.require(command, Operation.DECLARE, name, ALL)
+        return
+    group = command.group or name
+    found = group_of(known, group)
+    dialect.require(command, Operation.DECLARE, name, found.name if found is not None else group)
+    if _is_auto(command):
+        dialect.require(command, Operation.DECLARE, name, f"{group}1")  # as which it may be made
 
 
 def _declare_group(
@@ -137,9 +103,12 @@ def _declare_group(
     if is_auto:
         name = _free_name(topic, name)
     group = group_of(topic, name)
+    dialect.require(command, Operation.DECLARE, topic.name, group.name if group is not None else name)
     if isinstance(start, Start) and start.group is not None:
         copied = group_of(topic, start.group)
         start = Start(group=copied.name) if copied is not None else start
+        if command.rights is not None:
+            permissions.require_start(command.rights, topic.name, start)
     if "mask" in options or group is None:
         options = _masked(options, topic)
 
@@ -147,10 +116,11 @@ def _declare_group(
         if made is None or error is not None:
             _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
             return
-        info = infos.group_info(topic, made) if names_group else hub.topic_info(topic)
+        info = infos.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
         exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
     if group is None:
+        hub.queues.store.check_free(topic, name)
         where = start or _beside_the_first(topic)
         hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer)
         return
@@ -167,6 +137,9 @@ def _change_group(
         steps.append(lambda next_step: store.change_group(group, options, next_step))
     if start is not None:
         steps.append(lambda next_step: store.seek(topic, group, start, next_step))
+
+    if steps:
+        store.check_free(topic, group.name)
 
     def step(error: RpcError | None) -> None:
         if error is not None or not steps:
@@ -239,15 +212,15 @@ def _group_options(command: Command) -> dict[str, Any]:
     """
     headers = command.headers
     options: dict[str, Any] = {}
-    mask = values.number_of(headers, "group_mask", bounds.MASK)
+    mask = values.number_of(headers, "group_mask", MASK_MAX)
     if mask is not None:
         options["mask"] = mask
     if "group_filter" in headers:
         options["filter"] = headers["group_filter"]
-    window = values.number_of(headers, "group_ack_window", bounds.ACK_WINDOW)
+    window = values.number_of(headers, "group_ack_window", ACK_WINDOW_MAX)
     if window:
         options["in_flight_max"] = window
-    timeout_ms = values.number_of(headers, "group_ack_timeout", bounds.ACK_TIMEOUT_MS)
+    timeout_ms = values.number_of(headers, "group_ack_timeout", 86_400_000)
     if timeout_ms:
         options["lease_ms"] = max(100, timeout_ms)
     return options
@@ -259,7 +232,7 @@ def _start(command: Command) -> StartAt | None:
     offset = values.number_of(headers, "group_start_offset")
     if offset is not None:
         return Start(offset=offset, id=headers.get("group_start_msgid"))
-    time_ms = values.number_of(headers, "group_start_time", bounds.TIME_MS)
+    time_ms = values.number_of(headers, "group_start_time")
     if time_ms is not None:
         return Start(time_ms=time_ms)
     return Start(group=headers["group_start_copy"]) if "group_start_copy" in headers else None
@@ -287,21 +260,22 @@ def _free_name(topic: Topic, name: str) -> str:
 def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     """Carry out `query`."""
     name, hub = command.topic, dialect.hub
-    dialect.require(command, Operation.QUERY, hub.name_of(name) if name else "")
+    topic = hub.topic(name) if name else None
+    group = group_of(topic, command.group) if topic is not None and command.group else None
+    spelled = (group.name if group is not None else command.group) or None
+    dialect.require(command, Operation.QUERY, hub.name_of(name) if name else "", spelled)
     if not name:
-        info: Any = hub.server_info(dialect.session.rights)
+        info: Any = hub.server_info(command.rights)
     elif command.group:
-        topic = hub.topic(name)
-        group = group_of(topic, command.group) if topic is not None else None
         if topic is None or group is None:
             missing = f"Topic({name})" if topic is None else f"ConsumeGroup({command.group})"
             exchange.answer_text(HTTPStatus.NOT_FOUND, f"{missing} not found")
             return
         info = infos.group_info(topic, group)
     else:
-        info = hub.info_of(name)
+        info = hub.info_of(name, command.rights)
         if info is None:
-            _answer_no_topic(dialect, command, exchange)
+            answer_no_topic(command, exchange)
             return
     exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
@@ -345,39 +319,6 @@ def _telling(dialect: "Dialect", exchange: Exchange) -> Callable[[RpcError | Non
             exchange.answer(HTTPStatus.OK, b"%d" % dialect.hub.now_ms())
 
     return tell
-
-
-# -- reading -------------------------------------------------------------------------------------------------
-
-
-def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:
-    """Answer with the message at an offset, whatever groups have read."""
-    record = topic.load(offset) if offset < topic.readable_offset else None
-    if record is None:
-        exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({topic.name}) holds no message at offset {offset}")
-        return
-    head, _, _ = head_of(topic, "", Delivery(offset, b"", State.WAITING), record)
-    exchange.answer(HTTPStatus.OK, record.body, head)
-
-
-def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: Exchange) -> None:
-    """Send messages as events from now on; an EventSource that comes back is sent what it has not seen."""
-    seen = command.headers.get("last-event-id", "")
-    topic, group = place.topic, place.group
-    is_alone = len(group.pool.members) == 1
-    if is_alone and seen.isascii() and seen.isdecimal() and int(seen[:18]) < group.position:
-        _go_back(dialect.hub, topic, group, int(seen[:18]) + 1)
-    exchange.is_stream = True
-    exchange.stream(sse.HEAD % exchange.head.encode())
-    place.stream(exchange)
-
-
-def _go_back(hub: Hub, topic: Topic, group: Group, offset: int) -> None:
-    """Let a group go on at an offset; what is not done below that stays so."""
-    pending = {number: what for number, what in group.pending_copy().items() if number < offset}
-    hub.queues.store.seek(topic, group, Start(offset=offset), lambda error: None)
-    group.restore(pending, hub.now(), hub.now_ms())
-    hub.queues.store.note_change(group)
 
 
 # -- the broker itself ---------------------------------------------------------------------------------------

@@ -20,15 +20,14 @@ from typing import Any, Final
 
 import orjson
 
-from zbusrpc import bounds
-from zbusrpc.broker.access import Operation
+from zbusrpc.broker.access import Operation, owner_of
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.zbus import calling, declaring, stored, values
+from zbusrpc.broker.zbus import calling, declaring, finding, reading, stored, values
 from zbusrpc.broker.zbus.events import report_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
@@ -36,12 +35,14 @@ from zbusrpc.broker.zbus.urls import PAGES, Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
 from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.native import TIMEOUT_MS_MAX
 from zbusrpc.transport.text import JSON_HEADER, encode_text, header_line
 
 CALL_TIMEOUT_MS: Final = 60_000
 """Time limit of a call whose caller names none: clients of zbus give up by themselves, and mostly after 10 s."""
 HEARD_MAX: Final = 10_000
 """So many messages that were given to a session may be answered by `route`, the latest."""
+POLL_TIMEOUT_S_MAX: Final = 3600.0
 LINGER_S: Final = 3.0
 """A group that goes with its last consumer may be come back to within the time in which clients of zbus reconnect."""
 
@@ -85,6 +86,7 @@ class Dialect:
 
     def take(self, command: Command, exchange: Exchange) -> None:
         """Carry out a command."""
+        command.rights = self.session.rights
         carry_out = _COMMANDS.get(command.name)
         if carry_out is None:
             self._refuse_unknown(command, exchange)
@@ -103,12 +105,12 @@ class Dialect:
         exchange.answer_text(status, error.message)
 
     def require(self, command: Command, operation: Operation, topic: str = "", group: str | None = None) -> None:
-        """See that the session may do something.
+        """See that whoever has sent a command may do something; names are those that will be used.
 
         Raises:
             RpcError: PERMISSION_DENIED.
         """
-        rights = self.session.rights
+        rights = command.rights
         if rights is not None and not rights.allows(operation, topic, group):
             text = f"Command({command.name}) Topic({command.topic}) Forbidden for token {rights.name}"
             raise RpcError(Code.PERMISSION_DENIED, text)
@@ -123,13 +125,13 @@ class Dialect:
     # -- producing and calling ---------------------------------------------------------------------------
 
     def _produce(self, command: Command, exchange: Exchange) -> None:
-        name = command.headers.get("topic")
+        name = command.topic
         if not name:
             exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
             return
         hub = self.hub
         topic = hub.topic(name)
-        if self.session.rights is not None:
+        if command.rights is not None:
             self.require(command, Operation.PRODUCE, topic.name if topic is not None else hub.name_of(name))
         if topic is None or command.name == "rpc" or hub.is_service(topic):
             self._call(command, exchange, name)
@@ -145,7 +147,9 @@ class Dialect:
             elif exchange.is_ordered:
                 exchange.answer(HTTPStatus.ACCEPTED)
 
-        hub.queues.intake.store(topic, entry, told)  # a zbus client that sends a message again means another one
+        hub.queues.intake.store(
+            topic, entry, told, owner_of(command.rights)
+        )  # a zbus client that sends a message again means another one
 
     def _call(self, command: Command, exchange: Exchange, name: str) -> None:
         """Have a service called; its answer comes whatever `ack` says."""
@@ -153,13 +157,12 @@ class Dialect:
         if known is None:
             topic = self.hub.topic(name)
             if topic is None:
-                self.hub.check_readable(name)
                 exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
                 return
             known = topic.name.encode()
         headers = command.headers
         stored.check_limits(headers)
-        limit_ms = values.number_of(headers, "timeout-ms", bounds.TIMEOUT_OR_NONE_MS) or CALL_TIMEOUT_MS
+        limit_ms = values.number_of(headers, "timeout-ms", TIMEOUT_MS_MAX) or CALL_TIMEOUT_MS
         kept = stored.kept_headers(command)
         if "id" in headers:
             kept["id"] = headers["id"]
@@ -186,14 +189,14 @@ class Dialect:
     def _consume(self, command: Command, exchange: Exchange) -> None:
         if not command.group and declaring.make_own_group(self, command, exchange, self._consume):
             return
-        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
+        topic, group = finding.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
         offset = values.number_of(command.headers, "offset")
         if offset is not None:
-            declaring.read_at(topic, offset, exchange)
+            reading.read_at(topic, offset, exchange)
             return
-        timeout_s = values.seconds_of(command.headers, "timeout", bounds.POLL_S)
+        timeout_s = values.seconds_of(command.headers, "timeout", POLL_TIMEOUT_S_MAX)
         is_stream = exchange.is_ordered and "text/event-stream" in command.headers.get("accept", "")
         place = self.places.get((topic.uid, group.name))
         if is_stream and not exchange.is_first:
@@ -205,11 +208,11 @@ class Dialect:
                 return
             place = self.places[topic.uid, group.name] = Place(self, topic, group)
         if is_stream:
-            declaring.begin_stream(self, place, command, exchange)
+            reading.begin_stream(self, place, command, exchange)
             return
         if place.consumer is None and self.hub.is_service(topic) and topic.name.encode() not in self.session.consumers:
             place.serve()
-        place.wait(exchange)
+        place.wait(exchange, command.rights)
         if timeout_s is not None:
             place.end_after(exchange, self.hub.later(timeout_s, partial(self._end_poll, place, exchange)))
 
@@ -219,7 +222,7 @@ class Dialect:
             exchange.answer(HTTPStatus.NO_CONTENT)
 
     def _unconsume(self, command: Command, exchange: Exchange) -> None:
-        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
+        topic, group = finding.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
         place = self.places.pop((topic.uid, group.name), None)
@@ -235,7 +238,7 @@ class Dialect:
         place.abandon()
 
     def _ack(self, command: Command, exchange: Exchange) -> None:
-        topic, group = declaring.topic_and_group(self, command, exchange, Operation.CONSUME)
+        topic, group = finding.topic_and_group(self, command, exchange, Operation.CONSUME)
         if topic is None or group is None:
             return
         offset = values.number_of(command.headers, "offset")
@@ -272,7 +275,7 @@ class Dialect:
 
     def _serve(self, message: Message) -> None:
         """Answer a `consume` with a call."""
-        place = next((one for one in self.places.values() if _serves(one, message.topic)), None)
+        place = next((one for one in self.places.values() if one.serves(message.topic)), None)
         exchange = place.take_call() if place is not None else None
         if place is None or exchange is None:
             back = Message(Kind.RETURN, message.id, session=message.session)
@@ -301,7 +304,7 @@ class Dialect:
         headers = command.headers
         recver, id_ = headers.get("recver", ""), headers.get("id", "")
         self.require(command, Operation.ROUTE)
-        status = max(values.number_of(headers, "origin_status", bounds.STATUS) or 0, 200)  # below it none is the last
+        status = max(values.number_of(headers, "origin_status", 999) or 0, HTTPStatus.OK)  # below it none is the last
         kept = {name: value for name, value in stored.kept_headers(command).items() if name != "origin_status"}
         served = self._served.pop((recver, id_), None)
         if served is not None:
@@ -348,18 +351,18 @@ class Dialect:
 
     def _server(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.SERVER)
-        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.server_info(self.session.rights)), JSON_HEADER)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.server_info(command.rights)), JSON_HEADER)
 
     def _tracker(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACKER)
-        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.tracker_info(self.session.rights)), JSON_HEADER)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.tracker_info(command.rights)), JSON_HEADER)
 
     def _track_sub(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACK_SUB)
-        info = orjson.dumps(self.hub.tracker_info(self.session.rights))
+        info = orjson.dumps(self.hub.tracker_info(command.rights))
         exchange.answer(HTTPStatus.OK, info, _PUSH_HEAD)
         if not exchange.is_ordered:
-            self.hub.subscribe(self)
+            self.hub.subscribe(self, command.rights)
 
     def push_topology(self, info: bytes) -> None:
         """Send a TrackerInfo to this subscriber."""
@@ -367,7 +370,8 @@ class Dialect:
 
     def _track_pub(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACK_PUB)
-        self.hub.tracker.take(self.session, report_of(command.body, self.name), is_leased=False)
+        report = report_of(command.body, self.name)
+        self.hub.tracker.take(self.session, report, command.rights, is_leased=False)
         if exchange.is_ordered or ("ack" in command.headers and values.wants_ack(command.headers)):
             exchange.answer(HTTPStatus.OK)
 
@@ -388,10 +392,6 @@ class Dialect:
 
     def _home(self, command: Command, exchange: Exchange) -> None:
         exchange.answer(HTTPStatus.OK, declaring.home_text(self.hub).encode(), "content-type: text/plain\r\n")
-
-
-def _serves(place: Place, topic: bytes) -> bool:
-    return place.consumer is not None and place.consumer.topic == topic
 
 
 _PUSH_HEAD: Final = f"cmd: track_pub\r\n{JSON_HEADER}"

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from zbusrpc.broker import refusals
-from zbusrpc.broker.access import Access, Operation, Rights
+from zbusrpc.broker import permissions, refusals
+from zbusrpc.broker.access import ALL, Access, Operation, Rights, visible, visible_groups
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.tracker.registry import Server
@@ -139,19 +140,10 @@ class Hub:
             return None
         return queues.store.topics.get(name) or queues.store.topics.get(self.name_of(name))
 
-    def check_readable(self, name: str) -> None:
-        """See that it is not because it cannot be read that there is no stored topic of this name.
-
-        Raises:
-            RpcError: INTERNAL, with the reason.
-        """
-        if self.broker.queues is not None:
-            self.broker.queues.store.check_readable(name)
-
     def name_of(self, name: str) -> str:
         """Return how a topic or service is called that a client may have spelled in another case."""
         stored = self.broker.queues.store.topics if self.broker.queues is not None else {}
-        if name in stored:
+        if name in stored or name.encode() in self.calls.topics:
             return name
         if self._names is None:
             running = [topic_name(known) for known in self.calls.topics]
@@ -160,23 +152,16 @@ class Hub:
 
     def service(self, name: str) -> bytes | None:
         """Return the name by which calls reach a service, or None where no such service runs or was declared."""
-        known = name.encode()
-        if known not in self.calls.topics:
-            known = self.name_of(name).encode()
+        known = self.name_of(name).encode()
         calls = self.calls.topics.get(known)
         if calls is not None and calls.consumers:
             return known
         topic = self.topic(name)
-        if topic is not None and (topic.options.rpc or topic.options.mask & RPC):
-            return topic.name.encode()
-        return None
+        return topic.name.encode() if topic is not None and self.is_service(topic) else None
 
     def is_service(self, topic: Topic) -> bool:
-        """Whether what is produced to a stored topic are calls."""
-        if topic.options.rpc or topic.options.mask & RPC:
-            return True
-        calls = self.calls.topics.get(topic.name.encode())
-        return calls is not None and any(not consumer.is_pulling for consumer in calls.consumers.values())
+        """Whether what is produced to a stored topic are calls: it was declared so."""
+        return topic.options.rpc or bool(topic.options.mask & RPC)
 
     def _find_servant(self, name: bytes) -> None:
         """Have zbus consumers that wait for messages of a topic serve a call, though none said that it is a service.
@@ -188,7 +173,8 @@ class Hub:
         for subscription in list(group.pool.members) if group is not None else []:
             dialect = self._sessions.get(self.session_name(subscription.session.number))
             place = dialect.place_of(subscription) if dialect is not None else None
-            if place is not None and place.is_waiting:
+            may_serve = permissions.may(subscription.rights, Operation.CONSUME, topic_name(name), ALL)
+            if place is not None and place.is_waiting and may_serve:
                 place.serve()
 
     def check_serves(self, command: Command) -> None:
@@ -209,9 +195,9 @@ class Hub:
         self._names = None
         self.tracker.note(topic)
 
-    def subscribe(self, dialect: "Dialect") -> None:
-        """Tell a session of every change from now on."""
-        self._subscribers[dialect] = dialect.session.rights
+    def subscribe(self, dialect: "Dialect", rights: Rights | None) -> None:
+        """Tell a session of every change from now on, as far as `rights` go."""
+        self._subscribers[dialect] = rights
         if not self._is_broadcasting:
             self._is_broadcasting = True
             self.later(BROADCAST_S, self._broadcast)
@@ -277,11 +263,10 @@ class Hub:
         found = {topic.name: topic for topic in self._stored()}
         running = {topic_name(name): calls for name, calls in self.calls.topics.items() if calls.consumers}
         table = {
-            name: self.topic_info(found[name])
+            name: self.topic_info(found[name], rights)
             if name in found
             else infos.service_info(server, name, running[name], self._started_ms)
-            for name in sorted(found | running)
-            if _may_see(rights, name)
+            for name in visible(rights, sorted(found | running))
         }
         trackers = [infos.plain_address(tracker) for tracker in self.tracker.own.trackers]
         listed = [infos.address_info(address, is_tls=is_tls) for address, is_tls in trackers]
@@ -294,17 +279,18 @@ class Hub:
             "serverVersion": infos.SERVER_VERSION,
         }
 
-    def topic_info(self, topic: Topic) -> Info:
-        """Return the TopicInfo of a stored topic."""
+    def topic_info(self, topic: Topic, rights: Rights | None, own: Group | None = None) -> Info:
+        """Return the TopicInfo of a stored topic, with the groups that `rights` may see, and `own`."""
         calls = self.calls.topics.get(topic.name.encode())
-        groups = [topic.groups[name] for name in sorted(topic.groups)]
+        seen = {*visible_groups(rights, topic.name, topic.groups), *([own.name] if own is not None else [])}
+        groups = [topic.groups[name] for name in sorted(seen)]
         return infos.topic_info(self.server_facts(), topic, calls, groups, is_service=self.is_service(topic))
 
-    def info_of(self, name: str) -> Info | None:
-        """Return the TopicInfo of a topic or service, or None."""
+    def info_of(self, name: str, rights: Rights | None) -> Info | None:
+        """Return the TopicInfo of a topic or service, with the groups that `rights` may see, or None."""
         topic = self.topic(name)
         if topic is not None:
-            return self.topic_info(topic)
+            return self.topic_info(topic, rights)
         known = self.service(name)
         calls = self.calls.topics.get(known) if known is not None else None
         if known is None or calls is None:
@@ -325,16 +311,13 @@ class Hub:
         return None
 
 
-def _may_see(rights: Rights | None, name: str) -> bool:
-    return rights is None or rights.allows(Operation.QUERY, name)
-
-
 def _reported(server: Server, rights: Rights | None) -> Info:
     """Return the ServerInfo of another broker, with what `rights` may see."""
     info = infos.reported_server(server)
-    table = {
-        name: infos.reported_topic(info, name, facts)
-        for name, facts in sorted(server.topics.items())
-        if _may_see(rights, name)
-    }
+    table = {}
+    for name in visible(rights, sorted(server.topics)):
+        facts = server.topics[name]
+        seen = set(visible_groups(rights, name, (group.name for group in facts.groups)))
+        groups = tuple(group for group in facts.groups if group.name in seen)
+        table[name] = infos.reported_topic(info, name, facts.model_copy(update={"groups": groups}))
     return info | {"topicTable": table}

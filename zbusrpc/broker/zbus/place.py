@@ -14,6 +14,7 @@ Pure: answers leave through their exchange.
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
+from zbusrpc.broker.access import Rights
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
@@ -69,9 +70,9 @@ class Place:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def wait(self, exchange: Exchange) -> None:
-        """Let a request wait for a message."""
-        self.subscription.rights = self._dialect.session.rights
+    def wait(self, exchange: Exchange, rights: Rights | None) -> None:
+        """Let a request of somebody with `rights` wait for a message."""
+        self.subscription.rights = rights
         if not exchange.is_ordered:
             for number, earlier in enumerate(self._waiting):
                 if not earlier.is_ordered:
@@ -109,10 +110,10 @@ class Place:
                 exchange.answer(204)
         self._waiting.clear()
 
-    def stream(self, exchange: Exchange) -> None:
+    def stream(self, exchange: Exchange, rights: Rights | None) -> None:
         """Have an exchange be sent messages as they come: each is done when it is sent."""
         self._stream = exchange
-        self.subscription.rights = self._dialect.session.rights
+        self.subscription.rights = rights
         self.subscription.is_answering = False
         self.subscription.window = STREAM_WINDOW
         self.group.pool.give(self.subscription, STREAM_WINDOW)
@@ -192,6 +193,10 @@ class Place:
         if self.consumer is not None:
             for _ in self._waiting:
                 hub.calls.ask(self.consumer, hub.now())
+
+    def serves(self, service: bytes) -> bool:
+        """Whether it takes the calls of a service."""
+        return self.consumer is not None and self.consumer.topic == service
 
     def stop_serving(self) -> None:
         """Take no more calls; those that were taken may still be answered."""

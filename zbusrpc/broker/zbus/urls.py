@@ -10,7 +10,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
+from zbusrpc.broker.access import Rights
 from zbusrpc.transport.http import HttpRequest
+from zbusrpc.transport.naming import one_spelling
 
 GROUP_COMMANDS: Final = frozenset({"consume", "unconsume", "ack", "declare", "query", "remove", "empty"})
 """Commands whose URL may name a consume group after the topic."""
@@ -61,7 +63,7 @@ _read_short_path: Final = lru_cache(maxsize=4096)(_read_path)
 class Command:
     """A request as a command."""
 
-    __slots__ = ("body", "headers", "is_by_url", "method", "name", "path", "url")
+    __slots__ = ("body", "headers", "is_by_url", "method", "name", "path", "rights", "url")
 
     def __init__(self, request: HttpRequest) -> None:
         self.headers = request.headers
@@ -69,6 +71,8 @@ class Command:
         self.body = request.body
         self.method = request.method
         self.url = request.target
+        self.rights: Rights | None = None
+        """Of the token that it shows, whatever its connection shows later."""
         self.path: tuple[str, ...] = ()
         """Of a 0.11 URL, what follows the topic."""
         self.is_by_url = "cmd" not in self.headers
@@ -79,12 +83,12 @@ class Command:
     @property
     def topic(self) -> str:
         """The topic that it names, or nothing."""
-        return self.headers.get("topic", "")
+        return one_spelling(self.headers.get("topic", ""))
 
     @property
     def group(self) -> str:
         """The consume group that it names, or nothing."""
-        return self.headers.get("consume_group", "")
+        return one_spelling(self.headers.get("consume_group", ""))
 
     def _read_url(self, target: bytes) -> str:
         """Take over what the URL says, and return the command."""

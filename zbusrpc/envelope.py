@@ -15,6 +15,8 @@ import orjson
 from pydantic_core import from_json, to_json
 
 from zbusrpc.errors import Code, RpcError, code_of, message_of
+from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.outcome import note_origin, note_run
 
 JSONRPC_CODES: Final = {
     Code.INVALID_ARGUMENT: -32602,
@@ -116,6 +118,32 @@ def error_body(error: RpcError, *, type_name: str = "", details_json: bytes = b"
     if details_json or error.details is not None:
         fields["details"] = orjson.Fragment(details_json or dump(error.details))
     return orjson.dumps({"error": fields})
+
+
+def error_reply(message_id: int, error: RpcError, session: int = 0) -> Message:
+    """Return the REPLY that ends a call or a command with an error of this side."""
+    flags = Flag.ERROR if error.may_have_run else Flag.ERROR | Flag.NOT_RUN
+    return Message(int(Kind.REPLY), message_id, b"", error_body(error), b"", int(flags), 0, session)
+
+
+def saying_not_run(body: bytes) -> bytes:
+    """Return an error, plain or of JSON-RPC, with what the flag NOT_RUN says of it, for those who see no flags."""
+    try:
+        value = from_json(body)
+        error = value["error"]
+        (error["data"] if "jsonrpc" in value else error)["may_have_run"] = False
+    except (ValueError, KeyError, TypeError):
+        return body
+    return dump(value)
+
+
+def error_of(reply: Message) -> RpcError:
+    """Return the error that a reply with the flag ERROR holds."""
+    told = parse_error(reply.body)
+    error = RpcError(told.code, told.message, told.details)
+    note_run(error, may_have_run=not reply.flags & Flag.NOT_RUN)
+    note_origin(error)
+    return error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

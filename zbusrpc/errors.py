@@ -28,6 +28,8 @@ SIMILAR: Final = 0.6
 """The cut-off of difflib itself, which catches one or two wrong letters."""
 SHOWN_CHARACTERS_MAX: Final = 80
 """Of a name that came from outside, in a line that says what is wrong with it."""
+HAS_NOT_RUN: Final = "__zbusrpc_has_not_run__"
+"""Where an error keeps that; see `outcome.py`, which sets it."""
 
 
 class Code(StrEnum):
@@ -201,8 +203,12 @@ class RpcError(ZbusError):
 
     @property
     def may_have_run(self) -> bool:
-        """Whether the handler may have started: False means that trying again cannot do the work twice."""
-        return not (isinstance(self.details, dict) and self.details.get("may_have_run") is False)
+        """Whether the handler may have begun: False means that trying again cannot do the work twice.
+
+        Only whoever knows says False: a broker that gave the call to nobody, a service before its handler began, this
+        side before it sent anything. What a handler raises has run, whatever its details say.
+        """
+        return not self.__dict__.get(HAS_NOT_RUN)
 
 
 # -- what an error of any class says ---------------------------------------------------------------------------

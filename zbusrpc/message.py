@@ -20,6 +20,8 @@ HEADER_ATTEMPT: Final = "attempt"
 """Set by the broker from the second instance on that is given a call: 2, 3, ..."""
 HEADER_MESSAGE_ID: Final = "message-id"
 """Set by the caller of a durable service: a request that is sent again has the same."""
+HEADER_TRACE: Final = "trace"
+"""Set by a handler that calls: names the outermost handler's call, so that logs of all that it leads to share an id."""
 HEADER_PARAMS: Final = "params"
 """`text` when the parameters were typed by a person: strings, to be converted by the method's types."""
 HEADER_METADATA_PREFIX: Final = "meta-"
@@ -97,6 +99,9 @@ class Flag(IntFlag):
     """On a REQUEST: running it twice does no harm; it may be given to another instance."""
     WAIT_FOR_READY = 8
     """On a REQUEST: wait in the queue for an instance instead of failing at once."""
+    NOT_RUN = 16
+    """On a REPLY with ERROR, or a RETURN: it was not begun, so that trying again cannot do it twice. Only whoever knows
+    sets it."""
 
 
 class Message:

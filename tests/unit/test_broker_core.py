@@ -438,3 +438,71 @@ def test_call_that_was_handed_back_has_not_run() -> None:
     broker.expire(NOW + 2)
 
     assert error_to(caller).details == {"may_have_run": False}
+
+
+def refuse(broker: Broker, instance: Session, flags: Flag = Flag.ERROR | Flag.NOT_RUN) -> None:
+    """Have an instance answer what it was given with an error."""
+    given = instance.outbox[-1]
+    message = Message(
+        Kind.REPLY, given.id, body=b'{"error":{"code":"UNIMPLEMENTED"}}', flags=flags, session=given.session
+    )
+    broker.receive(instance, message, NOW)
+
+
+def says_not_run(session: Session) -> bool:
+    """Whether the last message to a caller says that its call has not run."""
+    (reply,) = session.outbox
+    assert reply.flags & Flag.ERROR
+    return bool(reply.flags & Flag.NOT_RUN)
+
+
+def test_word_of_an_instance_that_it_has_not_run_is_passed_on() -> None:
+    """An instance knows it of what it refuses before the handler begins; without its word a call may have run."""
+    for flags in (Flag.ERROR, Flag.ERROR | Flag.NOT_RUN):
+        broker = Broker()
+        caller, instance = broker.connect("caller"), broker.connect("instance")
+        subscribe(broker, instance)
+        request(broker, caller)
+
+        refuse(broker, instance, flags)
+
+        assert says_not_run(caller) is bool(flags & Flag.NOT_RUN)
+
+
+def test_word_of_an_instance_is_only_about_itself() -> None:
+    """A call that an instance had which died may have run there, whatever the next one says."""
+    broker = Broker()
+    caller, first, second = (broker.connect(name) for name in ("caller", "first", "second"))
+    subscribe(broker, first)
+    request(broker, caller, flags=Flag.IDEMPOTENT)
+    subscribe(broker, second)
+    broker.disconnect(first, NOW)
+
+    refuse(broker, second)
+
+    assert not says_not_run(caller)
+
+
+@pytest.mark.parametrize(
+    ("request_flags", "return_flags", "has_not_run"),
+    [
+        (Flag.NONE, Flag.NONE, True),
+        (Flag.NONE, Flag.NOT_RUN, True),
+        (Flag.IDEMPOTENT, Flag.NOT_RUN, True),
+        (Flag.IDEMPOTENT, Flag.NONE, False),
+    ],
+)
+def test_call_that_is_handed_back_says_whether_it_has_run(
+    request_flags: Flag, return_flags: Flag, has_not_run: bool
+) -> None:
+    """Only what is idempotent is handed back after it began; an instance that did not begin it says so."""
+    broker = Broker()
+    caller, instance = broker.connect("caller"), broker.connect("instance")
+    subscribe(broker, instance)
+    request(broker, caller, flags=request_flags)
+    given = instance.outbox[-1]
+    broker.receive(instance, Message(Kind.UNSUBSCRIBE, 2, b"Calc"), NOW)
+
+    broker.receive(instance, Message(Kind.RETURN, given.id, flags=return_flags, session=given.session), NOW)
+
+    assert says_not_run(caller) is has_not_run

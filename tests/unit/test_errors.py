@@ -14,6 +14,7 @@ from zbusrpc.errors import (
     nearest,
     one_of,
 )
+from zbusrpc.outcome import like, not_run, origin_of
 
 
 @dataclass(eq=False)
@@ -67,12 +68,22 @@ def test_retry_after_is_read_from_details(details: object, seconds: float | None
     assert RpcError(Code.RESOURCE_EXHAUSTED, "", details).retry_after_s == seconds
 
 
-@pytest.mark.parametrize(
-    ("details", "may"), [({"may_have_run": False}, False), ({"may_have_run": True}, True), (None, True), ([], True)]
-)
-def test_call_may_have_run_unless_the_error_says_not(details: object, may: bool) -> None:
-    """Only an explicit False says that the handler has not started."""
-    assert RpcError(Code.UNAVAILABLE, "", details).may_have_run is may
+@pytest.mark.parametrize("details", [{"may_have_run": False}, {"may_have_run": True}, None, []])
+def test_call_may_have_run_whatever_its_details_say(details: object) -> None:
+    """Anybody may write details: only whoever makes the error can say that nothing was begun."""
+    assert RpcError(Code.UNAVAILABLE, "", details).may_have_run
+    assert not not_run(Code.UNAVAILABLE, "").may_have_run
+
+
+def test_like_error_is_another_one_that_says_the_same() -> None:
+    """What is raised in several places is one error for each, and all of them know what the first one knows."""
+    error = not_run(Code.UNAVAILABLE, "away", {"broker": "here"})
+
+    other = like(error)
+
+    assert other is not error
+    assert (str(other), other.details, other.may_have_run) == (str(error), error.details, False)
+    assert origin_of(other) == origin_of(error)
 
 
 def test_nearest_name_ignores_case_and_catches_a_typo() -> None:

@@ -42,5 +42,5 @@ def test_kinds_and_flags_have_the_numbers_of_the_protocol() -> None:
     ]  # fmt: skip
     assert sorted(Kind) == list(range(1, 26))
     assert {flag.name: flag.value for flag in Flag} == {
-        "HEADERS": 1, "ERROR": 2, "IDEMPOTENT": 4, "WAIT_FOR_READY": 8,
+        "HEADERS": 1, "ERROR": 2, "IDEMPOTENT": 4, "WAIT_FOR_READY": 8, "NOT_RUN": 16,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from zbusrpc import Producer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.sender import FRAME_BYTES_MAX, Sender, Terms
+from zbusrpc.outcome import not_run
 from zbusrpc.transport.entries import decode_entries, encode_entry
 
 pytestmark = pytest.mark.anyio
@@ -188,7 +189,7 @@ async def test_message_that_a_lost_broker_may_have_is_not_denied() -> None:
     (lost,) = own.give_up()
     for lane, part in lost.parted(lambda key: own):
         lane.take(part)
-    own.fail_unsent(RpcError(Code.RESOURCE_EXHAUSTED, "no room", {"may_have_run": False}))
+    own.fail_unsent(not_run(Code.RESOURCE_EXHAUSTED, "no room"))
 
     error = first.exception()
     assert isinstance(error, RpcError)

@@ -64,16 +64,16 @@ def test_context_is_for_handlers() -> None:
 def test_inner_deadline_never_reaches_past_the_outer() -> None:
     """The earlier limit holds, and the outer one is back after the block."""
     with deadline(5.0):
-        outer = ambient_deadline.get()
+        outer = ambient_deadline()
         with deadline(50.0):
-            assert ambient_deadline.get() == outer
+            assert ambient_deadline() == outer
         with deadline(1.0):
-            inner = ambient_deadline.get()
+            inner = ambient_deadline()
             assert inner is not None
             assert outer is not None
             assert inner < outer
-        assert ambient_deadline.get() == outer
-    assert ambient_deadline.get() is None
+        assert ambient_deadline() == outer
+    assert ambient_deadline() is None
 
 
 @pytest.mark.anyio

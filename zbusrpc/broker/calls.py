@@ -23,7 +23,6 @@ from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError
 from zbusrpc.message import Flag, Kind, Message
-from zbusrpc.transport.native import payload_size
 
 Send = Callable[[Session, Message], None]
 Command = Callable[[Session, Message, float], None]
@@ -32,6 +31,7 @@ Command = Callable[[Session, Message, float], None]
 _IDEMPOTENT: Final = int(Flag.IDEMPOTENT)
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 _ERROR: Final = int(Flag.ERROR)
+_NOT_RUN: Final = int(Flag.NOT_RUN)
 _REQUEST: Final = int(Kind.REQUEST)
 _REPLY: Final = int(Kind.REPLY)
 
@@ -210,20 +210,22 @@ class Calls:
         call.consumer.statistics.note_reply(now - call.began, now, is_error=bool(message.flags & _ERROR))
         if call.stored_offset >= 0:
             message.session, message.id = call.caller.number, call.request_id
+        if call.has_begun:  # the word of this instance is only about itself
+            message.flags &= ~_NOT_RUN
         self._end(call, message)
         self.answer(call.caller, message)  # its session and id are those of the request
 
     def _done(self, session: Session, message: Message, now: float) -> None:
         call = self._finish(session, message, now)
         if call is not None:  # it gave up a call that was not cancelled: a fault of the service
-            name = topic_name(call.message.topic)
-            self.refuse(call, refusals.instance_died(name, call, is_idempotent=False))
+            self.refuse(call, refusals.instance_died(topic_name(call.message.topic), call, is_idempotent=False))
 
     def _return(self, session: Session, message: Message, now: float) -> None:
         call = self._finish(session, message, now)
         if call is None:
             return
-        name = call.message.topic
+        name, flags = call.message.topic, call.message.flags
+        call.has_begun |= bool(flags & _IDEMPOTENT and not message.flags & _NOT_RUN)
         if name not in session.consumers:
             call.attempts -= 1  # who leaves has not tried; who stays and returns all it gets must not do so for ever
         if call.attempts < ATTEMPTS_MAX:
@@ -288,13 +290,12 @@ class Calls:
 
     def send_error(self, session: Session, message_id: int, error: RpcError) -> None:
         """Answer a message with an error."""
-        self._send(session, Message(_REPLY, message_id, b"", envelope.error_body(error), flags=_ERROR))
+        self._send(session, envelope.error_reply(message_id, error))
 
     def answer(self, session: Session, message: Message) -> None:
         """Send a reply, or an error in its place if the caller does not take so long a message."""
         if is_too_large(message, session):
-            error = refusals.too_large("reply", payload_size(message), session.message_bytes_max)
-            self.send_error(session, message.id, error)
+            self.send_error(session, message.id, refusals.too_large("reply", message, session))
         else:
             self._send(session, message)
 
@@ -305,7 +306,7 @@ class Calls:
             note_attempt(message, call.attempts + 1)
         if is_too_large(message, session):
             self.topics[consumer.topic].pool.give(consumer)
-            self.refuse(call, refusals.too_large("request", payload_size(message), session.message_bytes_max))
+            self.refuse(call, refusals.too_large("request", message, session))
             return
         call.consumer = consumer
         call.attempts += 1
@@ -380,20 +381,19 @@ class Calls:
     def _expire_call(self, call: Call) -> None:
         """End a call whose deadline has passed, and stop whoever works on it."""
         self.counters.expired += 1
-        if call.consumer is not None:
-            self._send_cancel(call)
+        self._stop(call)
         self.refuse(call, refusals.expired(topic_name(call.message.topic), has_started=call.consumer is not None))
 
     def _abandon(self, call: Call) -> None:
         """End a call that its caller gave up, without an answer."""
-        if call.consumer is not None:
-            self._send_cancel(call)
+        self._stop(call)
         self._end(call)
 
-    def _send_cancel(self, call: Call) -> None:
-        assert call.consumer is not None
-        message = call.message
-        self._send(call.consumer.session, Message(Kind.CANCEL, message.id, session=message.session))
+    def _stop(self, call: Call) -> None:
+        """Tell whoever works on a call that nobody wants the result any more."""
+        if call.consumer is not None:
+            message = call.message
+            self._send(call.consumer.session, Message(Kind.CANCEL, message.id, session=message.session))
 
     def refuse(self, call: Call, error: RpcError) -> None:
         """End a call with an error of the broker's own."""

@@ -24,6 +24,7 @@ from zbusrpc import envelope
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
+from zbusrpc.outcome import note_run
 from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
 from zbusrpc.transport.naming import one_spelling
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TIMEOUT_MS_MAX, TOPIC_BYTES_MAX
@@ -71,6 +72,8 @@ class GatewayCall:
     reply: bytes = b""
     """Set from the start for what needs no call: a wrong element of a batch."""
     is_error: bool = False
+    has_not_run: bool = False
+    """Whether that is known of a call that failed."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +94,7 @@ class GatewayRequest:
         """Note the reply to one of the calls."""
         call.reply = bytes(message.body)
         call.is_error = bool(message.flags & Flag.ERROR)
+        call.has_not_run = call.is_error and bool(message.flags & Flag.NOT_RUN)
         self.pending -= 1
         if not self.pending:
             self.response = _respond(self)
@@ -162,6 +166,7 @@ def _open(request: HttpRequest, path: list[str]) -> GatewayRequest:
         else:
             _read_post(asked, request.body, path)
     except RpcError as error:
+        note_run(error, may_have_run=False)
         asked.response = error_response(error)
     asked.pending = sum(1 for call in asked.calls if not call.reply)
     return asked
@@ -169,7 +174,7 @@ def _open(request: HttpRequest, path: list[str]) -> GatewayRequest:
 
 def error_response(error: RpcError) -> HttpResponse:
     """Return the response for an error."""
-    return _response_of_error(envelope.error_body(error))
+    return _response_of_error(envelope.error_body(error), has_not_run=not error.may_have_run)
 
 
 def protocol_error_response(error: HttpError) -> HttpResponse:
@@ -269,7 +274,7 @@ def _respond(asked: GatewayRequest) -> HttpResponse:
     first = asked.calls[0]
     if not first.is_jsonrpc:
         if first.is_error:
-            return _response_of_error(first.reply)
+            return _response_of_error(first.reply, has_not_run=first.has_not_run)
         return HttpResponse(status=HTTPStatus.OK, body=first.reply)
     answers = [_jsonrpc_answer(call) for call in asked.calls if not call.is_notification]
     if not answers:
@@ -280,14 +285,16 @@ def _respond(asked: GatewayRequest) -> HttpResponse:
 
 def _jsonrpc_answer(call: GatewayCall) -> bytes:
     """Return the service's answer, or the broker's own refusal in the form of JSON-RPC."""
+    answer = call.reply
     if call.is_error and not call.reply.startswith(b'{"jsonrpc"'):
         error = envelope.parse_error(call.reply)  # the broker's own, or of a service that knows no JSON-RPC
         body = envelope.error_body(RpcError(error.code, error.message, error.details), type_name=error.type_name)
-        return envelope.jsonrpc_error(call.jsonrpc_id, body)
-    return call.reply
+        answer = envelope.jsonrpc_error(call.jsonrpc_id, body)
+    return envelope.saying_not_run(answer) if call.has_not_run else answer
 
 
-def _response_of_error(body: bytes) -> HttpResponse:
+def _response_of_error(body: bytes, *, has_not_run: bool) -> HttpResponse:
+    body = envelope.saying_not_run(body) if has_not_run else body
     error = envelope.parse_error(body)
     headers = {}
     retry_after_s = error.details.get("retry_after_s") if isinstance(error.details, dict) else None

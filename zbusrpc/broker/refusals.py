@@ -1,7 +1,7 @@
 """What the broker itself answers to a call that no service answered: one clear line each.
 
-The details of UNAVAILABLE say whether the handler may have started (`may_have_run`), so that a caller knows
-whether trying again could do the work twice.
+Each says whether the handler may have started (`may_have_run`, and the flag NOT_RUN on its reply), so that a caller
+knows whether trying again could do the work twice.
 """
 
 from collections.abc import Iterable
@@ -9,8 +9,11 @@ from typing import Final
 
 from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
 from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
-from zbusrpc.broker.session import Call
+from zbusrpc.broker.session import Call, Session
 from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
+from zbusrpc.message import Flag, Message
+from zbusrpc.outcome import knowing, not_run
+from zbusrpc.transport.native import payload_size
 
 _NOT_RUN: Final = "; it has not run"
 RUNNING_TOLD_MAX: Final = 100
@@ -21,16 +24,16 @@ def no_instance(topic: str, broker: str, running: Iterable[str] | None) -> RpcEr
     """Nobody serves the topic; what else runs is told, unless there is no time for it."""
     message = f"no instance of service {topic} is connected to broker {broker}"
     if running is None:
-        return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
+        return not_run(Code.UNAVAILABLE, message)
     names = sorted(running)
     message += f"; running: {one_of(names)}" if names else "; no service is running there"
     message += did_you_mean(topic, (name for name in names if name != topic))
-    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False, "running": names[:RUNNING_TOLD_MAX]})
+    return not_run(Code.UNAVAILABLE, message, {"running": names[:RUNNING_TOLD_MAX]})
 
 
 def bad_headers(reason: str) -> RpcError:
     """The headers of a call are no headers."""
-    return RpcError(Code.INVALID_ARGUMENT, reason, {"may_have_run": False})
+    return not_run(Code.INVALID_ARGUMENT, reason)
 
 
 def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:
@@ -39,7 +42,7 @@ def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:
         message = f"the instance of {topic} that ran this call died (attempt {call.attempts}), and no other took over"
     else:
         message = f"the instance of {topic} that had this call died; it may have run"
-    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": True, "attempts": call.attempts})
+    return knowing(Code.UNAVAILABLE, message, {"attempts": call.attempts}, may_have_run=True)
 
 
 def unserved(topic: str, call: Call) -> RpcError:
@@ -47,31 +50,28 @@ def unserved(topic: str, call: Call) -> RpcError:
     if call.has_begun:
         return instance_died(topic, call, is_idempotent=True)
     message = f"the last instance of service {topic} left before it took this call{_NOT_RUN}"
-    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
+    return not_run(Code.UNAVAILABLE, message)
 
 
 def not_taken(topic: str, attempts: int) -> RpcError:
     """Instances keep handing the call back."""
     message = f"instances of service {topic} handed this call back {attempts} times{_NOT_RUN}"
-    return RpcError(Code.UNAVAILABLE, message, {"may_have_run": False})
+    return not_run(Code.UNAVAILABLE, message)
 
 
 def expired(topic: str, *, has_started: bool) -> RpcError:
     """The deadline passed."""
     where = "in the handler" if has_started else f"in the queue{_NOT_RUN}"
-    return RpcError(
-        Code.DEADLINE_EXCEEDED,
-        f"the deadline of this call to {topic} passed {where}",
-        {"may_have_run": has_started},
-    )
+    message = f"the deadline of this call to {topic} passed {where}"
+    return knowing(Code.DEADLINE_EXCEEDED, message, may_have_run=has_started)
 
 
 def of_begun(error: RpcError) -> RpcError:
     """The same of a call that an instance had before, which is gone, or which a broker had that ended."""
-    if error.may_have_run or not isinstance(error.details, dict):
+    if error.may_have_run:
         return error
     message = f"{error.message.removesuffix(_NOT_RUN)}; an instance had it before that died, so that it may have run"
-    return RpcError(error.code, message, {**error.details, "may_have_run": True})
+    return knowing(error.code, message, error.details, may_have_run=True)
 
 
 def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:
@@ -81,13 +81,15 @@ def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:
     else:
         bound = f"the broker's limit of {limits.queued_bytes_max} queued bytes is reached"
     message = f"the queue of service {topic} is full: {bound}; retry after {RETRY_AFTER_S:g} s"
-    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
+    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})
 
 
-def too_large(what: str, size: int, limit: int) -> RpcError:
+def too_large(what: str, message: Message, peer: Session) -> RpcError:
     """The peer that a message is for takes none of this size."""
-    message = f"the {what} of {size} bytes exceeds the limit of {limit} bytes of the peer that it is for"
-    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"size": size, "limit": limit, "may_have_run": what == "reply"})
+    size, limit = payload_size(message), peer.message_bytes_max
+    may_have_run = what == "reply" and not message.flags & Flag.NOT_RUN
+    text = f"the {what} of {size} bytes exceeds the limit of {limit} bytes of the peer that it is for"
+    return knowing(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit}, may_have_run=may_have_run)
 
 
 def no_queues(broker: str) -> RpcError:
@@ -99,7 +101,7 @@ def no_queues(broker: str) -> RpcError:
 def tracker_only(broker: str) -> RpcError:
     """The broker tracks others."""
     message = f"broker {broker} only tracks others (--tracker-only): use one that reports to it"
-    return RpcError(Code.FAILED_PRECONDITION, message, {"may_have_run": False})
+    return not_run(Code.FAILED_PRECONDITION, message)
 
 
 def of_session(broker: str, calls_max: int, *, is_draining: bool) -> RpcError:
@@ -109,7 +111,7 @@ def of_session(broker: str, calls_max: int, *, is_draining: bool) -> RpcError:
 
 def draining(broker: str) -> RpcError:
     """The broker is about to end."""
-    return RpcError(Code.UNAVAILABLE, f"broker {broker} is shutting down", {"may_have_run": False})
+    return not_run(Code.UNAVAILABLE, f"broker {broker} is shutting down")
 
 
 def not_drained(broker: str) -> RpcError:
@@ -123,10 +125,10 @@ def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | N
     who = f"token {rights.name}" if rights.digest else f"a client without a token ({ANONYMOUS})"
     of_what = f" on topic {topic}" if topic else ""
     of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
-    return RpcError(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}", {"may_have_run": False})
+    return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
 
 
 def too_many(what: str, limit: int) -> RpcError:
     """Some other bound is reached."""
     message = f"the broker's limit of {limit} {what} is reached; retry after {RETRY_AFTER_S:g} s"
-    return RpcError(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
+    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})

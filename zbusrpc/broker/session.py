@@ -144,7 +144,7 @@ class Call:
         self.attempts = 0
         """To how many consumers it was given."""
         self.has_begun = False
-        """Whether an instance that is gone had it: its handler may have run, whatever comes now."""
+        """Whether an instance that has it no more may have begun it: its handler may have run, whatever comes now."""
         self.tick: dict[Call, None] | None = None
         """Where its deadline is watched."""
         self.is_over = False

@@ -75,7 +75,7 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
             _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
             await stop.wait()
             await asyncio.gather(*[worker.close(settings.grace) for worker in workers])
-            stuck = [worker.definition.name for worker in workers if worker.has_stuck_threads]
+            stuck = [worker.definition.name for worker in workers if worker.has_stuck_calls]
             refusals = [worker.refused.result() for worker in workers if worker.refused.done()]
             workers.clear()
     finally:
@@ -84,8 +84,8 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
         if embedded is not None:
             await embedded.close(settings.grace)
     if stuck:
-        log.warning("serve.threads_left", services=stuck)
-        os._exit(1 if refusals else 0)  # Python would wait for their threads for ever
+        log.warning("serve.calls_left", services=stuck)
+        os._exit(1 if refusals else 0)  # Python would wait for them for ever
     if refusals:
         fail(str(refusals[0]))
 

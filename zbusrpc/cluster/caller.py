@@ -12,10 +12,11 @@ import time
 from collections import OrderedDict
 from typing import Final, Protocol
 
-from zbusrpc.cluster.policy import LOST
+from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
+from zbusrpc.outcome import knowing, not_run
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.backoff import CAP_S
@@ -164,7 +165,7 @@ class Caller:
             RpcError: as of `request`.
         """
         if connection is not self._link.connection:
-            raise _lost(f"{self._link.error}; the call was not sent", may_have_run=False)
+            raise lost(f"{self._link.error}; the call was not sent", may_have_run=False)
         if payload_size(message) > connection.message_bytes_max or len(message.header_bytes) > HEADERS_BYTES_MAX:
             raise too_large(message, connection.message_bytes_max)
         if deadline is not None:
@@ -218,7 +219,7 @@ class Caller:
         if self._writers or (self._link.connection is not None and self._link.connection.is_congested):
             await self._wait_writable(deadline)
         if self._link.connection is None:
-            raise RpcError(Code.UNAVAILABLE, f"{self._link.error}; the call was not sent", {"may_have_run": False})
+            raise not_run(Code.UNAVAILABLE, f"{self._link.error}; the call was not sent")
         return self._link.connection
 
     async def _open(self, deadline: float | None, *, wait_for_ready: bool) -> None:
@@ -234,10 +235,10 @@ class Caller:
                     await self._link.wait_next_attempt()
         except TimeoutError:
             reason = self._link.error or f"no answer from broker {self._link.name}"
-            raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
+            raise not_run(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}") from None
         if self._link.connection is None:
             code = Code.UNAUTHENTICATED if self._link.is_refused else Code.UNAVAILABLE
-            raise RpcError(code, str(self._link.error), {"may_have_run": False})
+            raise not_run(code, str(self._link.error))
 
     async def _wait_writable(self, deadline: float | None) -> None:
         """Wait until it is this call's turn to be sent to a broker that reads too slowly.
@@ -252,7 +253,7 @@ class Caller:
                 await writer
         except TimeoutError:
             message = f"the deadline passed while broker {self._link.name} was too busy to take the request"
-            raise RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False}) from None
+            raise not_run(Code.DEADLINE_EXCEEDED, message) from None
         finally:
             self._writers.pop(writer, None)
 
@@ -270,7 +271,7 @@ class Caller:
         waiter = self._pending.pop(request_id, None)
         if waiter is not None and not waiter.done():
             message = "the deadline of this call passed before its result came"
-            waiter.set_exception(RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": True}))
+            waiter.set_exception(knowing(Code.DEADLINE_EXCEEDED, message, may_have_run=True))
 
     def _note_end(self, task: asyncio.Task[None]) -> None:
         self.is_closed = True
@@ -315,7 +316,7 @@ class Caller:
             if not waiter.done():
                 may_have_run = last_request is None or request_id <= last_request
                 has = "may have run" if may_have_run else "has not run"
-                waiter.set_exception(_lost(f"{error}; the call {has}", may_have_run=may_have_run))
+                waiter.set_exception(lost(f"{error}; the call {has}", may_have_run=may_have_run))
         for subscriber in subscribers.values():
             subscriber.link_lost(error)
 
@@ -326,15 +327,11 @@ def too_large(message: Message, limit: int) -> RpcError:
     if size <= limit:
         what, size, limit = "metadata", len(message.header_bytes), HEADERS_BYTES_MAX
     text = f"the {what} of {size} bytes exceeds the limit of {limit} bytes; it was not sent"
-    return RpcError(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit, "may_have_run": False})
+    return not_run(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit})
 
 
 def expired(topic: bytes) -> RpcError:
     """Return the error for a call whose deadline has passed."""
     what = f"call to {topic.decode(errors='replace')}" if topic else "command"
     message = f"the deadline passed before the {what} was sent"
-    return RpcError(Code.DEADLINE_EXCEEDED, message, {"may_have_run": False})
-
-
-def _lost(text: str, *, may_have_run: bool) -> RpcError:
-    return RpcError(Code.UNAVAILABLE, text, {"may_have_run": may_have_run, LOST: True})
+    return not_run(Code.DEADLINE_EXCEEDED, message)

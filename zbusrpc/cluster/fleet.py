@@ -26,6 +26,7 @@ from zbusrpc.cluster.topology import Topology
 from zbusrpc.config import default_broker
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.message import Flag, Message
+from zbusrpc.outcome import not_run
 from zbusrpc.transport.address import Address, parse_addresses
 
 PROBE_S: Final = 0.35
@@ -269,7 +270,7 @@ class Fleet:
                 return station
         except TimeoutError:
             reason = self.reason() or f"no answer from broker {self.name}"
-            raise RpcError(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}", {"may_have_run": False}) from None
+            raise not_run(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}") from None
         finally:
             for task in attempts.values():
                 task.cancel()
@@ -308,7 +309,7 @@ class Fleet:
 
     def _unreachable(self) -> RpcError:
         code = Code.UNAUTHENTICATED if self._is_refused() else Code.UNAVAILABLE
-        return RpcError(code, self.reason() or f"no answer from broker {self.name}", {"may_have_run": False})
+        return not_run(code, self.reason() or f"no answer from broker {self.name}")
 
     # -- what stations call ------------------------------------------------------------------------------
 

@@ -8,16 +8,18 @@ from typing import Final
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.message import Message
+from zbusrpc.message import Flag, Message
+from zbusrpc.outcome import knowing, note_lost, was_lost
 
 RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
-LOST: Final = "lost"
-"""In the details of an error: the connection was lost, and with it perhaps the broker."""
+_NOT_RUN: Final = int(Flag.NOT_RUN)
 
 
-def was_lost(error: RpcError) -> bool:
-    """Whether the call failed because its connection was lost."""
-    return isinstance(error.details, dict) and error.details.get(LOST) is True
+def lost(text: str, *, may_have_run: bool) -> RpcError:
+    """Return the error for what was under way on a connection that was lost."""
+    error = knowing(Code.UNAVAILABLE, text, {"lost": True}, may_have_run=may_have_run)
+    note_lost(error)
+    return error
 
 
 def may_retry(error: RpcError, *, tries: int, retries: int, is_idempotent: bool, waits: bool = False) -> bool:
@@ -43,11 +45,9 @@ def as_begun(error: RpcError) -> RpcError:
         return error
     text = f"{error.message}; an earlier try of this call may have run"
     details = error.details if isinstance(error.details, dict) else {}
-    return RpcError(error.code, text, {**details, "may_have_run": True})
+    return knowing(error.code, text, details, may_have_run=True)
 
 
 def is_untouched(reply: Message) -> bool:
     """Whether the error in a reply says that the call has not run, and that another broker may have it run."""
-    error = envelope.parse_error(reply.body)
-    details = error.details if isinstance(error.details, dict) else {}
-    return error.code is Code.UNAVAILABLE and details.get("may_have_run") is False
+    return bool(reply.flags & _NOT_RUN) and envelope.parse_error(reply.body).code is Code.UNAVAILABLE

@@ -16,6 +16,7 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Message
 from zbusrpc.mq.outgoing import entries_of, key_of
 from zbusrpc.mq.receipt import Receipt, receipts_of
+from zbusrpc.outcome import knowing, like
 
 _ERROR = int(Flag.ERROR)
 
@@ -168,10 +169,10 @@ class Batch:
         if self.may_be_stored and not error.may_have_run:
             details = error.details if isinstance(error.details, dict) else {}
             text = f"{error.message}; a broker that was lost may have stored it before"
-            error = RpcError(error.code, text, {**details, "may_have_run": True})
+            error = knowing(error.code, text, details, may_have_run=True)
         for future in self.futures:
             if not future.done():
-                future.set_exception(RpcError(error.code, error.message, error.details))
+                future.set_exception(like(error))
                 if self.is_unwatched:
                     future.exception()  # flush and close raise it as well
         self._end(error)
@@ -191,8 +192,7 @@ class Batch:
     def set_result(self, reply: Message, /) -> None:
         """Tell each message its receipt, or all of them the error."""
         if reply.flags & _ERROR:
-            told = envelope.parse_error(reply.body)
-            error = RpcError(told.code, told.message, told.details)
+            error = envelope.error_of(reply)
             if error.code is Code.UNAVAILABLE and not error.may_have_run:
                 self.owner.batch_refused(self, error)
             else:
@@ -202,7 +202,7 @@ class Batch:
             receipts = receipts_of(orjson.loads(reply.body)["result"], len(self.futures))
         except (ValueError, KeyError, TypeError):
             shown = bytes(reply.body[:80]).decode(errors="replace")
-            self.fail(RpcError(Code.INTERNAL, f"unreadable receipt: {shown}", {"may_have_run": True}))
+            self.fail(knowing(Code.INTERNAL, f"unreadable receipt: {shown}", may_have_run=True))
             return
         for future, receipt in zip(self.futures, receipts, strict=True):
             if not future.done():

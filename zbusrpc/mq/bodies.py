@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
+from zbusrpc.outcome import of_command
 from zbusrpc.service.schema import value_adapter
 
 HEADER_CONTENT_TYPE: Final = "content-type"
@@ -112,7 +113,7 @@ def encode_text(what: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"{what} has no form in UTF-8: {error.reason}") from None
+        raise of_command(Code.INVALID_ARGUMENT, f"{what} has no form in UTF-8: {error.reason}") from None
 
 
 def _read_text(body: bytes) -> str:
@@ -138,4 +139,4 @@ def _explain(name: str, error: ValidationError) -> str:
 
 def _unwritable(body: Any, error: PydanticSerializationError) -> RpcError:
     reason = " ".join(str(error).split())
-    return RpcError(Code.INVALID_ARGUMENT, f"a body of type {type(body).__name__} has no form in JSON: {reason}")
+    return of_command(Code.INVALID_ARGUMENT, f"a body of type {type(body).__name__} has no form in JSON: {reason}")

@@ -26,6 +26,7 @@ from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.mq.naming import brokers_of
+from zbusrpc.outcome import of_command
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import Connection
@@ -54,7 +55,7 @@ async def command(
         RpcError: a broker refuses, none can be reached, or one does not answer within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
-    ambient = ambient_deadline.get()
+    ambient = ambient_deadline()
     if ambient is not None:
         deadline = min(ambient, deadline)
     body = _body(name, fields, options or {})
@@ -103,13 +104,12 @@ def result_of(reply: Message) -> Any:
         RpcError: it holds an error.
     """
     if reply.flags & Flag.ERROR:
-        error = envelope.parse_error(reply.body)
-        raise RpcError(error.code, error.message, error.details)
+        raise envelope.error_of(reply)
     try:
         return from_json(reply.body)["result"]
     except (ValueError, KeyError, TypeError):
         shown = bytes(reply.body[:80]).decode(errors="replace")
-        raise RpcError(Code.INTERNAL, f"unreadable answer of the broker: {shown}") from None
+        raise of_command(Code.INTERNAL, f"unreadable answer of the broker: {shown}") from None
 
 
 def _body(name: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> bytes:
@@ -153,10 +153,10 @@ def _results_of(answers: _Answers, left_out: frozenset[Code]) -> _Answers:
             log.warning("command.unreachable", broker=station.address, reason=error.message)
         elif not results or error.code not in left_out:
             text = error.message if station.address in error.message else f"broker {station.address}: {error.message}"
-            said.append(RpcError(error.code, text, error.details))
+            said.append(of_command(error.code, text, error.details))
     if said:
         said.sort(key=lambda error: error.code in left_out)
-        raise RpcError(said[0].code, "; ".join(error.message for error in said), said[0].details)
+        raise of_command(said[0].code, "; ".join(error.message for error in said), said[0].details)
     return results
 
 
@@ -170,7 +170,7 @@ async def _only_one_with(topic: str, seeds: Sequence[Station], deadline: float) 
     having = list(_results_of(answers, _HAS_NOT))
     if len(having) > 1:
         names = ", ".join(station.address for station in having)
-        raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic} is at several brokers: {names}; name one of them")
+        raise of_command(Code.INVALID_ARGUMENT, f"topic {topic} is at several brokers: {names}; name one of them")
     return having[0]
 
 

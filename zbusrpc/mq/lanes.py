@@ -19,13 +19,13 @@ from operator import attrgetter
 from typing import Final
 
 from zbusrpc.cluster.fleet import Choice, Fleet, fleet_of_loop
-from zbusrpc.cluster.policy import was_lost
 from zbusrpc.cluster.selection import LeastLoaded, MostConsumers, Random, RoundRobin, Selector, select_by
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.mq.batch import Batch
 from zbusrpc.mq.receipt import Receipt
 from zbusrpc.mq.sender import Sender, Terms
+from zbusrpc.outcome import was_lost
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 

@@ -16,11 +16,11 @@ import time
 from collections import deque
 from typing import Any, Final, Protocol
 
-from zbusrpc.cluster.policy import was_lost
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.subscription import Subscription
+from zbusrpc.outcome import was_lost
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.backoff import Backoff
 from zbusrpc.transport.connection import Connection

@@ -24,6 +24,7 @@ from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.membership import PATIENCE_S, Membership
 from zbusrpc.mq.subscription import Subscription
+from zbusrpc.outcome import like, of_command
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.entries import Entry
@@ -98,7 +99,7 @@ class Memberships:
                 await self._leave_all()
                 if isinstance(error, TimeoutError):
                     text = f"the broker did not let consume topic {self._topic} within {TIMEOUT_S:g} s"
-                    raise RpcError(Code.DEADLINE_EXCEEDED, text) from None
+                    raise of_command(Code.DEADLINE_EXCEEDED, text) from None
                 raise
             if self.is_closed:  # closed meanwhile
                 await self._leave_all()
@@ -297,7 +298,7 @@ class Memberships:
                 await self._changed.wait()
         except TimeoutError:
             trouble = (self._fleet and self._fleet.reason()) or "the broker has not answered yet"
-            raise RpcError(Code.UNAVAILABLE, f"topic {self._topic} was not reached in time: {trouble}") from None
+            raise of_command(Code.UNAVAILABLE, f"topic {self._topic} was not reached in time: {trouble}") from None
 
     def flush(self) -> None:
         """Have acknowledgements leave now."""
@@ -314,7 +315,7 @@ class Memberships:
     def _check(self) -> None:
         """Raise the error of the broker: a new one each time, as each collects the frames it is raised through."""
         if self.error is not None:
-            raise RpcError(self.error.code, self.error.message, self.error.details)
+            raise like(self.error)
 
     # -- the end -----------------------------------------------------------------------------------------
 

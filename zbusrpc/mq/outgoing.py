@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypedDict, TypeVar
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
 from zbusrpc.mq.bodies import HEADER_BYTES, HEADER_CONTENT_TYPE, NO_TYPE, Write, encode_text
+from zbusrpc.outcome import of_command
 from zbusrpc.transport.entries import (
     ENTRY_HEAD,
     ENTRY_HEAD_BYTES,
@@ -144,4 +145,4 @@ def _headers(headers: Mapping[str, str], content_type: str) -> bytes:
 
 
 def _refusal(text: str) -> RpcError:
-    return RpcError(Code.INVALID_ARGUMENT, text)
+    return of_command(Code.INVALID_ARGUMENT, text)

@@ -28,7 +28,7 @@ from typing_extensions import TypeVar, Unpack
 
 from zbusrpc.cluster.selection import Selector, selector_of
 from zbusrpc.config import MIB
-from zbusrpc.errors import Code, RpcError, UsageError
+from zbusrpc.errors import Code, UsageError
 from zbusrpc.mq.bodies import writer_of
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.lanes import Lanes
@@ -36,6 +36,7 @@ from zbusrpc.mq.naming import brokers_of, topic_bytes
 from zbusrpc.mq.outgoing import MessageOptions, Outgoing, key_of, prepare
 from zbusrpc.mq.receipt import Receipt
 from zbusrpc.mq.sender import Sender, Terms
+from zbusrpc.outcome import not_run, of_command
 from zbusrpc.service.context import ambient_deadline
 
 TIMEOUT_S: Final = 30.0
@@ -160,7 +161,7 @@ class Producer(Generic[T]):
         lane.check_size(size)
         if in_flight.is_full:
             text = f"the producer of topic {self.topic} has too much in flight, {in_flight}; await send_pipelined(...)"
-            raise RpcError(Code.RESOURCE_EXHAUSTED, text, {"may_have_run": False})
+            raise not_run(Code.RESOURCE_EXHAUSTED, text)
         in_flight.take(1, size)
         future = lane.add(entry, given_id, timeout, is_unwatched=True)
         if lanes.others:
@@ -206,7 +207,7 @@ class Producer(Generic[T]):
         entries = [entry for entry, _ in prepared]
         ids = [given_id for _, given_id in prepared if given_id]
         if len(set(ids)) < len(ids):
-            raise RpcError(Code.INVALID_ARGUMENT, f"topic {self.topic}: two messages of a batch have the same id")
+            raise of_command(Code.INVALID_ARGUMENT, f"topic {self.topic}: two messages of a batch have the same id")
         size, key = sum(map(len, entries)), key_of(entries[0]).decode()
         (lanes.only or lanes.choose(key)).check_size(size)
         timeout = await self._take(len(entries), size, timeout)
@@ -329,11 +330,11 @@ class Producer(Generic[T]):
             return timeout
         until = time.monotonic() + (self._timeout_s if timeout is None else timeout)
         try:
-            async with asyncio.timeout(min(until, ambient_deadline.get() or until) - time.monotonic()):
+            async with asyncio.timeout(min(until, ambient_deadline() or until) - time.monotonic()):
                 await self._in_flight.wait(messages, size)
         except TimeoutError:
             text = f"the message for topic {self.topic} was not sent in time: too much is in flight, {self._in_flight}"
-            raise RpcError(Code.DEADLINE_EXCEEDED, text, {"may_have_run": False}) from None
+            raise not_run(Code.DEADLINE_EXCEEDED, text) from None
         return timeout and max(LEAST_S, until - time.monotonic())
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from zbusrpc.cluster.policy import LOST
+from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError
@@ -27,6 +27,7 @@ from zbusrpc.mq.batch import Batch, Timed
 from zbusrpc.mq.commands import declare_by
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.receipt import Receipt
+from zbusrpc.outcome import knowing, not_run
 from zbusrpc.service.context import ambient_deadline
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import Connection
@@ -145,7 +146,7 @@ class Sender:
             batch.ids.add(given_id)
         if is_unwatched:
             batch.is_unwatched = True
-        ambient = ambient_deadline.get()
+        ambient = ambient_deadline()
         if timeout_s is not None or ambient is not None:
             own = time.monotonic() + (timeout_s or self._terms.timeout_s)
             self._watch(batch, Timed(batch, future), own if ambient is None else min(own, ambient))
@@ -279,7 +280,7 @@ class Sender:
     def batch_lost(self, batch: Batch) -> None:
         """Let all go elsewhere: the connection was lost."""
         if batch in self._sent:
-            self._router.lane_refused(self, RpcError(Code.UNAVAILABLE, "the connection was lost", {LOST: True}))
+            self._router.lane_refused(self, lost("the connection was lost", may_have_run=True))
 
     def batch_refused(self, batch: Batch, error: RpcError) -> None:
         """Let all go elsewhere: the broker takes nothing more."""
@@ -320,7 +321,7 @@ class Sender:
         else:
             trouble = self.station.caller.error if self.station is not None else self._router.trouble()
             text = f"{message} was not sent in time: {trouble or 'the broker is too busy'}"
-        return RpcError(Code.DEADLINE_EXCEEDED, text, {"may_have_run": batch.was_sent})
+        return knowing(Code.DEADLINE_EXCEEDED, text, may_have_run=batch.was_sent)
 
     def batches(self) -> list[Batch]:
         """Return what was not answered, in order."""
@@ -337,10 +338,10 @@ class Sender:
         for batch in self.batches():
             may = "may or may not be" if batch.was_sent else "is not"
             text = f"the producer of topic {self._terms.name} was closed: the message {may} stored"
-            batch.fail(RpcError(Code.CANCELED, text, {"may_have_run": batch.was_sent}))
+            batch.fail(knowing(Code.CANCELED, text, may_have_run=batch.was_sent))
 
 
 def too_large(size: int, limit: int) -> RpcError:
     """Return the error for messages that exceed what the broker takes."""
     text = f"the message of {size} bytes exceeds the limit of {limit} bytes; it was not sent"
-    return RpcError(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit, "may_have_run": False})
+    return not_run(Code.RESOURCE_EXHAUSTED, text, {"size": size, "limit": limit})

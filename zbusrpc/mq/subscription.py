@@ -33,6 +33,7 @@ from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
 from zbusrpc.mq.commands import result_of
 from zbusrpc.mq.outgoing import milliseconds
+from zbusrpc.outcome import of_command
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
 
@@ -109,7 +110,9 @@ class Subscription:
             self._number, self.group, self.needs_ack = result["subscription"], result["group"], result["ack"]
             self._lease_s = result["lease_ms"] / 1000
         except (RpcError, KeyError, TypeError) as error:
-            refusal = error if isinstance(error, RpcError) else RpcError(Code.INTERNAL, "unreadable answer to CONSUME")
+            refusal = (
+                error if isinstance(error, RpcError) else of_command(Code.INTERNAL, "unreadable answer to CONSUME")
+            )
             self.set_exception(refusal)
             return
         if self._begun.done():
@@ -141,8 +144,7 @@ class Subscription:
             self.last_offset = max(self.last_offset, *(entry.first for entry in entries))
             self._on_filled(len(entries))
         elif message.kind == Kind.LEAVE:
-            error = envelope.parse_error(message.body)
-            self._end(RpcError(error.code, error.message, error.details))
+            self._end(envelope.error_of(message))
 
     def link_lost(self, error: ZbusError) -> None:
         """End: the broker gives to others what was here."""
@@ -221,13 +223,13 @@ class Subscription:
             return
         what = f"the message of topic {self.topic} at offset {offset} could not be acknowledged"
         if self.is_over:
-            raise RpcError(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
+            raise of_command(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
         self._open.pop(offset, None)
         self.flush()
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
         reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
         if not result_of(reply):
-            raise RpcError(Code.ABORTED, f"{what}: its lease had ended; it is or was delivered again")
+            raise of_command(Code.ABORTED, f"{what}: its lease had ended; it is or was delivered again")
 
     def refuse(self, offset: int, then: Then, delay: float | None, reason: str) -> None:
         """Say that a message is not done."""

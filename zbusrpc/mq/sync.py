@@ -24,7 +24,7 @@ from zbusrpc.mq.outgoing import MessageOptions, Outgoing
 from zbusrpc.mq.producer import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, TIMEOUT_S, Producer
 from zbusrpc.mq.receipt import Receipt
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.context import ambient_deadline
+from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,10 +36,10 @@ def _block(
     name: str, instead: str, function: Callable[P, Coroutine[Any, Any, R]], *args: P.args, **kwargs: P.kwargs
 ) -> R:
     """Run `function` in the background loop, with the deadline of this thread, and return its result."""
-    deadline = ambient_deadline.get()
+    deadline = ambient_deadline()
 
     async def run() -> R:
-        ambient_deadline.set(deadline)
+        ambient_limit.set(Limit(deadline))
         return await function(*args, **kwargs)
 
     return run_blocking(name, run, instead=instead)

@@ -17,7 +17,7 @@ from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
 from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
-from zbusrpc.cluster.policy import as_begun, may_retry, was_lost
+from zbusrpc.cluster.policy import as_begun, may_retry
 from zbusrpc.cluster.selection import LeastLoaded, Selector, selector_of
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import RpcError, UsageError, did_you_mean
@@ -30,9 +30,10 @@ from zbusrpc.message import (
     Message,
     encode_headers,
 )
+from zbusrpc.outcome import note_origin, note_run, was_lost
 from zbusrpc.service.blocking import run_blocking
 from zbusrpc.service.codec import DynamicCodec, TypedCodec
-from zbusrpc.service.context import ambient_deadline
+from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
 from zbusrpc.telemetry import client_span, is_tracing
 from zbusrpc.transport.address import Address, parse_addresses
@@ -231,6 +232,7 @@ def _parts(proxy: object) -> tuple[CallOptions, Callable[[CallOptions], Any]]:
 
 _REQUEST: Final = int(Kind.REQUEST)
 _ERROR: Final = int(Flag.ERROR)
+_NOT_RUN: Final = int(Flag.NOT_RUN)
 
 
 class MethodCall:
@@ -255,9 +257,8 @@ class MethodCall:
         if codec.deprecated is not None:
             warnings.warn(f"{self.__qualname__}: {codec.deprecated}", DeprecationWarning, stacklevel=2)
         deadline = time.monotonic() + self._timeout_s
-        ambient = ambient_deadline.get()
-        if ambient is not None and ambient < deadline:
-            deadline = ambient
+        if ambient_limit.get() is not None:
+            deadline = min(deadline, ambient_deadline() or deadline)
         if is_tracing():
             return self._request_traced(args, kwargs, deadline)
         if codec.is_durable:
@@ -274,8 +275,8 @@ class MethodCall:
         fleet = self._fleet
         if fleet is None or fleet.is_closed or fleet.loop is not asyncio._get_running_loop():
             fleet = self._fleet = fleet_of_loop(call_options.brokers)
-        message = Message(_REQUEST, 0, self._topic, codec.encode(args, kwargs), header_bytes, self._flags)
         try:
+            message = Message(_REQUEST, 0, self._topic, codec.encode(args, kwargs), header_bytes, self._flags)
             reply = await fleet.request(
                 message,
                 deadline,
@@ -284,12 +285,13 @@ class MethodCall:
                 key=call_options.key,
             )
             if reply.flags & _ERROR:
-                raise codec.revive(envelope.parse_error(reply.body))
+                raise _error_of(reply, codec)
+            return codec.decode(reply.body)
         except RpcError as error:
+            note_origin(error, codec.service, codec.method)
             if not _may_retry(codec, call_options, fleet, error, 0):
                 raise
-            reply = await _retry(codec, call_options, fleet, error, message, deadline)
-        return codec.decode(reply.body)
+            return await _retry(codec, call_options, fleet, error, message, deadline)
 
     def _own_headers(self) -> dict[str, str]:
         """Return the headers of one request. To a durable service it has an id: sent again, it is the same request."""
@@ -311,14 +313,14 @@ class BlockingCall:
         self.__doc__ = awaitable.__doc__
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        return run_blocking(self.__qualname__, self._run, ambient_deadline.get(), args, kwargs)
+        return run_blocking(self.__qualname__, self._run, ambient_deadline(), args, kwargs)
 
     def __repr__(self) -> str:
         return repr(self.awaitable)
 
     async def _run(self, deadline: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call with the deadline of the thread that waits."""
-        ambient_deadline.set(deadline)
+        ambient_limit.set(Limit(deadline))
         return await self.awaitable(*args, **kwargs)
 
 
@@ -337,8 +339,8 @@ def _may_retry(
 
 async def _retry(
     codec: DynamicCodec, call_options: CallOptions, fleet: Fleet, error: RpcError, message: Message, deadline: float
-) -> Message:
-    """Try a call again as often as the policy allows; return the reply or raise the last error.
+) -> Any:
+    """Try a call again as often as the policy allows; return the result or raise the last error.
 
     A call that lost its broker waits for the broker and the service to be back. What one try may have begun, no later
     error denies.
@@ -360,9 +362,18 @@ async def _retry(
             selector, key = call_options.selector, call_options.key
             reply = await fleet.request(again, deadline, wait_for_ready=waits, selector=selector, key=key)
             if not reply.flags & _ERROR:
-                return reply
-            error = codec.revive(envelope.parse_error(reply.body))
+                return codec.decode(reply.body)
+            error = _error_of(reply, codec)
         except RpcError as next_error:
             error = next_error
         was_cut, has_begun = was_cut or was_lost(error), has_begun or error.may_have_run
-    raise as_begun(error) if has_begun else error
+    error = as_begun(error) if has_begun else error
+    note_origin(error, codec.service, codec.method)
+    raise error
+
+
+def _error_of(reply: Message, codec: DynamicCodec) -> RpcError:
+    """Return the error in a reply. Whether the call has run is what its flags say, and not what a handler wrote."""
+    error = codec.revive(envelope.parse_error(reply.body))
+    note_run(error, may_have_run=not reply.flags & _NOT_RUN)
+    return error

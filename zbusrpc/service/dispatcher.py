@@ -6,7 +6,6 @@ takes the fast way, one pass of one validator over its bytes. Everything else (J
 mistakes) takes the thorough way, which also finds the words for what is wrong.
 """
 
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -21,10 +20,10 @@ from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import error_codec, schema
 from zbusrpc.service.arguments import Mixture
 from zbusrpc.service.definition import Color, Definition, Method
+from zbusrpc.service.failures import Failures
 from zbusrpc.service.members import as_awaitable
 from zbusrpc.telemetry import get_logger
 
-_OWN_PACKAGES: Final = {"zbusrpc", "concurrent"}
 _PARAMS: Final = HEADER_PARAMS.encode()
 
 log = get_logger("service")
@@ -63,6 +62,14 @@ class Invocation:
         self.request = request
         """The request as it was read; None when it took the fast way."""
         self.error: Exception | None = None
+        """Why it is not carried out."""
+
+    @property
+    def method(self) -> str:
+        """What is asked for, as far as that could be read."""
+        if self.bound is not None:
+            return self.bound.method.name
+        return cut(self.request.method) if self.request is not None else ""
 
 
 class Dispatcher:
@@ -70,7 +77,7 @@ class Dispatcher:
 
     def __init__(self, definition: Definition, instance: object, *, dev: bool = False) -> None:
         self._definition = definition
-        self._dev = dev
+        self._failures = Failures(definition, dev=dev)
         self._bound = {
             name: BoundMethod(
                 method=method,
@@ -128,38 +135,17 @@ class Dispatcher:
             return envelope.jsonrpc_result(request.jsonrpc_id, result)
         return b'{"result":%b}' % result
 
-    def error_body(self, invocation: Invocation, error: Exception) -> bytes:
-        """Return the reply for an error, and log it: what is not an RpcError is a fault of the service."""
-        name = invocation.bound.method.name if invocation.bound else ""
-        try:
-            body = self._error_body(name, error)
-        except Exception as unwritable:  # its fields or its text have no form in JSON
-            log.error("service.unwritable_error", service=self._definition.name, method=name, exc_info=unwritable)
-            message = f"{self._definition.name}.{name} failed, and its error cannot be written as JSON"
-            body = envelope.error_body(RpcError(Code.INTERNAL, message))
+    def error_body(self, invocation: Invocation, error: BaseException, *, is_late: bool = False) -> bytes:
+        """Return the reply for an error, and log it; see `failures.py`.
+
+        Args:
+            is_late: Whether the deadline of the call has passed.
+        """
+        body = self._failures.body(invocation.method, error, is_late=is_late)
         request = invocation.request
         if request is not None and request.is_jsonrpc:
             return envelope.jsonrpc_error(request.jsonrpc_id, body)
         return body
-
-    def _error_body(self, name: str, error: Exception) -> bytes:
-        if isinstance(error, RpcError):
-            log.info("service.refused", service=self._definition.name, method=name, error=str(error))
-            return error_codec.error_body(error, self._definition.errors)
-        _leave_out_own_frames(error)
-        log.error("service.failed", service=self._definition.name, method=name, exc_info=error)
-        return envelope.error_body(self._internal(name, error))
-
-    def _internal(self, method: str, error: Exception) -> RpcError:
-        """Return what a caller may know of an unexpected error."""
-        if not self._dev:
-            return RpcError(Code.INTERNAL, f"{self._definition.name}.{method} failed; the service's log says why")
-        lines = "".join(traceback.format_exception(error))
-        return RpcError(
-            Code.INTERNAL,
-            f"{self._definition.name}.{method}: {type(error).__name__}: {error}",
-            {"traceback": lines},
-        )
 
     def _misfit(self, method: Method, reason: str) -> RpcError:
         annotation = method.signature.return_annotation
@@ -243,12 +229,3 @@ def _convert_text(bound: BoundMethod, params: list[Any] | dict[str, Any], named:
         return _convert(bound, again, again_named, service)
     except RpcError:
         raise first_error from None
-
-
-def _leave_out_own_frames(error: Exception) -> None:
-    """Let the traceback begin where the user's code does."""
-    frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").partition(".")[0] in _OWN_PACKAGES:
-        frames = frames.tb_next
-    if frames is not None:
-        error.__traceback__ = frames

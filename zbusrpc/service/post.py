@@ -5,6 +5,9 @@
 Where the broker is one that the user has named it is asked which others there are. A tracker that is no broker itself
 takes no services: there the post only listens. Of several posts that lead to the same broker only the first serves.
 
+Whatever asks for a handler's end (its deadline, its caller, a lost link, the shutdown), it is cancelled once; its place
+is free for the next request when it has really ended, a thread too.
+
 Promises: every request is answered, returned or reported done exactly once per connection; what came by a connection
 that was lost is cancelled.
 """
@@ -19,6 +22,8 @@ from zbusrpc import envelope
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.outcome import knowing
+from zbusrpc.service.context import Limit
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
@@ -35,6 +40,7 @@ FEW: Final = 2
 REDIAL_S: Final = 0.8
 """Longest wait between two dials: a broker that is back has its services within a second."""
 _ERROR: Final = int(Flag.ERROR)
+_NOT_RUN: Final = int(Flag.NOT_RUN)
 _SUBSCRIBE_ID: Final = 1
 _UNSUBSCRIBE_ID: Final = 2
 _TRACK_ID: Final = 3
@@ -52,8 +58,12 @@ class Running:
         "has_started",
         "is_cancelled",
         "is_expired",
+        "is_over",
         "is_returned",
+        "is_stopped",
         "key",
+        "limit",
+        "method",
         "task",
         "tick",
     )
@@ -67,13 +77,21 @@ class Running:
         self.tick: dict[Running, None] | None = None
         """Where its deadline is watched."""
         self.task: asyncio.Task[None] | None = None
+        self.method = ""
+        """What runs, as soon as that is known."""
+        self.limit: Limit | None = None
+        """What limits the calls of a handler that can be told to stop; it is lifted for its clean-up."""
         self.has_started = False
-        """Whether the task has begun: one that is cancelled before never does."""
+        """Whether the handler has begun: one that is stopped before never does."""
+        self.is_stopped = False
+        """Whether it was told to end: by whatever it is, it is told once."""
         self.is_cancelled = False
         """The caller gave it up, or the connection that it came by is gone."""
         self.is_expired = False
         self.is_returned = False
         """The grace time is over."""
+        self.is_over = False
+        """Whether its end has been said."""
 
 
 class Post:
@@ -96,6 +114,8 @@ class Post:
         self._settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
         self._left: asyncio.Future[None] = self._loop.create_future()
         self.running: dict[tuple[int, int], Running] = {}
+        self._left_over: set[Running] = set()
+        """What came by a connection that is gone, and still cleans up."""
         self.address = str(broker)
         """The broker's name, as dialled until it says it."""
         self.is_seed = is_seed
@@ -146,6 +166,7 @@ class Post:
         else:
             log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
         lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
+        self._left_over.update(lost.values())
         for running in lost.values():
             self._cancel(running)
         self._worker.post_lost(self)
@@ -191,11 +212,10 @@ class Post:
         return topology
 
     def _note_subscription(self, message: Message) -> None:
-        refusal: ZbusError | None = None
+        refusal: RpcError | None = None
         if message.flags & _ERROR:
-            error = envelope.parse_error(message.body)
-            refusal = RpcError(error.code, error.message, error.details)
-            log.error("worker.refused", service=self._worker.definition.name, reason=error.message)
+            refusal = envelope.error_of(message)
+            log.error("worker.refused", service=self._worker.definition.name, reason=refusal.message)
         else:
             log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
             self.is_subscribed = True
@@ -209,7 +229,8 @@ class Post:
 
     def _begin(self, message: Message) -> None:
         if self._is_leaving:
-            self._send(Message(Kind.RETURN, message.id, session=message.session), self.link.connection)
+            untouched = Message(Kind.RETURN, message.id, flags=_NOT_RUN, session=message.session)
+            self._send(untouched, self.link.connection)
             return
         deadline = time.monotonic() + message.timeout_ms / 1000 if message.timeout_ms else None
         running = Running(message, deadline, self.link.connection)
@@ -219,22 +240,30 @@ class Post:
         running.task = self._loop.create_task(self._work(running, message))
 
     async def _work(self, running: Running, message: Message) -> None:
-        """Run one request and send what has to be said about it."""
+        """Run one request and send what has to be said about it, whatever comes of it."""
         running.has_started = True
         try:
-            reply = await self._worker.run(self._worker.prepare(message), message, running.deadline)
+            reply = await self._worker.run(running, message)
         except asyncio.CancelledError:
             reply = self._reply_to_cancelled(running)
-        except BaseException as error:  # such as SystemExit: its caller gets an answer before it goes its way
-            failure = RpcError(Code.INTERNAL, f"the handler raised {type(error).__name__}")
-            self._end(running, error_reply(message.id, message.session, failure))
-            raise
+        except BaseException as error:  # KeyboardInterrupt, or SystemExit from a model's validator
+            failure = RpcError(Code.INTERNAL, f"{self._worker.definition.name} failed: {type(error).__name__}")
+            self._end(running, envelope.error_reply(message.id, failure, message.session))
+            if isinstance(error, KeyboardInterrupt):  # somebody wants the program to end
+                raise
+            log.exception("worker.failed", service=self._worker.definition.name)
+            return
         self._end(running, reply)
 
     def _end(self, running: Running, reply: Message) -> None:
         """Forget a request and say the one thing that has to be said about it."""
+        if running.is_over:
+            return
+        running.is_over = True
         if self.running.get(running.key) is running:
             del self.running[running.key]
+        else:
+            self._left_over.discard(running)
         if running.tick is not None:
             running.tick.pop(running, None)
         if running.is_cancelled:
@@ -244,21 +273,22 @@ class Post:
 
     def _reply_to_cancelled(self, running: Running) -> Message:
         """Return what ends a call whose handler was stopped before it had a result."""
-        name = self._worker.definition.name
+        name, may_have_run = self._worker.definition.name, running.has_started
         session, message_id = running.key
         if running.is_expired:
-            error = RpcError(Code.DEADLINE_EXCEEDED, f"the deadline of this call to {name} passed in the handler")
-        elif running.is_returned and running.flags & Flag.IDEMPOTENT:
-            return Message(Kind.RETURN, message_id, session=session)
+            where = "in the handler" if may_have_run else "before the handler began"
+            text = f"the deadline of this call to {name} passed {where}"
+            error = knowing(Code.DEADLINE_EXCEEDED, text, may_have_run=may_have_run)
+        elif running.is_returned and (running.flags & Flag.IDEMPOTENT or not may_have_run):
+            return Message(Kind.RETURN, message_id, flags=0 if may_have_run else _NOT_RUN, session=session)
         elif running.is_returned:
-            error = RpcError(
-                Code.UNAVAILABLE,
-                f"the instance of {name} shut down during this call; it may have run",
-                {"may_have_run": True},
-            )
-        else:  # the handler cancelled itself
+            text = f"the instance of {name} shut down during this call; it may have run"
+            error = knowing(Code.UNAVAILABLE, text, may_have_run=True)
+        else:
+            if not running.is_stopped:
+                log.error("service.cancelled_itself", service=name, method=running.method)
             error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
-        return error_reply(message_id, session, error)
+        return envelope.error_reply(message_id, error, session)
 
     def _expire(self, running: Running) -> None:
         running.is_expired = True
@@ -269,7 +299,13 @@ class Post:
         self._stop(running)
 
     def _stop(self, running: Running) -> None:
+        """Cancel a request's task, once: a second cancellation would cut off the clean-up after the first."""
+        if running.is_stopped:
+            return
         assert running.task is not None
+        running.is_stopped = True
+        if running.limit is not None:
+            running.limit.is_over = True
         running.task.cancel()
         if not running.has_started:
             self._end(running, self._reply_to_cancelled(running))
@@ -281,7 +317,7 @@ class Post:
         size = payload_size(message)
         if size > connection.message_bytes_max:
             what = f"the reply of {size} bytes exceeds the limit of {connection.message_bytes_max} bytes"
-            message = error_reply(message.id, message.session, RpcError(Code.RESOURCE_EXHAUSTED, what))
+            message = envelope.error_reply(message.id, RpcError(Code.RESOURCE_EXHAUSTED, what), message.session)
         if len(self.running) < FEW:
             connection.send_now(message)
         else:
@@ -303,6 +339,10 @@ class Post:
         if not self._left.done():
             self._left.set_result(None)
 
+    def unfinished(self) -> list[Running]:
+        """Return what has not ended."""
+        return [*self.running.values(), *self._left_over]
+
     def return_all(self) -> None:
         """Stop what has not finished, and watch no deadline any more."""
         for running in list(self.running.values()):
@@ -310,7 +350,10 @@ class Post:
             self._stop(running)
         self._deadlines.close()
 
-
-def error_reply(message_id: int, session: int, error: RpcError) -> Message:
-    """Return the reply that ends a call with an error."""
-    return Message(Kind.REPLY, message_id, b"", envelope.error_body(error), b"", _ERROR, 0, session)
+    def abandon_all(self) -> None:
+        """Say the end of what has not ended in spite of that, and cancel it again: nobody waits for it any more."""
+        for running in self.unfinished():
+            running.is_returned = True
+            self._end(running, self._reply_to_cancelled(running))
+            assert running.task is not None
+            running.task.cancel()

@@ -5,6 +5,9 @@ It subscribes to the service's topic with a window of `concurrency`, runs a task
 
     start -> serve requests -> drain: leave the group, finish what has started within the grace time, return the rest
 
+Each handler is cancelled once, so that its clean-up may wait for something. After the grace time there is CLEANUP_S
+more for that; what has not ended then is cancelled a second time, answered, and given up.
+
 It serves at every broker that those named by the user tell of, also at those that come later.
 
 Promises: every request is answered, returned or reported done exactly once per connection; what the broker gave to
@@ -22,11 +25,11 @@ from zbusrpc.cluster.admission import Admission
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
-from zbusrpc.service.context import Context, ambient_deadline
+from zbusrpc.service.context import Context, ambient_limit
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
-from zbusrpc.service.post import Post
+from zbusrpc.service.post import Post, Running
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
 from zbusrpc.transport.address import Address, address_named
 from zbusrpc.transport.hello import Hello
@@ -37,9 +40,16 @@ SETTLE_S: Final = 1.0
 """How long the start waits for further brokers once one has taken the subscription."""
 LEAVE_TIMEOUT_S: Final = 1.0
 """How long a broker may take to confirm that it gives this instance nothing more: requests may be on their way."""
+CLEANUP_S: Final = 2.0
+"""How long handlers that were cancelled at the end of the grace time may clean up."""
+GIVE_UP_S: Final = 0.5
+"""How long they may take to end once they were cancelled a second time."""
+LATE_S: Final = 0.01
+"""A nested call that has the deadline of its handler's call may find it passed a little earlier: clocks have ticks."""
 POSTS_MAX: Final = 128
 """Brokers besides those that were named: each takes a file descriptor, and a tracker may tell of far more."""
 _ERROR: Final = int(Flag.ERROR)
+_REFUSED: Final = int(Flag.ERROR | Flag.NOT_RUN)
 _REPLY: Final = int(Kind.REPLY)
 
 log = get_logger("worker")
@@ -63,6 +73,7 @@ class Worker:
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
         self.interface = interface_of(definition)
         """What brokers are told of the methods, as JSON, or nothing."""
+        self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
@@ -73,10 +84,10 @@ class Worker:
         self._topology = Topology()
         self._admission = Admission(self._seeds, log, "worker.broker_without_tls")
         self._is_closing = False
-        self.refused: asyncio.Future[ZbusError | None] = asyncio.get_running_loop().create_future()
+        self.refused: asyncio.Future[ZbusError | None] = self._loop.create_future()
         """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
-        self.has_stuck_threads = False
-        """Whether `def` methods were still running when `close` gave up on them: they keep the process alive."""
+        self.has_stuck_calls = False
+        """Whether handlers were still running when `close` gave up on them: they keep the process alive."""
 
     async def start(self) -> None:
         """Begin to serve; returns once all brokers that answer soon have taken the subscription, and one has.
@@ -102,24 +113,38 @@ class Worker:
         return any(post.is_subscribed for post in self._posts.values())
 
     async def close(self, grace_s: float = 0.0) -> None:
-        """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end."""
+        """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end.
+
+        What does not end although it was cancelled is given up: see `has_stuck_calls`.
+        """
         self._is_closing = True
         until = time.monotonic() + grace_s
         posts = list(self._posts.values())
         await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
-        while (tasks := self._unfinished()) and time.monotonic() < until:
-            await asyncio.wait(tasks, timeout=until - time.monotonic())
+        await self._wait_unfinished(until)
         for post in posts:
             post.return_all()
-        if tasks := self._unfinished():
-            await asyncio.wait(tasks, timeout=1.0)
+        if stuck := await self._wait_unfinished(time.monotonic() + CLEANUP_S):
+            for post in posts:
+                post.abandon_all()
+            _, stuck = await asyncio.wait(stuck, timeout=GIVE_UP_S)
         await asyncio.sleep(0)  # the last replies leave before the connection does
         ending = [*self._tasks.values(), *self._attempts.values()]
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self.has_stuck_threads = bool(self._in_threads)
+        self.has_stuck_calls = bool(stuck or self._in_threads)
+
+    async def _wait_unfinished(self, until: float) -> set[asyncio.Task[None]]:
+        """Wait for all handlers to end, and return the tasks of those that have not in time."""
+        while (tasks := {running.task for running in self.unfinished() if running.task}) and time.monotonic() < until:
+            await asyncio.wait(tasks, timeout=until - time.monotonic())
+        return tasks
+
+    def unfinished(self) -> list[Running]:
+        """Return the requests whose handlers have not ended."""
+        return [running for post in self._posts.values() for running in post.unfinished()]
 
     # -- brokers -----------------------------------------------------------------------------------------
 
@@ -174,57 +199,79 @@ class Worker:
             log.error("worker.token_refused", service=self.definition.name, reason=str(errors[0]))
             self.refused.set_result(errors[0])
 
-    def _unfinished(self) -> list[asyncio.Task[None]]:
-        return [running.task for post in self._posts.values() for running in post.running.values() if running.task]
-
-    async def run(self, invocation: Invocation, message: Message, deadline: float | None) -> Message:
+    async def run(self, running: Running, message: Message) -> Message:
         """Run one request's handler and return the reply.
 
         Raises:
             asyncio.CancelledError: the handler was cancelled; there is no reply.
+            KeyboardInterrupt: somebody wants the program to end.
         """
+        invocation = self._dispatcher.prepare(message.body, message.header_bytes)
         bound = invocation.bound
-        name = bound.method.name if bound else ""
-        current_call.set(Context(message, self.definition.name, name, deadline))
-        ambient_deadline.set(deadline)
+        running.method = invocation.method
+        call = Context(message, self.definition.name, invocation.method, running.deadline)
+        current_call.set(call)
+        if bound is None or invocation.error is not None:
+            error = invocation.error or RpcError(Code.INTERNAL, "nothing to run")
+            body, flags = self._dispatcher.error_body(invocation, error), _REFUSED
+            return Message(_REPLY, message.id, b"", body, b"", flags, 0, message.session)
+        ambient_limit.set(call)
         flags = 0
         try:
-            if bound is None or invocation.error is not None:
-                raise invocation.error or RpcError(Code.INTERNAL, "nothing to run")
             if is_tracing():
-                value = await self._run_traced(bound, invocation, message)
+                value = await self._run_traced(bound, invocation, running, message)
             elif bound.is_async:
+                running.limit = call
                 value = await bound.function(*invocation.args, **invocation.kwargs)
             else:
-                value = await self._run_in_thread(bound.function, invocation)
+                value = await self._run_in_thread(bound.function, invocation, running)
             body = self._dispatcher.result_body(invocation, value)
-        except Exception as error:
-            body, flags = self._dispatcher.error_body(invocation, error), _ERROR
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if isinstance(error, GeneratorExit) and not self._loop.is_running():
+                raise  # the loop is gone, and this coroutine is being cleared away
+            is_late = running.deadline is not None and time.monotonic() >= running.deadline - LATE_S
+            body, flags = self._dispatcher.error_body(invocation, error, is_late=is_late), _ERROR
+        finally:
+            call.is_over = True
         return Message(_REPLY, message.id, b"", body, b"", flags, 0, message.session)
 
-    def prepare(self, message: Message) -> Invocation:
-        """Return what a request asks for."""
-        return self._dispatcher.prepare(message.body, message.header_bytes)
-
-    async def _run_traced(self, bound: BoundMethod, invocation: Invocation, message: Message) -> Any:
+    async def _run_traced(self, bound: BoundMethod, invocation: Invocation, running: Running, message: Message) -> Any:
         """Run a method within a span that continues the caller's trace."""
         with server_span(self.definition.name, bound.method.name, decode_headers(message.header_bytes)):
-            if bound.is_async:
-                return await bound.function(*invocation.args, **invocation.kwargs)
-            return await self._run_in_thread(bound.function, invocation)
+            if not bound.is_async:
+                return await self._run_in_thread(bound.function, invocation, running)
+            running.limit = ambient_limit.get()
+            return await bound.function(*invocation.args, **invocation.kwargs)
 
-    async def _run_in_thread(self, function: Callable[..., Any], invocation: Invocation) -> Any:
+    async def _run_in_thread(self, function: Callable[..., Any], invocation: Invocation, running: Running) -> Any:
         """Run a `def` method in a thread. A thread cannot be stopped: cancelled, this still waits for its end."""
-        run = contextvars.copy_context().run
-        future = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: run(function, *invocation.args, **invocation.kwargs)
-        )
+        waiting = self._threads.submit(_outcome, contextvars.copy_context(), function, invocation)
+        future = asyncio.wrap_future(waiting)
         self._in_threads.add(future)
         future.add_done_callback(self._in_threads.discard)
         try:
-            return await asyncio.shield(future)
+            value, error = await asyncio.shield(future)
         except asyncio.CancelledError:
-            await asyncio.wait([future])
-            if not future.cancelled():
-                future.exception()  # has been seen: nobody waits for it any more
+            if waiting.cancel():  # no thread was free until now
+                running.has_started = False
+            else:
+                await asyncio.wait([future])
             raise
+        if error is None:
+            return value
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise error
+        # What would end a coroutine or a task, and not be an error in it: in a thread it is one as any other.
+        raise RuntimeError(f"the method raised {type(error).__name__}") from error
+
+
+def _outcome(
+    context: contextvars.Context, function: Callable[..., Any], invocation: Invocation
+) -> tuple[Any, BaseException | None]:
+    """Run a function in a thread, and return what it returned or raised: no future takes every exception."""
+    try:
+        return context.run(function, *invocation.args, **invocation.kwargs), None
+    except BaseException as error:
+        return None, error

@@ -136,8 +136,7 @@ class Monitor:
 
     def _answer(self, exchange: Exchange, rights: Rights | None, reply: Message) -> None:
         if reply.flags & Flag.ERROR:
-            error = envelope.parse_error(reply.body)
-            self._refuse(exchange, rights, RpcError(error.code, error.message, error.details))
+            self._refuse(exchange, rights, envelope.error_of(reply))
         else:
             exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=bytes(reply.body)))
 

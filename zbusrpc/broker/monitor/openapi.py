@@ -244,7 +244,8 @@ def _hoist(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
 
 
 def _error_schema() -> dict[str, Any]:
-    fields = {"code": {"type": "string"}, "message": {"type": "string"}, "details": {}}
+    fields: dict[str, Any] = {"code": {"type": "string"}, "message": {"type": "string"}, "details": {}}
+    fields["may_have_run"] = {"const": False, "description": "Where it stands: what was asked for was not begun."}
     error = {"type": "object", "properties": fields, "required": ["code", "message"]}
     return {"type": "object", "properties": {"error": error}, "required": ["error"]}
 

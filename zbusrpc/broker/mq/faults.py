@@ -16,6 +16,7 @@ from zbusrpc.broker.storage.errors import (
     reason_of,
 )
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import not_run
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -27,7 +28,7 @@ def as_rpc_error(topic: str, error: StorageError) -> RpcError:
         return RpcError(Code.INVALID_ARGUMENT, text)
     is_full = isinstance(error, WriteFailedError) and _is_full(error.__cause__)
     if is_full or isinstance(error, BacklogFullError):
-        return RpcError(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S, "may_have_run": False})
+        return not_run(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S})
     if isinstance(error, LogClosedError):
         text += "; look at the disk, then restart the broker"
     return RpcError(Code.INTERNAL, text)

@@ -18,6 +18,7 @@ from zbusrpc.broker.storage.record import Record, check_record
 from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import decode_headers
+from zbusrpc.outcome import not_run
 from zbusrpc.transport.entries import Entry
 
 STORING_BYTES_MAX: Final = 256 * 1024 * 1024
@@ -115,11 +116,8 @@ class Intake:
         if topic.options.is_service:
             raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a service, and no topic of messages: call it")
         if self._storing_bytes + size > STORING_BYTES_MAX:
-            raise RpcError(
-                Code.RESOURCE_EXHAUSTED,
-                f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s",
-                {"retry_after_s": RETRY_AFTER_S, "may_have_run": False},
-            )
+            text = f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s"
+            raise not_run(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S})
 
 
 def _check_headers(topic: Topic, entries: Sequence[Entry]) -> None:

@@ -162,7 +162,7 @@ class Queues:
     def refuse(self, session: Session, request_id: int, error: RpcError) -> None:
         """Answer a request with an error, unless no answer is wanted."""
         if request_id:
-            self._send(session, Message(_REPLY, request_id, b"", envelope.error_body(error), flags=Flag.ERROR))
+            self._send(session, envelope.error_reply(request_id, error))
 
     def _answer_to(self, session: Session, message: Message) -> Callable[[Any, RpcError | None], None]:
         """Return what answers a message, with a result or an error."""

@@ -31,6 +31,7 @@ from zbusrpc.broker.session import NOBODY, Call, Session
 from zbusrpc.broker.storage.record import ID_BYTES_MAX, Record
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import HEADER_MESSAGE_ID, Flag, Kind, Message
+from zbusrpc.outcome import knowing
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.entries import Entry
 
@@ -147,7 +148,7 @@ class StoredCalls:
                 self._stored(topic, call, offset)
             elif not call.is_over:
                 text = f"this request to {topic.name} has been carried out; its reply is gone"
-                self._calls.refuse(call, error or RpcError(Code.ABORTED, text, {"may_have_run": True}))
+                self._calls.refuse(call, error or knowing(Code.ABORTED, text, may_have_run=True))
             if call.stored_offset < 0:
                 self._forget(call)
 

@@ -17,7 +17,7 @@ from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.tracker.registry import LOOK_S, Registry, Server
 from zbusrpc.errors import RpcError
-from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.message import Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.topology import (
     LEARNT_MAX,
@@ -185,7 +185,7 @@ class Tracker:
 
     def _refuse(self, session: Session, message: Message, error: RpcError) -> None:
         log.warning("tracker.refused_report", peer=session.name, reason=error.message)
-        self._send(session, Message(Kind.REPLY, message.id, b"", envelope.error_body(error), flags=Flag.ERROR))
+        self._send(session, envelope.error_reply(message.id, error))
 
     def disconnect(self, session: Session) -> None:
         """Let go of a session that has ended."""

@@ -53,6 +53,7 @@ SERVICE_CORES = {
     "failures",
     "generics",
     "interface",
+    "likeness",
     "members",
     "schema",
 }

@@ -12,15 +12,16 @@ import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from types import MethodType
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
 from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
 from zbusrpc.cluster.policy import as_begun, may_retry
-from zbusrpc.cluster.selection import LeastLoaded, Selector, selector_of
+from zbusrpc.cluster.selection import SELECTORS, LeastLoaded, Selector, selector_of
 from zbusrpc.config import TIMEOUT_S
-from zbusrpc.errors import RpcError, UsageError, did_you_mean
+from zbusrpc.errors import RpcError, UsageError
 from zbusrpc.message import (
     HEADER_CALLER,
     HEADER_MESSAGE_ID,
@@ -32,9 +33,10 @@ from zbusrpc.message import (
 )
 from zbusrpc.outcome import note_origin, note_run, was_lost
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.codec import DynamicCodec, TypedCodec
+from zbusrpc.service.codec import DynamicCodec, codec_of
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
+from zbusrpc.service.likeness import NAME, PARTS, Likeness, MethodLikeness, proxy_class, renamed
 from zbusrpc.telemetry import client_span, is_tracing
 from zbusrpc.transport.address import Address, parse_addresses
 from zbusrpc.transport.backoff import Backoff
@@ -44,8 +46,6 @@ from zbusrpc.transport.native import TOPIC_BYTES_MAX
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-PARTS: Final = "__zbusrpc_parts__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +65,29 @@ class CallOptions:
     """Who chooses among the brokers that have the service."""
     key: str | None = None
     """Calls with the same key go to the same broker."""
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What is equal where calls go the same way."""
+        values = [getattr(self, name) for name in _OPTIONS if name != "selector"]
+        return (*values, self._selector_class or id(self.selector))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {name: getattr(self, name) for name in _OPTIONS}
+        return _unpickle_options, (values | {"selector": self._selector_class or self.selector},)
+
+    @property
+    def _selector_class(self) -> type[Selector] | None:
+        """One of ours keeps nothing that another process or another proxy has use for."""
+        return type(self.selector) if type(self.selector) in SELECTORS.values() else None
+
+
+_OPTIONS: Final = tuple(option.name for option in fields(CallOptions))
+
+
+def _unpickle_options(values: dict[str, Any]) -> CallOptions:
+    selector = values.pop("selector")
+    return CallOptions(**values, selector=selector() if isinstance(selector, type) else selector)
 
 
 @overload
@@ -177,47 +200,39 @@ def _awaitable(method: Any, function: str) -> Any:
 # -- proxies -------------------------------------------------------------------------------------------------
 
 
-class DynamicProxy:
+class DynamicProxy(Likeness):
     """A service known by its name only: every attribute is a method, awaited, with JSON values."""
 
     def __init__(self, service: str, call_options: CallOptions) -> None:
         if not 1 <= len(service.encode()) <= TOPIC_BYTES_MAX:
             raise UsageError(f"service name {service!r}: 1 to {TOPIC_BYTES_MAX} bytes")
-        self._service = one_spelling(service)
-        setattr(self, PARTS, (call_options, functools.partial(DynamicProxy, service)))
+        service = one_spelling(service)
+        Likeness.__init__(self, service, call_options, functools.partial(_remake, service))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        call = MethodCall(DynamicCodec(self._service, name), getattr(self, PARTS)[0])
-        setattr(self, name, call)
+        service, call_options = vars(self)[NAME], vars(self)[PARTS][0]
+        call = vars(self)[name] = MethodCall(DynamicCodec(service, name), call_options)
         return call
-
-    def __repr__(self) -> str:
-        return f"<proxy of service {self._service}>"
-
-
-class Proxy:
-    """A service known by its class: its methods are attributes of the instance."""
-
-    def __init__(self, definition: Definition) -> None:
-        self._definition = definition
-
-    def __getattr__(self, name: str) -> Any:
-        attributes = [method.attribute for method in self._definition.methods.values()]
-        raise AttributeError(f"service {self._definition.name} has no method {name}{did_you_mean(name, attributes)}")
-
-    def __repr__(self) -> str:
-        return f"<proxy of service {self._definition.name}>"
 
 
 def _typed_proxy(definition: Definition, call_options: CallOptions) -> Any:
-    proxy = Proxy(definition)
-    setattr(proxy, PARTS, (call_options, functools.partial(_typed_proxy, definition)))
+    calls: dict[str, Any] = {}
     for method in definition.methods.values():
-        call = MethodCall(TypedCodec(definition, method), call_options)
-        setattr(proxy, method.attribute, call if method.color is Color.ASYNC else BlockingCall(call))
-    return proxy
+        call = MethodCall(codec_of(definition, method), call_options)
+        calls[method.attribute] = call if method.color is Color.ASYNC else BlockingCall(call)
+    remake = functools.partial(_remake, definition.cls)
+    return proxy_class(definition.cls, calls)(definition.name, call_options, remake, calls)
+
+
+def _remake(source: type | str, call_options: CallOptions) -> Any:
+    """Return a proxy of the same service that calls in another way, perhaps in another process."""
+    return DynamicProxy(source, call_options) if isinstance(source, str) else _typed_proxy(define(source), call_options)
+
+
+def _remake_call(source: type | str, attribute: str, call_options: CallOptions) -> "MethodCall":
+    return cast("MethodCall", _awaitable(getattr(_remake(source, call_options), attribute), "aio"))
 
 
 def _parts(proxy: object) -> tuple[CallOptions, Callable[[CallOptions], Any]]:
@@ -235,15 +250,16 @@ _ERROR: Final = int(Flag.ERROR)
 _NOT_RUN: Final = int(Flag.NOT_RUN)
 
 
-class MethodCall:
+class MethodCall(MethodLikeness):
     """One method of a proxy: calling it returns a coroutine that makes the call."""
 
     def __init__(self, codec: DynamicCodec, call_options: CallOptions) -> None:
         metadata = {HEADER_METADATA_PREFIX + key: value for key, value in call_options.metadata}
-        self.__name__ = codec.method
-        self.__qualname__ = f"{codec.service}.{codec.method}"
-        self.__doc__ = codec.doc or None
         self._codec = codec
+        self._look_like(codec)
+        name = self.__qualname__
+        self._request = MethodType(renamed(MethodCall._request, name), self)  # type: ignore[method-assign]
+        self._request_traced = MethodType(renamed(MethodCall._request_traced, name), self)  # type: ignore[method-assign]
         self._options = call_options
         self._topic = codec.service.encode()
         self._timeout_s = call_options.timeout or codec.timeout or TIMEOUT_S
@@ -264,9 +280,6 @@ class MethodCall:
         if codec.is_durable:
             return self._request(args, kwargs, deadline, encode_headers(self._own_headers()))
         return self._request(args, kwargs, deadline, self._header_bytes)
-
-    def __repr__(self) -> str:
-        return f"<method {self.__qualname__} of a proxy>"
 
     async def _request(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float, header_bytes: bytes
@@ -293,6 +306,16 @@ class MethodCall:
                 raise
             return await _retry(codec, call_options, fleet, error, message, deadline)
 
+    __code__ = _request.__code__
+    """Tells `inspect` that this is a coroutine function."""
+
+    @property
+    def _key(self) -> Any:
+        return self._codec.source, self._codec.method, self._options.identity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remake_call, (self._codec.source, self._codec.attribute, self._options)
+
     def _own_headers(self) -> dict[str, str]:
         """Return the headers of one request. To a durable service it has an id: sent again, it is the same request."""
         return self._headers | ({HEADER_MESSAGE_ID: uuid.uuid4().hex} if self._codec.is_durable else {})
@@ -303,20 +326,22 @@ class MethodCall:
             return await self._request(args, kwargs, deadline, encode_headers(headers))
 
 
-class BlockingCall:
+class BlockingCall(MethodLikeness):
     """One method of a proxy: calling it waits for the result in this thread."""
 
     def __init__(self, awaitable: "MethodCall") -> None:
         self.awaitable = awaitable
-        self.__name__ = awaitable.__name__
-        self.__qualname__ = awaitable.__qualname__
-        self.__doc__ = awaitable.__doc__
+        self._look_like(awaitable._codec)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return run_blocking(self.__qualname__, self._run, ambient_deadline(), args, kwargs)
 
-    def __repr__(self) -> str:
-        return repr(self.awaitable)
+    @property
+    def _key(self) -> Any:
+        return self.awaitable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockingCall, (self.awaitable,)
 
     async def _run(self, deadline: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call with the deadline of the thread that waits."""

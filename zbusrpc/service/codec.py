@@ -23,6 +23,8 @@ from zbusrpc.service.definition import Definition, Method
 from zbusrpc.service.error_codec import revive
 
 Write = Callable[[Any], bytes]
+_CODECS_ATTRIBUTE: Final = "__zbusrpc_codecs__"
+_ANYTHING: Final = inspect.signature(lambda *args, **kwargs: None)
 _VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 _POSITIONAL: Final = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
 
@@ -38,7 +40,11 @@ class DynamicCodec:
     def __init__(self, service: str, method: str) -> None:
         self.service = service
         self.method = method
+        self.source: type | str = service
+        """The class of the service, or its name where nothing else is known."""
+        self.attribute = method
         self.doc = ""
+        self.signature = _ANYTHING
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Return the request."""
@@ -72,7 +78,10 @@ class TypedCodec(DynamicCodec):
         super().__init__(definition.name, method.name)
         self._definition = definition
         self._method = method
+        self.source = definition.cls
+        self.attribute = method.attribute
         self.doc = method.doc
+        self.signature = method.signature
         self.is_durable = definition.durable
         self.is_idempotent = method.options.idempotent or definition.durable
         self.timeout = method.options.timeout
@@ -139,6 +148,17 @@ class TypedCodec(DynamicCodec):
         if len(args) <= len(positional) and hidden.isdisjoint([*names, *kwargs]):
             return b"%b%b}" % (self._prefix, _object(dict(zip(names, values, strict=True)) | named))
         return b'%b[%b],"named":%b}' % (self._prefix, b",".join(values), _object(named))
+
+
+def codec_of(definition: Definition, method: Method) -> TypedCodec:
+    """Return the codec of a method, which all proxies share: its schemas are built once."""
+    codecs: dict[str, TypedCodec] | None = vars(definition.cls).get(_CODECS_ATTRIBUTE)
+    if codecs is None:
+        codecs = {}
+        setattr(definition.cls, _CODECS_ATTRIBUTE, codecs)
+    if method.name not in codecs:
+        codecs[method.name] = TypedCodec(definition, method)
+    return codecs[method.name]
 
 
 def _object(items: dict[str, bytes]) -> bytes:

@@ -75,6 +75,8 @@ class Method:
 class Definition:
     """A service's interface."""
 
+    cls: type
+    """What it was read from."""
     name: str
     """The topic its calls travel through."""
     version: str
@@ -223,6 +225,7 @@ def _read_class(cls: type) -> Definition:
     if not methods:
         raise DefinitionError(f"{cls.__name__} has no public method; a service offers at least one")
     return Definition(
+        cls=cls,
         name=options.name,
         version=options.version,
         concurrency=options.concurrency,

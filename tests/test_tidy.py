@@ -46,6 +46,7 @@ BROKER_SHELLS = {
 }
 SERVICE_CORES = {
     "arguments",
+    "checks",
     "declared",
     "definition",
     "dispatcher",

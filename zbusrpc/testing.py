@@ -33,6 +33,7 @@ from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.service.blocking import close_blocking_callers
+from zbusrpc.service.checks import check_whole
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import is_service
 from zbusrpc.service.hosting import hosted
@@ -103,12 +104,13 @@ def running(
         LinkError: `broker` cannot be reached.
         UsageError: the event loop is not asyncio's, or there are to be several of one instance.
     """
+    check_whole("running(instances", instances, 1, None)
+    if concurrency is not None:
+        check_whole("running(concurrency", concurrency, 1, None)
     if instances > 1 and is_service(type(service)):
         raise UsageError(
             f"instances={instances} needs a class or a factory, not one instance of {type(service).__name__}"
         )
-    if instances < 1:
-        raise UsageError(f"instances={instances}: there is at least one")
     return _running(service, broker, instances, grace, {"concurrency": concurrency, "dev": dev})
 
 

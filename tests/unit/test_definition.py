@@ -138,7 +138,7 @@ def test_name_that_does_not_fit_an_address_is_refused(name: str) -> None:
 @pytest.mark.parametrize("concurrency", [0, 4097, -1])
 def test_concurrency_has_bounds(concurrency: int) -> None:
     """A window of none or of too many is refused."""
-    with pytest.raises(DefinitionError, match=r"not in 1\.\.4096"):
+    with pytest.raises(DefinitionError, match=r"in 1\.\.4096"):
         service(concurrency=concurrency)(a_class(method=fine))
 
 

@@ -212,10 +212,14 @@ def keyword_only(*, a: int) -> int: ...  # type: ignore[empty-body]
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("add", Adder(), r"Odd.add is a Adder that can be called, and no method; write a def .* or name it _add"),
-        ("add", functools.partial(method), r"Odd.add is a partial that can be called"),
-        ("add", len, r"Odd.add is a builtin_function_or_method that can be called"),
-        ("add", Adder().__call__, r"Odd.add is a method that can be called"),
+        (
+            "add",
+            Adder(),
+            r"Odd.add is of type Adder, which can be called, and no method; write a def .* or name it _add",
+        ),
+        ("add", functools.partial(method), r"Odd.add is of type partial, which can be called"),
+        ("add", len, r"Odd.add is of type builtin_function_or_method, which can be called"),
+        ("add", Adder().__call__, r"Odd.add is of type method, which can be called"),
         ("add", dispatching, r"Odd.add is a singledispatchmethod, .*union"),
         ("add", cached_async, r"Odd.add is an async def in a functools cache"),
         ("add", hiding, r"Odd.add: parameter args has no type; let its decorator use functools.wraps"),

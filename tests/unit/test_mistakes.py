@@ -1,10 +1,24 @@
 """What a newcomer does wrong: one line that names the thing, and where possible the fix."""
 
+import math
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from zbusrpc import Code, ConfigError, DefinitionError, Producer, RpcError, UsageError, connect, options, rpc, service
+from zbusrpc import (
+    Code,
+    ConfigError,
+    DefinitionError,
+    Producer,
+    RpcError,
+    UsageError,
+    connect,
+    deadline,
+    options,
+    rpc,
+    service,
+)
 from zbusrpc.service.hosting import make_instance
 from zbusrpc.testing import running
 
@@ -49,6 +63,67 @@ def test_key_is_a_text() -> None:
     """A number as a key is refused where it is given, and not by a call."""
     with pytest.raises(UsageError, match=r"options\(key=42\): a key is a str"):
         options(connect(Calc), key=42)  # type: ignore[arg-type]
+
+
+WRONG_OPTIONS: list[tuple[str, Any, str]] = [
+    ("timeout", "5", "timeout='5'): a time limit is a number of seconds, not a str"),
+    ("timeout", True, "timeout=True): a time limit is a number of seconds, not a bool"),
+    ("timeout", timedelta(seconds=5), "a number of seconds, not a timedelta"),
+    ("timeout", 0, "timeout=0): a time limit is a number greater than 0"),
+    ("timeout", math.nan, "timeout=nan): a time limit is a number greater than 0"),
+    ("retries", "3", "retries='3'): a whole number, 0 or more, not a str"),
+    ("retries", -1, "retries=-1): a whole number, 0 or more"),
+    ("retries", 1.5, "retries=1.5): a whole number, 0 or more, not a float"),
+    ("metadata", ["user"], "metadata=['user']): a dict of strings, not a list"),
+    ("wait_for_ready", "no", "wait_for_ready='no'): True or False, not a str"),
+    ("caller", 5, "caller=5): a str, not an int"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "words"), WRONG_OPTIONS)
+def test_wrong_option_of_a_proxy_is_named(option: str, value: Any, words: str) -> None:
+    """A value of another type is refused where it is given, with what is wanted."""
+    with pytest.raises(UsageError) as raised:
+        options(connect(Calc), **{option: value})
+    assert str(raised.value).startswith("options(")
+    assert str(raised.value).endswith(words)
+
+
+@pytest.mark.parametrize("seconds", ["1", math.nan, timedelta(seconds=1), True])
+def test_deadline_is_a_number(seconds: Any) -> None:
+    """Anything else is refused before the block."""
+    with pytest.raises(UsageError, match=r"^deadline\(.*\): a number of seconds, not "), deadline(seconds):
+        pytest.fail("the block was entered")
+
+
+@pytest.mark.parametrize(
+    ("decorate", "words"),
+    [
+        (lambda: rpc(timeout=wrong("5")), "@rpc(timeout='5'): a time limit is a number of seconds, not a str"),
+        (lambda: rpc(name=wrong(5)), "@rpc(name=5): a str, not an int"),
+        (lambda: rpc(idempotent=wrong("yes")), "@rpc(idempotent='yes'): True or False, not a str"),
+        (lambda: rpc(deprecated=wrong(True)), "@rpc(deprecated=True): a str, not a bool"),
+        (lambda: rpc(errors=wrong(RpcError)), "@rpc(errors=<class 'zbusrpc.errors.RpcError'>): a tuple of subclasses"),
+        (lambda: rpc(errors=wrong((ValueError,))), "@rpc(errors=(<class 'ValueError'>,)): a tuple of subclasses"),
+        (lambda: rpc(errors=wrong(5)), "@rpc(errors=5): a tuple of subclasses of RpcError, as in (NotThere,)"),
+        (lambda: service(concurrency=wrong("4"))(Calc), "@service(concurrency='4'): a whole number in 1..4096, not a"),
+        (lambda: service(concurrency=wrong(1.0))(Calc), "@service(concurrency=1.0): a whole number in 1..4096, not a"),
+        (lambda: service(concurrency=0)(Calc), "@service(concurrency=0): a whole number in 1..4096"),
+        (lambda: service(name=wrong(5))(Calc), "@service(name=5): a str, not an int"),
+        (lambda: service(version=wrong(2))(Calc), "@service(version=2): a str, not an int"),
+        (lambda: service(durable=wrong("no"))(Calc), "@service(durable='no'): True or False, not a str"),
+    ],
+)
+def test_wrong_option_of_a_decorator_is_named(decorate: Any, words: str) -> None:
+    """A value of another type is refused where the class is declared, with what is wanted."""
+    with pytest.raises(DefinitionError) as raised:
+        decorate()
+    assert str(raised.value).startswith(words)
+
+
+def wrong(value: Any) -> Any:
+    """Return a value that the type checker must not see."""
+    return value
 
 
 def test_brokers_are_one_text() -> None:

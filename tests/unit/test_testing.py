@@ -215,5 +215,5 @@ async def test_mistakes_are_named() -> None:
             pass
     with pytest.raises(UsageError, match="not one instance of Calc"):
         running(Calc(), instances=2)
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="a whole number, 1 or more"):
         running(Calc, instances=0)

@@ -339,8 +339,8 @@ class Producer(Generic[T]):
 
 
 def _check_timeout(timeout: float) -> float:
-    if not 0 < timeout < math.inf:
-        raise UsageError(f"timeout={timeout}: a time limit is a number greater than 0")
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
+        raise UsageError(f"timeout={timeout!r}: a time limit is a number of seconds greater than 0")
     return timeout
 
 

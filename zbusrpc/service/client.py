@@ -7,7 +7,6 @@ service that checks them. What comes back is validated by the annotation of the 
 
 import asyncio
 import functools
-import math
 import time
 import uuid
 import warnings
@@ -33,6 +32,7 @@ from zbusrpc.message import (
 )
 from zbusrpc.outcome import note_origin, note_run, was_lost
 from zbusrpc.service.blocking import run_blocking
+from zbusrpc.service.checks import check_kind, check_seconds, check_texts, check_whole
 from zbusrpc.service.codec import DynamicCodec, codec_of
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
@@ -156,10 +156,13 @@ def options(
     Raises:
         UsageError: `proxy` is none, or a value cannot be used.
     """
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise UsageError(f"options(timeout={timeout}): a time limit is a number greater than 0")
-    if not all(isinstance(text, str) for pair in (metadata or {}).items() for text in pair):
-        raise UsageError(f"options(metadata={metadata}): names and values are strings")
+    if timeout is not None:
+        check_seconds("options(timeout", timeout)
+    if retries is not None:
+        check_whole("options(retries", retries, 0, None)
+    check_texts("options(metadata", metadata or {})
+    check_kind("options(wait_for_ready", wait_for_ready or False, bool)
+    check_kind("options(caller", caller or "", str)
     if key is not None and not isinstance(key, str):
         raise UsageError(f"options(key={key!r}): a key is a str")
     old, rebuild = _parts(proxy)

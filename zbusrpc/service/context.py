@@ -11,6 +11,7 @@ from typing import Final
 
 from zbusrpc.errors import Code, ProtocolError, RpcError, UsageError
 from zbusrpc.message import HEADER_ATTEMPT, HEADER_CALLER, HEADER_METADATA_PREFIX, HEADER_TRACE, Message, decode_headers
+from zbusrpc.service.checks import check_number
 from zbusrpc.telemetry import current_call
 
 TRACE_LETTERS_MAX: Final = 100
@@ -137,7 +138,12 @@ def deadline(seconds: float | None) -> Iterator[None]:
 
     >>> with deadline(2.0):
     ...     pass
+
+    Raises:
+        UsageError: it is no number.
     """
+    if seconds is not None:
+        check_number("deadline", seconds)
     outer = ambient_limit.get()
     limit = Limit(None) if seconds is None else Limit(time.monotonic() + seconds, outer)
     token = ambient_limit.set(limit)

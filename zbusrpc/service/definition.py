@@ -5,7 +5,6 @@ definition is read from the class when it is first needed, by the service and by
 """
 
 import inspect
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints, ov
 
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
+from zbusrpc.service.checks import check_kind, check_seconds, check_whole
 from zbusrpc.service.declared import Errors, errors_of
 from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
 from zbusrpc.service.members import RPC_ATTRIBUTE, Member, check_method, check_override, methods_of
@@ -122,13 +122,15 @@ def service(
     def decorate(decorated: type[T]) -> type[T]:
         if not inspect.isclass(decorated):
             raise DefinitionError(f"@service decorates a class, not {decorated!r}; options go by name, as in name=...")
+        check_kind("@service(name", name or "", str, DefinitionError)
+        check_kind("@service(version", version, str, DefinitionError)
+        check_kind("@service(durable", durable, bool, DefinitionError)
+        check_whole("@service(concurrency", concurrency, 1, CONCURRENCY_MAX, DefinitionError)
         chosen = one_spelling(name or decorated.__name__)
         if len(chosen.encode()) > TOPIC_BYTES_MAX or any(mark in chosen for mark in "/.? #%"):
             raise DefinitionError(
                 f"service name {chosen!r}: up to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
             )
-        if not 1 <= concurrency <= CONCURRENCY_MAX:
-            raise DefinitionError(f"concurrency {concurrency} of service {chosen} is not in 1..{CONCURRENCY_MAX}")
         options = ServiceOptions(name=chosen, version=version, concurrency=concurrency, durable=durable)
         setattr(decorated, SERVICE_ATTRIBUTE, options)
         for attribute, members in methods_of(decorated).items():
@@ -170,16 +172,9 @@ def rpc(
         deprecated: Why it should not be used any more; callers get a DeprecationWarning that says so.
         errors: Declared errors it raises, where they are not visible in the module of the class.
     """
-    if timeout is not None and not 0 < timeout < math.inf:
-        raise DefinitionError(f"@rpc(timeout={timeout}): a time limit is a number greater than 0")
-    options = {
-        "name": name,
-        "timeout": timeout,
-        "idempotent": idempotent,
-        "deprecated": deprecated,
-        "errors": tuple(errors),
-    }
+    options = {"name": name, "timeout": timeout, "idempotent": idempotent, "deprecated": deprecated, "errors": errors}
     given = {option: value for option, value in options.items() if value is not None}
+    _check_options(given)
 
     def decorate(decorated: F) -> F:
         function: Any = decorated.__func__ if isinstance(decorated, staticmethod | classmethod) else decorated
@@ -189,6 +184,19 @@ def rpc(
         return decorated
 
     return decorate if function is None else decorate(function)
+
+
+def _check_options(given: dict[str, Any]) -> None:
+    """Refuse values that `@rpc` cannot have."""
+    for option, value in given.items():
+        if option == "timeout":
+            check_seconds("@rpc(timeout", value, DefinitionError)
+        elif option == "errors":
+            is_list = isinstance(value, tuple | list)
+            if not is_list or not all(inspect.isclass(error) and issubclass(error, RpcError) for error in value):
+                raise DefinitionError(f"@rpc(errors={value!r}): a tuple of subclasses of RpcError, as in (NotThere,)")
+        else:
+            check_kind(f"@rpc({option}", value, bool if option == "idempotent" else str, DefinitionError)
 
 
 def is_service(cls: object) -> bool:

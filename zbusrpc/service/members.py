@@ -187,8 +187,8 @@ def _check_kind(where: str, attribute: str, value: Any) -> None:
     binds = hasattr(type(value), "__get__") and not isinstance(value, types.MethodType)
     if not binds:
         raise DefinitionError(
-            f"{where} is a {type(value).__name__} that can be called, and no method; write a def that calls it, or "
-            f"name it _{attribute}"
+            f"{where} is of type {type(value).__name__}, which can be called, and no method; write a def that "
+            f"calls it, or name it _{attribute}"
         )
     is_cache = hasattr(value, "cache_parameters")
     if is_cache and inspect.iscoroutinefunction(inspect.unwrap(value)):

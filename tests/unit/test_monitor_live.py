@@ -135,6 +135,22 @@ def test_rows_are_as_they_are_described(watched: Watched) -> None:
     assert snapshot["servers"][0]["memory_bytes"] == 1_000_000
 
 
+def test_methods_that_not_all_instances_have_are_shown(watched: Watched) -> None:
+    """Two versions side by side are seen on the page, by their methods; one version is not."""
+    core = watched.core
+    for number, methods in enumerate((["add"], ["add", "div"], ["add"])):
+        instance = core.session()
+        body = orjson.dumps({"window": 4, "about": {"methods": methods}})
+        topic = b"Sum" if number == 2 else b"Calc"
+        core.broker.receive(instance.session, Message(Kind.SUBSCRIBE, 1, topic, body), core.hub.now())
+    core.run()
+
+    _, snapshot = watched.watch()
+
+    assert {row["service"]: row["not_everywhere"] for row in snapshot["services"]} == {"Calc": ["div"], "Sum": []}
+    assert [entry["not_everywhere"] for entry in core.broker.services()] == [["div"], []]
+
+
 def test_nothing_is_computed_while_nobody_watches(watched: Watched) -> None:
     """The tick after the last viewer has gone is the last one."""
     viewer, _ = watched.watch()

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 from zbusrpc.broker.hints import Hints
-from zbusrpc.broker.session import Call, Session
+from zbusrpc.broker.session import Call, Consumer, Session
 from zbusrpc.broker.topic import Topic
 
 RUNNING_SEEN_MAX: Final = 1000
@@ -48,9 +48,9 @@ class CallTopics(dict[bytes, Topic]):
         topic.put(call, is_first=is_first)
         self.queued_bytes += call.size
 
-    def take(self, topic: Topic) -> Call:
-        """Return the next call of a topic, taken out of its queue; there is one."""
-        call = topic.take_call()
+    def take(self, topic: Topic, consumer: Consumer) -> Call:
+        """Return the next call of a topic for a consumer that may take one, taken out of the queue."""
+        call = topic.take_call(consumer)
         assert call is not None
         self.queued_bytes -= call.size
         return call

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from zbusrpc import envelope
-from zbusrpc.broker import refusals
+from zbusrpc.broker import refusals, unserved
 from zbusrpc.broker.call_topics import CallTopics
 from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
 from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
@@ -73,12 +73,11 @@ class Calls:
     def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
         """Give a session that reads too slowly no calls until it has caught up."""
         for consumer in session.consumers.values():
-            topic = self.topics[consumer.topic]
             if is_congested:
-                topic.pool.suspend(consumer)
+                consumer.pool.suspend(consumer)
             else:
-                topic.pool.resume(consumer)
-                self._dispatch(topic, now)
+                consumer.pool.resume(consumer)
+                self._dispatch(self.topics[consumer.topic], now)
 
     def disconnect(self, session: Session, now: float) -> None:
         """Let go of a session: its calls are cancelled, what it worked on is given to others or fails."""
@@ -105,7 +104,7 @@ class Calls:
     def expire(self, now: float) -> None:
         """End the calls whose deadline has passed."""
         for call in self._deadlines.due(now):
-            tell_one(self._expire_call, call)
+            tell_one(self._expire_call, call, now)
 
     # -- commands of a caller ----------------------------------------------------------------------------
 
@@ -150,24 +149,27 @@ class Calls:
             self.on_unserved(message.topic)
             topic = self.topics.get(message.topic)
         if topic is None or not topic.consumers:
-            topic = self._topic_to_wait_in(call, now)
+            topic, consumer = self._topic_to_wait_in(call, now), None
             if topic is None:
                 return
-        elif not topic.queue:
-            consumer = topic.pool.take()
-            if consumer is not None:
-                self._deliver(call, consumer, now)
-                return
-        self._enqueue(call, topic)
+        elif not topic.is_routed and not message.flags & _WAIT_FOR_READY:
+            consumer = None if topic.queue else topic.pool.take()
+        elif (refusal := unserved.no_method(message, self.topics, now)) is not None:
+            self.refuse(call, refusal)
+            return
+        else:
+            consumer = topic.take_able(call)
+        if consumer is None:
+            self._enqueue(call, topic)
+        else:
+            self._deliver(call, consumer, now)
 
     def _topic_to_wait_in(self, call: Call, now: float) -> Topic | None:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
-        name = call.message.topic
         if not call.message.flags & _WAIT_FOR_READY:
-            running = self.topics.running(call.caller, now)
-            self.refuse(call, refusals.no_instance(topic_name(name), self.name, running))
+            self.refuse(call, unserved.no_instance(call, self.topics, self.name, now))
             return None
-        topic = self.topics.open(name)
+        topic = self.topics.open(call.message.topic)
         if topic is None:
             self.refuse(call, refusals.too_many("topics", self.limits.topics_max))
         return topic
@@ -266,15 +268,13 @@ class Calls:
 
     def ask(self, consumer: Consumer, now: float) -> None:
         """Have one more call given to a consumer that pulls."""
-        topic = self.topics[consumer.topic]
-        topic.pool.give(consumer)
-        self._dispatch(topic, now)
+        consumer.pool.give(consumer)
+        self._dispatch(self.topics[consumer.topic], now)
 
     def withdraw(self, consumer: Consumer) -> None:
         """Have one call less given to a consumer that pulls."""
-        topic = self.topics.get(consumer.topic)
-        if topic is not None and consumer.credit:
-            topic.pool.withdraw(consumer, 1)
+        if consumer.credit:
+            consumer.pool.withdraw(consumer, 1)
 
     def leave(self, session: Session, name: bytes, now: float) -> None:
         """Give a session no more calls of a topic; those that it works on stay its own."""
@@ -305,7 +305,7 @@ class Calls:
         if call.attempts:
             note_attempt(message, call.attempts + 1)
         if is_too_large(message, session):
-            self.topics[consumer.topic].pool.give(consumer)
+            consumer.pool.give(consumer)
             self.refuse(call, refusals.too_large("request", message, session))
             return
         call.consumer = consumer
@@ -318,13 +318,13 @@ class Calls:
     def _dispatch(self, topic: Topic, now: float) -> None:
         """Give waiting calls to consumers with credit, as long as there are both."""
         while topic.queue:
-            consumer = topic.pool.take()
+            consumer = topic.take()
             if consumer is None:
                 return
-            call = self.topics.take(topic)
+            call = self.topics.take(topic, consumer)
             if call.deadline is not None and call.deadline <= now:
-                topic.pool.give(consumer)
-                self._expire_call(call)
+                consumer.pool.give(consumer)
+                self._expire_call(call, now)
             else:
                 self._deliver(call, consumer, now)
 
@@ -338,10 +338,9 @@ class Calls:
 
     def _fail_unserved(self, name: bytes, topic: Topic) -> None:
         """Fail what nobody will take; while draining, nobody comes for whom a call that is not stored could wait."""
-        if not topic.consumers:
-            for call in list(topic.queue):
-                if not call.message.flags & _WAIT_FOR_READY or (self.is_draining and not call.is_stored):
-                    self.refuse(call, refusals.unserved(topic_name(name), call))
+        for call in topic.unserved():
+            if not call.message.flags & _WAIT_FOR_READY or (self.is_draining and not call.is_stored):
+                self.refuse(call, refusals.unserved(topic_name(name), call))
         self.topics.forget_if_unused(name, topic)
 
     def _lose_instance(self, call: Call) -> None:
@@ -373,16 +372,16 @@ class Calls:
         assert consumer is not None
         topic = self.topics.get(consumer.topic)
         if topic is not None and topic.consumers.get(session.number) is consumer and not consumer.is_pulling:
-            topic.pool.give(consumer)
+            consumer.pool.give(consumer)
             if topic.queue:
                 self._dispatch(topic, now)
         return None if call.is_over else call
 
-    def _expire_call(self, call: Call) -> None:
+    def _expire_call(self, call: Call, now: float) -> None:
         """End a call whose deadline has passed, and stop whoever works on it."""
         self.counters.expired += 1
         self._stop(call)
-        self.refuse(call, refusals.expired(topic_name(call.message.topic), has_started=call.consumer is not None))
+        self.refuse(call, unserved.expiry(call, self.topics, self.name, now))
 
     def _abandon(self, call: Call) -> None:
         """End a call that its caller gave up, without an answer."""

@@ -53,6 +53,10 @@ class CreditPool(Generic[C]):
             self._highest -= 1
         return True
 
+    def most_credit(self) -> int:
+        """Return the credit of the member that `take` would return, or 0 when nobody has any."""
+        return self._highest if self.has_credit() else 0
+
     def take(self) -> C | None:
         """Return the member with the most credit, with one taken from it, or None when nobody has any."""
         bucket = self._buckets[self._highest]

@@ -10,7 +10,7 @@ from typing import Final
 from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
 from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
 from zbusrpc.broker.session import Call, Session
-from zbusrpc.errors import Code, RpcError, did_you_mean, one_of
+from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import Flag, Message
 from zbusrpc.outcome import knowing, not_run
 from zbusrpc.transport.native import payload_size
@@ -34,6 +34,20 @@ def no_instance(topic: str, broker: str, running: Iterable[str] | None) -> RpcEr
 def bad_headers(reason: str) -> RpcError:
     """The headers of a call are no headers."""
     return not_run(Code.INVALID_ARGUMENT, reason)
+
+
+def no_method(topic: str, method: str | None, methods: list[str] | None) -> RpcError:
+    """There are instances, which differ, and none has the method; what they have is told, unless there is no time."""
+    message = f"no instance of service {topic} has the method {cut(method or '')}"
+    if methods is None:
+        return not_run(Code.UNIMPLEMENTED, message)
+    message += did_you_mean(method or "", methods) or f"; there are {one_of(methods)}"
+    return not_run(Code.UNIMPLEMENTED, message, {"methods": methods[:RUNNING_TOLD_MAX]})
+
+
+def in_vain(error: RpcError) -> RpcError:
+    """The deadline passed while a call waited for somebody who did not come; `error` says for whom."""
+    return not_run(Code.DEADLINE_EXCEEDED, f"the deadline passed: {error.message}{_NOT_RUN}", error.details)
 
 
 def instance_died(topic: str, call: Call, *, is_idempotent: bool) -> RpcError:

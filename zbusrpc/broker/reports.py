@@ -33,6 +33,7 @@ def list_services(topics: Mapping[bytes, Topic]) -> list[dict[str, Any]]:
         {
             "service": topic_name(name),
             "queued": len(topic.queue),
+            "not_everywhere": topic.editions.not_everywhere(),
             "instances": [
                 {
                     **consumer.about,

@@ -14,7 +14,9 @@ import orjson
 
 from zbusrpc.broker.access import Rights, visible
 from zbusrpc.broker.call_statistics import CallStatistics
+from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.limits import INTERFACE_BYTES_MAX
+from zbusrpc.broker.methods import methods_of
 from zbusrpc.message import Message
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
@@ -84,7 +86,19 @@ class Session:
 class Consumer:
     """One session serving one topic."""
 
-    __slots__ = ("about", "credit", "interface", "is_pulling", "rights", "session", "statistics", "topic", "window")
+    __slots__ = (
+        "about",
+        "credit",
+        "interface",
+        "is_pulling",
+        "methods",
+        "pool",
+        "rights",
+        "session",
+        "statistics",
+        "topic",
+        "window",
+    )
 
     def __init__(
         self, session: Session, topic: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
@@ -104,6 +118,10 @@ class Consumer:
         """What it tells of its methods, as JSON, for the monitor; None where it told nothing."""
         self.about = about
         """What it says of itself, for listings."""
+        self.methods = methods_of(about)
+        """What it says it can do; None for everything."""
+        self.pool: CreditPool[Consumer]
+        """Where its credit counts; set when it joins the others."""
         self.statistics: CallStatistics
         """Where its calls are counted, with those of the other instances; set when it joins them."""
 

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
-from zbusrpc.message import Kind, Message
+from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.outcome import knowing, not_run
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
@@ -27,8 +27,12 @@ from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX, HEADERS_BYTES_MAX
 
 FEW: Final = 2
 """Up to so many calls under way, a request is sent at once: it would wait for nobody."""
+VERDICT_S: Final = 1.0
+"""So much longer than its deadline a call that waits for an instance waits for the broker's word on it. The broker ends
+it at that time, and knows whether it has run, and what it waited for; this side would have to guess."""
 _CANCEL: Final = int(Kind.CANCEL)
 _REQUEST: Final = int(Kind.REQUEST)
+_WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 
 log = get_logger("caller")
 
@@ -174,6 +178,8 @@ class Caller:
                 raise expired(message.topic)
             if message.kind == _REQUEST:
                 message.timeout_ms = min(left_ms, TIMEOUT_MS_MAX)
+                if message.flags & _WAIT_FOR_READY:
+                    deadline += VERDICT_S
         future: asyncio.Future[Message] = self.loop.create_future()
         request_id = self.begin(message, future, connection, is_urgent=len(self._pending) < FEW)
         tick = self._deadlines.add(request_id, deadline) if deadline is not None else None

@@ -34,10 +34,11 @@ PROBE_S: Final = 0.35
 RUN_MAX: Final = 16
 """Calls in a row that the least loaded broker takes: those that leave together are written together (42 us, and 36)."""
 LINK_S: Final = 1.0
-"""How long a call with a key waits for all brokers that may have it, before the first."""
+"""How long a call waits for links to further brokers: the first with a key, and one that another broker has refused."""
 LATE_S: Final = 0.2
 """An event loop that is later than this for its own timer has not listened either."""
 _ERROR: Final = int(Flag.ERROR)
+_WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 _LEAST_LOADED: Final = LeastLoaded()
 
 
@@ -121,13 +122,20 @@ class Fleet:
                 continue
             if not has_all:
                 has_all = True
-                await self._wait_linked(topic)
+                await self._wait_links(lambda: self.is_expecting(topic))
+                self._complete.add(topic)
                 continue
             waits = wait_for_ready and not self._has_others(topic, tried, station)
+            if wait_for_ready and not waits:  # what this broker lacks another may have: only the last one is waited for
+                message.flags &= ~_WAIT_FOR_READY
             try:
                 reply = await station.request(message, deadline, wait_for_ready=waits)
-                if not reply.flags & _ERROR or not is_untouched(reply) or not self._has_others(topic, tried, station):
+                if not reply.flags & _ERROR or not is_untouched(reply):
                     return reply
+                if not self._has_others(topic, tried, station):
+                    await self._wait_links(lambda: any(other.is_promising for other in self._stations))
+                    if not self._has_others(topic, tried, station):
+                        return reply
             except RpcError as error:
                 if (
                     error.may_have_run
@@ -136,15 +144,15 @@ class Fleet:
                 ):
                     raise
             tried.append(station)
-            message = Message(message.kind, 0, message.topic, message.body, message.header_bytes, message.flags)
+            flags = message.flags | (_WAIT_FOR_READY if wait_for_ready else 0)
+            message = Message(message.kind, 0, message.topic, message.body, message.header_bytes, flags)
 
-    async def _wait_linked(self, topic: bytes) -> None:
-        """Wait a moment for links that are on their way: which broker has a key depends on which there are."""
+    async def _wait_links(self, are_coming: Callable[[], bool]) -> None:
+        """Wait a moment for links: who has a key, or what others lack, depends on which brokers there are."""
         with suppress(TimeoutError):
             async with asyncio.timeout(LINK_S):
-                while self.is_expecting(topic) and not self.is_closed:
+                while are_coming() and not self.is_closed:
                     await self.wait_change()
-                self._complete.add(topic)
 
     def choose(
         self,

@@ -12,6 +12,8 @@ from zbusrpc.message import Flag, Message
 from zbusrpc.outcome import knowing, note_lost, was_lost
 
 RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED})
+ELSEWHERE: Final = frozenset({Code.UNAVAILABLE, Code.UNIMPLEMENTED})
+"""Of a call that has not run: another broker may have instances where one has none, or some that have the method."""
 _NOT_RUN: Final = int(Flag.NOT_RUN)
 
 
@@ -50,4 +52,4 @@ def as_begun(error: RpcError) -> RpcError:
 
 def is_untouched(reply: Message) -> bool:
     """Whether the error in a reply says that the call has not run, and that another broker may have it run."""
-    return bool(reply.flags & _NOT_RUN) and envelope.parse_error(reply.body).code is Code.UNAVAILABLE
+    return bool(reply.flags & _NOT_RUN) and envelope.parse_error(reply.body).code in ELSEWHERE

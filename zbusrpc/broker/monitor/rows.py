@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.methods import METHODS_MAX
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
@@ -25,8 +26,6 @@ from zbusrpc.broker.zbus.masks import Mask
 
 READS_MAX: Final = 200
 """Messages that are read from disks in one go to learn how old they are; the age of others is told later."""
-METHODS_MAX: Final = 1000
-"""Of a service, whose instances may say anything of themselves."""
 
 
 described = with_config(ConfigDict(use_attribute_docstrings=True, extra="forbid"))
@@ -174,6 +173,8 @@ class ServiceRow(TypedDict):
     """Whether its calls are stored."""
     instances: list[InstanceRow]
     methods: list[str]
+    not_everywhere: list[str]
+    """Of those: which not all instances have, because there are several versions, or several services of one name."""
     calls: int
     """That have ended since its first instance came."""
     errors: int
@@ -338,6 +339,7 @@ def _service_row(name: str, calls: CallTopic, now: float, rate: Rate, *, durable
             for consumer in calls.consumers.values()
         ],
         "methods": list(dict.fromkeys(method for about in abouts for method in _methods_of(about))),
+        "not_everywhere": calls.editions.not_everywhere()[:METHODS_MAX],
         "calls": counted.calls,
         "errors": counted.errors,
         "rate": rate(("calls", name), counted.calls),

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from functools import partial
 from typing import Final
 
+from zbusrpc.broker import unserved
 from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import parse_subscription, topic_name
@@ -134,6 +135,9 @@ class StoredCalls:
         if known in self._replies:
             self._answer_again(call, self._replies[known])
             return
+        refusal = unserved.no_method(message, self._calls.topics, now)
+        if refusal is not None:
+            raise refusal
         call.is_stored = True
         message.flags |= _FLAGS
         if id_:

@@ -95,6 +95,7 @@ export function servicesView({ store, cluster, actions, open }) {
 
 function stateOf(row) {
   if (!row.instances.length) return ["no instance", "bad"];
+  if (row.not_everywhere.length) return ["methods differ", "warn"];
   return row.queued ? ["busy", "warn"] : ["live", "good"];
 }
 
@@ -134,6 +135,7 @@ function serviceDetail({ store, cluster, actions }, key) {
         ["Broker", row.broker],
         ["State", stateOf(row)[0]],
         ["Version", row.version || "none"],
+        ["Not at all instances", row.not_everywhere.join(", ") || "none"],
         ["Calls", `${rate(row.rate)}/s, ${number(row.calls)} in all`],
         ["Errors", `${percent(row.error_rate)}, ${number(row.errors)} in all`],
         ["p50, p99", `${milliseconds(row.p50_ms)}, ${milliseconds(row.p99_ms)}`],

@@ -57,6 +57,7 @@ SERVICE_CORES = {
     "likeness",
     "members",
     "schema",
+    "undecodable",
 }
 MQ_CORES = {"bodies", "infos", "naming", "options", "outgoing", "receipt"}
 CLUSTER_CORES = {"selection", "ring", "health", "topology"}

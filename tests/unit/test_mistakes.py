@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from zbusrpc import (
     Code,
@@ -34,6 +35,42 @@ class Calc:
     async def echo(self, data: bytes) -> bytes:
         """Return what came."""
         return data
+
+
+class Letter(BaseModel):
+    """A model whose bytes are text."""
+
+    seal: bytes
+
+
+@service
+class Post:
+    """Takes letters, and gives one that cannot be written."""
+
+    async def take(self, letter: Letter, copies: int = 1) -> None:
+        """Take a letter."""
+
+    async def give(self) -> list[Letter]:
+        """Return a letter with bytes that are no text."""
+        return [Letter(seal=b"\xff")]
+
+
+@pytest.mark.anyio
+async def test_bytes_of_a_model_that_are_no_text_are_named() -> None:
+    """The error names the parameter, or the result, and the field, and says how the model takes them."""
+    reason = 'seal: these bytes are no UTF-8; let the model have model_config = ConfigDict(ser_json_bytes="base64", '
+    bad = Letter(seal=b"\xff")
+    async with running(Post) as post:
+        dynamic: Any = connect("Post")
+        for call, words in [
+            (post.take(bad), f"INVALID_ARGUMENT: Post.take: letter.{reason}"),
+            (post.take(copies=2, letter=bad), f"INVALID_ARGUMENT: Post.take: letter.{reason}"),
+            (dynamic.take([bad]), f"INVALID_ARGUMENT: Post.take: argument 1.0.{reason}"),
+            (post.give(), f"INTERNAL: Post.give returned something that is not list: 0.{reason}"),
+        ]:
+            with pytest.raises(RpcError) as raised:
+                await call
+            assert str(raised.value).startswith(words)
 
 
 class Unknown:

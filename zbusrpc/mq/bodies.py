@@ -10,6 +10,8 @@ ends in one line that says where and why.
 Pure: values in, bytes out, and back.
 """
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,6 +23,7 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
 from zbusrpc.outcome import of_command
 from zbusrpc.service.schema import value_adapter
+from zbusrpc.service.undecodable import undecodable_in
 
 HEADER_CONTENT_TYPE: Final = "content-type"
 JSON: Final = "application/json"
@@ -34,6 +37,11 @@ HEADER_BYTES: Final = {
     JSON: encode_headers({HEADER_CONTENT_TYPE: JSON}),
 }
 """The headers of a message that has no others."""
+
+_NULL: Final = b"null"
+_UNEXPECTED: Final = re.compile(r"Expected `[^`]+` .*?\[(?:field_name='(?P<field>\w+)', )?.*input_type=(?P<given>\w+)")
+"""What pydantic says of a value of another type than is written."""
+_MODULES: Final = re.compile(r"(\w+\.)+(?=\w)")
 
 Write = Callable[[Any], tuple[bytes, str]]
 """Return a body as bytes, and its content type."""
@@ -57,9 +65,12 @@ def writer_of(body_type: Any) -> Write:
 
     def write_typed(body: Any) -> tuple[bytes, str]:
         try:
-            return adapter.serializer.to_json(body, warnings="error"), JSON
+            data = adapter.serializer.to_json(body, warnings="error")
         except PydanticSerializationError as error:
-            raise _unwritable(body, error) from None
+            raise _misfit(body, body_type, str(error)) or _unwritable(body, error) from None
+        if _NULL in data:
+            _check_nulls(adapter, body, body_type, data)
+        return data, JSON
 
     return write_typed
 
@@ -137,6 +148,35 @@ def _explain(name: str, error: ValidationError) -> str:
     return f"the body does not fit {name}: {where}{first['msg']}{more}"
 
 
+def _misfit(body: Any, body_type: Any, text: str) -> RpcError | None:
+    """Return what is said of a body of another type; None where the type is not what is wrong."""
+    found = _UNEXPECTED.search(text)
+    if found is None:
+        return None
+    place, given = found["field"], found["given"]
+    what = f": {place} is of type {given}" if place else f": it has a {given} in it" * (given != type(body).__name__)
+    return _refusal(body, body_type, what)
+
+
+def _check_nulls(adapter: TypeAdapter[Any], body: Any, body_type: Any, data: bytes) -> None:
+    """Refuse a body with None where its type has none: pydantic writes it anywhere, and nobody could read it."""
+    try:
+        adapter.validator.validate_json(data)
+    except ValidationError as error:
+        for problem in error.errors(include_url=False, include_context=False):
+            if problem["input"] is None:
+                place = ".".join(str(part) for part in problem["loc"])
+                raise _refusal(body, body_type, f": {place} is None" if place else "") from None
+
+
+def _refusal(body: Any, body_type: Any, what: str) -> RpcError:
+    wanted = body_type.__name__ if inspect.isclass(body_type) else _MODULES.sub("", str(body_type))
+    if what:
+        return RpcError(Code.INVALID_ARGUMENT, f"the body does not fit {wanted}{what}")
+    shown = "None" if body is None else f"a body of type {type(body).__name__}"
+    return RpcError(Code.INVALID_ARGUMENT, f"{shown} is no {wanted}")
+
+
 def _unwritable(body: Any, error: PydanticSerializationError) -> RpcError:
-    reason = " ".join(str(error).split())
+    reason = undecodable_in(body) or " ".join(str(error).split())
     return of_command(Code.INVALID_ARGUMENT, f"a body of type {type(body).__name__} has no form in JSON: {reason}")

@@ -21,6 +21,7 @@ from zbusrpc.service import schema
 from zbusrpc.service.arguments import options_of, type_of
 from zbusrpc.service.definition import Definition, Method
 from zbusrpc.service.error_codec import revive
+from zbusrpc.service.undecodable import undecodable_in
 
 Write = Callable[[Any], bytes]
 _CODECS_ATTRIBUTE: Final = "__zbusrpc_codecs__"
@@ -53,7 +54,7 @@ class DynamicCodec:
                 return envelope.request_body(self.method, list(args), kwargs)
             return envelope.request_body(self.method, kwargs or list(args))
         except PydanticSerializationError as error:
-            raise self._refusal(str(error)) from None
+            raise self._refusal(undecodable_in(self._named(args, kwargs)) or str(error)) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         """Return the result, integers of any size as they are (orjson rounds them)."""
@@ -66,6 +67,12 @@ class DynamicCodec:
     def revive(self, error: envelope.WireError) -> RpcError:
         """Return the error to raise."""
         return RpcError(error.code, error.message, error.details)
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return arguments by the names of their parameters, for errors."""
+        names = list(self.signature.parameters) if self.signature is not _ANYTHING else []
+        names += [f"argument {number}" for number in range(len(names) + 1, len(args) + 1)]
+        return dict(zip(names, args, strict=False)) | kwargs
 
     def _refusal(self, reason: str) -> RpcError:
         return RpcError(Code.INVALID_ARGUMENT, f"{self.service}.{self.method}: {reason}")
@@ -102,7 +109,7 @@ class TypedCodec(DynamicCodec):
             params = b",".join([write(value) for write, value in zip(self._writers, args, strict=False)])
             return b"%b[%b]}" % (self._prefix, params)
         except PydanticSerializationError as error:
-            raise self._refusal(str(error)) from None
+            raise self._refusal(undecodable_in(self._named(args, kwargs)) or str(error)) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         assert self._reply is not None

@@ -22,6 +22,7 @@ from zbusrpc.service.arguments import Mixture
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.service.failures import Failures
 from zbusrpc.service.members import as_awaitable
+from zbusrpc.service.undecodable import undecodable_in
 from zbusrpc.telemetry import get_logger
 
 _PARAMS: Final = HEADER_PARAMS.encode()
@@ -129,7 +130,7 @@ class Dispatcher:
         except ValidationError as error:
             raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
         except PydanticSerializationError as error:
-            raise self._misfit(bound.method, str(error)) from None
+            raise self._misfit(bound.method, undecodable_in(value) or str(error)) from None
         request = invocation.request
         if request is not None and request.is_jsonrpc:
             return envelope.jsonrpc_result(request.jsonrpc_id, result)

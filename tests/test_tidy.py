@@ -6,7 +6,7 @@ Imports point down. A module may import modules of its own layer and of those be
     4  links, servers    what waits: connection, link, peers, server, worker, client, producer, consumer, ...
     3  cores             what decides: broker core; service dispatcher, schema, definition; selection, ring, health, ...
     2  codecs            how bytes become messages
-    1  base              errors, outcome, message, config, telemetry, deadlines, envelope, version
+    1  base              errors, bounds, outcome, message, config, telemetry, deadlines, envelope, version
 
 New modules in transport/ and broker/ count as pure; what waits must be named here.
 """
@@ -26,7 +26,7 @@ PACKAGE = ROOT / "zbusrpc"
 LINES_MAX = 420
 
 ASSEMBLY, SHELL, CORE, CODEC, BASE = 5, 4, 3, 2, 1
-BASE_MODULES = {"errors", "outcome", "message", "config", "telemetry", "deadlines", "envelope", "version"}
+BASE_MODULES = {"errors", "bounds", "outcome", "message", "config", "telemetry", "deadlines", "envelope", "version"}
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
 BROKER_SHELLS = {
@@ -75,7 +75,7 @@ WAITING = {
     "concurrent",
 }
 """Libraries that wait, or that know the time or the network."""
-PURE_BASE = {"errors", "outcome", "message", "deadlines", "envelope", "version"}
+PURE_BASE = {"errors", "bounds", "outcome", "message", "deadlines", "envelope", "version"}
 HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "prometheus_client", "zbusrpc.broker", "zbusrpc.cli"}
 """What `import zbusrpc` must not load: a client does without it. (structlog loads rich.)"""
 

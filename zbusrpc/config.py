@@ -11,8 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
+from zbusrpc import bounds
 from zbusrpc.errors import ConfigError, did_you_mean
 
 DEFAULT_PORT: Final = 15555
@@ -83,21 +84,21 @@ class Settings(BaseModel):
     """Brokers to use, as `host:port;host2:port`."""
     host: str = "127.0.0.1"
     """Address that a broker listens on."""
-    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    port: Annotated[int, bounds.PORT] = DEFAULT_PORT
     """Port that a broker listens on; 0 takes a free one."""
     advertise: Annotated[str, AfterValidator(_check_advertised)] | None = None
     """Address that a broker tells others to connect to, as `host` or `host:port`; by default where it listens."""
     tracker: str = ""
     """Trackers to which a broker reports, as `host:port;zbus://host2:port` for one of zbus; it may be one itself."""
-    nodes: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes: Annotated[int, bounds.NODES] = 1
     """Brokers that are run, each in a process of its own on a port of its own, and that track one another."""
     tracker_only: bool = False
     """Whether a broker has neither topics nor services, and only tracks others."""
-    timeout: Annotated[float, Field(gt=0, le=86_400)] = TIMEOUT_S
+    timeout: Annotated[float, bounds.CALL_S] = TIMEOUT_S
     """Time limit of a call, in seconds."""
-    concurrency: Annotated[int, Field(ge=1, le=CONCURRENCY_MAX)] | None = None
+    concurrency: Annotated[int, bounds.CONCURRENCY] | None = None
     """Calls that a service instance works on at a time; by default what the service says, or 64."""
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: Annotated[int, bounds.WORKERS] = 1
     """Processes that serve."""
     data_dir: str | None = None
     """Directory of stored topics; by default zbusrpc-data, and none for a broker on port 0, which is for a while.
@@ -106,17 +107,17 @@ class Settings(BaseModel):
     """
     durability: Literal["disk", "os", "memory"] = "disk"
     """What an acknowledged message of a topic survives that names no level of its own."""
-    grace: Annotated[float, Field(ge=0)] = 10.0
+    grace: Annotated[float, bounds.GRACE_S] = 10.0
     """Seconds that running calls get to finish on shut-down."""
-    message_bytes_max: Annotated[int, Field(ge=1024, le=1024 * MIB)] = MESSAGE_BYTES_MAX
+    message_bytes_max: Annotated[int, bounds.MESSAGE_BYTES] = MESSAGE_BYTES_MAX
     """Largest request or reply."""
-    idle: Annotated[float, Field(gt=0)] = IDLE_S
+    idle: Annotated[float, bounds.IDLE_S] = IDLE_S
     """Seconds of silence after which a peer is taken for dead; both sides keep to the smaller number."""
-    queue_calls_max: Annotated[int, Field(ge=1)] = QUEUE_CALLS_MAX
+    queue_calls_max: Annotated[int, bounds.QUEUED_CALLS] = QUEUE_CALLS_MAX
     """Calls that may wait for one service."""
-    queued_bytes_max: Annotated[int, Field(ge=1024)] = QUEUED_BYTES_MAX
+    queued_bytes_max: Annotated[int, bounds.QUEUED_BYTES] = QUEUED_BYTES_MAX
     """Bytes that may wait for all services together."""
-    connections_per_address_max: Annotated[int, Field(ge=1)] = CONNECTIONS_PER_ADDRESS_MAX
+    connections_per_address_max: Annotated[int, bounds.CONNECTIONS] = CONNECTIONS_PER_ADDRESS_MAX
     """Connections that a broker takes from one address."""
     tls_cert: str | None = None
     """File with the certificate that a broker shows, and its chain, PEM; without it nothing is encrypted."""

@@ -81,6 +81,8 @@ class Kind(IntEnum):
     """Broker to tracker: what I am, what has changed of it, or only that I live."""
     BEGUN = 25
     """Consumer to broker: these were handed to the application, and count as attempts from now on."""
+    MOVED = 26
+    """Broker to consumer: its group was moved; the subscription has another number, and what it had is forgotten."""
 
 
 LINK_KINDS_MAX: Final = Kind.GOODBYE

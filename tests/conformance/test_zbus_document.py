@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from zbusrpc import bounds
 from zbusrpc.broker.mq.filters import FILTER_BYTES_MAX
 from zbusrpc.broker.mq.names import NAME_BYTES_MAX
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.text_peer import PIPELINE_MAX
-from zbusrpc.broker.zbus.declaring import ACK_TIMEOUT_MS, ACK_WINDOW, ACK_WINDOW_MAX, MASK_MAX
-from zbusrpc.broker.zbus.dialect import CALL_TIMEOUT_MS, HEARD_MAX, LINGER_S, POLL_TIMEOUT_S_MAX
+from zbusrpc.broker.zbus.declaring import ACK_TIMEOUT_MS, ACK_WINDOW
+from zbusrpc.broker.zbus.dialect import CALL_TIMEOUT_MS, HEARD_MAX, LINGER_S
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.broker.zbus.stored import ID_BYTES_MAX, TAG_BYTES_MAX
 from zbusrpc.broker.zbus.urls import COMMANDS, PAGES
@@ -47,11 +48,11 @@ def test_table_of_masks_is_complete() -> None:
         (4, ID_BYTES_MAX),
         (5, ACK_TIMEOUT_MS),
         (5, ACK_WINDOW),
-        (5, ACK_WINDOW_MAX),
+        (5, bounds.ACK_WINDOW.most),
         (5, GroupOptions().max_attempts),
         (6, CALL_TIMEOUT_MS // 1000),
         (6, HEARD_MAX),
-        (7, int(POLL_TIMEOUT_S_MAX)),
+        (7, bounds.POLL_S.most),
         (8, http.HEADERS_BYTES_MAX),
         (8, http.HEADERS_MAX),
         (8, http.TARGET_BYTES_MAX),
@@ -61,7 +62,7 @@ def test_table_of_masks_is_complete() -> None:
         (8, NAME_BYTES_MAX),
         (8, FILTER_BYTES_MAX),
         (8, native.HEADERS_BYTES_MAX),
-        (8, MASK_MAX),
+        (8, bounds.MASK.most),
         (8, PIPELINE_MAX),
         (8, CONNECTIONS_PER_ADDRESS_MAX),
     ],

@@ -117,7 +117,7 @@ def test_topics_and_groups_are_made_changed_and_removed(web_lab: WebLab, topic: 
     post(web_lab, f"/api/topics/{topic}/remove")
 
     assert (made["created"], made["options"]["durability"]) == (True, "os")
-    assert moved == {"offset": 2}
+    assert moved == {"offset": 2, "passed": 2, "delayed": 0}
     assert shown["messages"] == 3
     (group,) = shown["groups"]
     assert (group["lag"], group["position"], group["paused"], group["filter"]) == (1, 2, True, "a.*")

@@ -96,7 +96,7 @@ async def test_group_begins_where_it_is_told() -> None:
     ]
     for number, (start, offset) in enumerate(places):
         assert (await mq.declare_group(TOPIC, f"g{number}", start=start)).next_offset == offset
-        assert await mq.seek(TOPIC, "g0", start) == offset
+        assert (await mq.seek(TOPIC, "g0", start)).offset == offset
     assert (await mq.declare_group(TOPIC, "copy", start=mq.LikeGroup("g2"))).next_offset == 3
     with pytest.raises(RpcError, match="is not at offset 2"):
         await mq.seek(TOPIC, "g0", mq.AtMessage(known, offset=2))

@@ -376,6 +376,22 @@ def test_topics_are_made_listed_and_changed(cli: Cli, topic: str) -> None:
     }
 
 
+def test_seek_tells_what_the_group_will_not_get(cli: Cli, topic: str) -> None:
+    """Messages that are passed are counted, and those that waited for their time."""
+    cli.run("pub", topic, "a", "b")
+    cli.run("sub", topic, "--group", "g", "--count", "1")
+    cli.run("pub", topic, "c", "--delay", "1h")
+    cli.run("sub", topic, "--group", "g", "--count", "1")
+    cli.run("sub", topic, "--group", "g", "--timeout", "0.1")
+
+    said = cli.run("seek", topic, "g", "newest")
+
+    assert said.splitlines() == [
+        f"group g of topic {topic} goes on at offset 3",
+        "it will not get 1 message that it was not done with; delayed ones among them: 1",
+    ]
+
+
 def test_groups_are_listed_moved_and_paused(cli: Cli, topic: str) -> None:
     """`groups` shows where groups are and what they have to do; `seek`, `pause` and `resume` say what they did."""
     cli.run("pub", topic, "a", "b", "c")
@@ -388,7 +404,8 @@ def test_groups_are_listed_moved_and_paused(cli: Cli, topic: str) -> None:
     table = cli.run("groups", topic).splitlines()
     assert table[1].split() == header.split()
     assert table[2].split() == at_two
-    assert cli.json("seek", topic, "g", "oldest") == {"topic": topic, "group": "g", "offset": 0}
+    moved = cli.json("seek", topic, "g", "oldest")
+    assert moved == {"topic": topic, "group": "g", "offset": 0, "passed": 0, "delayed": 0}
     assert cli.json("resume", topic, "g") == {"topic": topic, "group": "g", "paused": False}
     assert cli.lines("sub", topic, "--group", "g", "--count", "1")[0]["body"] == "a"
 
@@ -544,7 +561,7 @@ def known(broker: str) -> str:
         ("pub known-topic x --ttl 0", "INVALID_ARGUMENT: ttl = 0.0"),
         ("pub known-topic --file /no/such", "cannot read /no/such: no such file or directory"),
         ("sub known-topic --start ofset:1", "--start = 'ofset:1': write oldest, newest, offset:N, id:ID, time:ISO or"),
-        ("sub known-topic --start offset:-1", "--start = 'offset:-1': an offset is a number from 0"),
+        ("sub known-topic --start offset:-1", "--start = 'offset:-1': -1 is no number from 0 to"),
         ("sub known-topic --start offset:9", "OUT_OF_RANGE: topic known-topic has no offset 9: the next message gets"),
         ("sub known-topic --start time:noon", "--start = 'time:noon': write a time as 2026-01-31, 2026-01-31T12:30"),
         ("sub known-topic --start group:g", "NOT_FOUND: topic known-topic has no group g"),
@@ -552,7 +569,7 @@ def known(broker: str) -> str:
         ("sub known-topic --filter a.#.b", "INVALID_ARGUMENT: filter 'a.#.b': # stands for the rest and must be"),
         ("seek known-topic known-grup oldest", "NOT_FOUND: topic known-topic has no group known-grup; did you mean"),
         ("seek known-topic known-group 5", "START = '5': write oldest, newest, offset:N"),
-        ("seek known-topic known-group offset:-5", "START = 'offset:-5': an offset is a number from 0"),
+        ("seek known-topic known-group offset:-5", "START = 'offset:-5': -5 is no number from 0 to"),
         ("pause known-topic nobody", "NOT_FOUND: topic known-topic has no group nobody"),
         ("declare known-topic --keep-bytes 10X", "--keep-bytes = '10X': write a size such as 4096, 500MB or 10GiB"),
         ("declare known-topic --durability dsk", "INVALID_ARGUMENT: command declare: durability = 'dsk': input"),

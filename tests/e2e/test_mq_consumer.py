@@ -65,6 +65,15 @@ async def settled(broker: str, **expected: int) -> mq.GroupInfo:
             await asyncio.sleep(0.01)
 
 
+async def deserted(broker: str, name: str) -> None:
+    """Return when nobody consumes a group any more."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            if not (await group_of(broker, name)).consumers:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def take(consumer: Consumer[Any], count: int) -> list[Any]:
     """Return the bodies of the next messages, acknowledged."""
     taken = []
@@ -749,6 +758,69 @@ async def test_nameless_group_misses_nothing_over_a_cut(broker: str, relay: Rela
         assert (taken, consumer.group) == (["b"], name)
         options = (await group_of(broker, name)).options
         assert options["delete_on_exit"]
+
+
+@pytest.mark.parametrize("taken", [0, 2])
+async def test_nameless_consumer_that_was_away_too_long_goes_on_where_it_was(
+    broker: str, relay: Relay, taken: int
+) -> None:
+    """Its group has gone meanwhile: the one that is made then begins with what was not done, and not at the oldest."""
+    await store(broker, "old", "old", "old")
+    async with Consumer(TOPIC, body=str, broker=relay.address) as consumer:
+        name = consumer.group
+        if taken:
+            await store(broker, "a", "b", "c")
+            assert await take(consumer, taken) == ["a", "b"]
+            await anext(consumer)  # it is in hand when the link is lost
+        relay.cut()
+        relay.hold_requests()
+        await deserted(broker, name)
+        await mq.remove(TOPIC, group=name, broker=broker)
+        await store(broker, "d")
+        relay.release()
+
+        expected = ["c", "d"] if taken else ["d"]
+        assert await take(consumer, len(expected)) == expected
+
+
+async def test_nameless_consumer_reads_all_of_a_topic_that_was_made_anew(broker: str, relay: Relay) -> None:
+    """A place behind the end of the topic is one of a topic that is gone: all of the new one is new."""
+    await store(broker, "old", "old", "old")
+    async with Consumer(TOPIC, body=str, broker=relay.address) as consumer:
+        relay.cut()
+        relay.hold_requests()
+        await deserted(broker, consumer.group)
+        await mq.remove(TOPIC, broker=broker)
+        await store(broker, "new")
+        relay.release()
+
+        assert await take(consumer, 1) == ["new"]
+
+
+@pytest.mark.parametrize("window", [0, 8])
+@pytest.mark.parametrize("needs_ack", [True, False])
+async def test_group_that_is_moved_goes_on_at_the_new_place(broker: str, window: int, needs_ack: bool) -> None:
+    """Nothing of what a consumer had in its buffer comes after the move, and late answers settle nothing."""
+    bodies = [str(number) for number in range(20)]
+    await store(broker, *bodies)
+    async with Consumer(TOPIC, group=GROUP, body=str, broker=broker, window=window, ack=needs_ack) as consumer:
+        (held,) = await consumer.fetch(1)
+        moved = await mq.seek(TOPIC, GROUP, 10, broker=broker)
+        back = await mq.seek(TOPIC, GROUP, "oldest", broker=broker)
+        seen = [held.body]
+        while len(seen) < 22 and (messages := await consumer.fetch(20, timeout=WAIT_S)):
+            held.ack_nowait()
+            for message in messages:
+                if message.body == "0":
+                    seen = []
+                seen.append(message.body)
+                await message.ack(confirmed=True)
+            if seen == bodies:
+                break
+
+        assert seen == bodies
+        assert (moved.offset, back.offset, back.passed) == (10, 0, 0)
+        assert moved.passed == (10 if needs_ack else 9 if not window else moved.passed)
 
 
 async def test_exclusive_consumer_waits_for_its_own_shadow(broker: str, relay: Relay) -> None:

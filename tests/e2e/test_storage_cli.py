@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -199,6 +201,35 @@ def test_storage_repairs_a_flipped_bit(processes: Processes, stopped: Path) -> N
     shown = processes.end_of("peek", "orders", "--count", "200", "--json", ZBUSRPC_BROKER=address).output
     bodies = [json.loads(line)["body"] for line in shown.splitlines()]
     assert bodies == [f"order {number}" for number in range(100) if number != 50]
+
+
+def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, stopped: Path) -> None:
+    """No command and no request takes it for one that is empty, or that there is not."""
+    (said,) = stopped.glob("topics/*/topic.json")
+    said.write_text("{")
+    _, address = processes.broker("--data-dir", str(stopped))
+    commands = [
+        ("dlq", "ls", "orders"),
+        ("dlq", "retry", "orders"),
+        ("peek", "orders"),
+        ("groups", "orders"),
+        ("sub", "orders"),
+        ("pub", "orders", "x"),
+        ("seek", "orders", "billing", "oldest"),
+        ("empty", "orders", "--yes"),
+        ("remove", "orders", "--yes"),
+    ]
+
+    for command in commands:
+        code, _, errors = processes.run(*command, ZBUSRPC_BROKER=address)
+        assert code == 1, command
+        assert "topic orders cannot be read" in errors, command
+    for path in ("produce/orders/x", "consume/orders", "query/orders", "declare/orders", "empty/orders"):
+        with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(f"http://{address}/{path}"):
+            pass
+        with refused.value as answer:
+            assert (path, answer.code) == (path, 500)
+            assert b"topic orders cannot be read" in answer.read()
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ class QueueAndModel(RuleBasedStateMachine):
             "seek", topic="orders", group=name, start=to if isinstance(to, str) else {"offset": offset}
         )
 
-        assert result == {"offset": offset}
+        assert result["offset"] == offset
 
     def _begin_anew(self, name: str, offset: int) -> None:
         self.model.groups[name] = ModelGroup(start=offset)

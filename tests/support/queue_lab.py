@@ -250,6 +250,10 @@ class Peer:
             for one in decode_entries(message.body):
                 consumer.entries.append(one)
                 self.lab.on_delivery(consumer, one)
+        elif message.kind == Kind.MOVED:
+            consumer = self.consumers.pop(message.session)
+            consumer.number = orjson.loads(message.body)["subscription"]
+            self.consumers[consumer.number] = consumer
         else:
             assert message.kind == Kind.LEAVE
             self.consumers[message.session].ended = parse_error(message.body)

@@ -11,6 +11,7 @@ from tests.support.queue_lab import QueueLab, bodies_of, lab_with
 from tests.support.storage import open_at
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, file_of
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
+from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import FormatVersionError
@@ -248,6 +249,60 @@ def test_unreadable_topic_does_not_hurt_others_and_is_not_replaced() -> None:
     assert "orders" in caught.value.message
     assert directory in caught.value.message
     assert {path: bytes(lab.disk.names[path].data) for path in before} == before
+
+
+@pytest.mark.parametrize("command", ["dlq", "retry_dead", "purge_dead"])
+def test_dead_letters_that_cannot_be_read_are_no_empty_list(command: str) -> None:
+    """That there are none is not said of what nobody can look at."""
+    lab, anna = lab_with("poison")
+    anna.consume("orders").nack(0, then="dead")
+    lab.run()
+    directory = damage(lab, slug("orders.dlq"))
+    lab.crash()
+
+    with pytest.raises(RpcError, match=r"topic orders\.dlq cannot be read") as caught:
+        lab.peer().command(command, topic="orders")
+
+    assert caught.value.code is Code.INTERNAL
+    assert directory in caught.value.message
+
+
+def test_letter_of_a_topic_that_cannot_be_read_stays_and_says_so() -> None:
+    """Its topic is not gone, so that there is hope."""
+    lab, anna = lab_with("poison")
+    anna.consume("orders").nack(0, then="dead")
+    lab.run()
+    damage(lab, "orders")
+    lab.crash()
+
+    result = lab.peer().command("retry_dead", topic="orders.dlq")
+    shown = lab.peer().command("peek", topic="orders.dlq")
+
+    assert result["retried"] == 0
+    assert bodies_of(shown) == ["poison"]
+
+
+def test_end_that_was_damaged_is_passed() -> None:
+    """Where the last messages were damaged, looking comes to the end, and a new group has no lag that stays."""
+    lab, _ = lab_with("one")
+    lab.peer().produce("orders", "two")
+    lab.peer().produce("orders", "three")
+    lab.peer().consume("orders").work_off()
+    lab.pass_time(1)
+    (path,) = [path for path in lab.disk.names if "/orders-" in path and path.endswith(".log")]
+    lab.disk.names[path].data[-1] ^= 1
+    lab.crash()
+    lab.run()
+
+    shown = lab.peer().command("peek", topic="orders")
+    late = lab.peer().consume("orders", "late")
+    late.ack_all()
+    lab.run()
+
+    assert bodies_of(shown) == late.take() == ["one", "two"]
+    assert shown["next_offset"] == shown["end_offset"] == 3
+    groups = {group["group"]: group["lag"] for group in lab.peer().command("topic", topic="orders")["groups"]}
+    assert groups == {"billing": 0, "late": 0}
 
 
 def test_places_of_a_topic_that_could_not_be_read_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:

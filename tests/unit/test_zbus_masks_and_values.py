@@ -2,12 +2,15 @@
 
 import pytest
 
+from zbusrpc.bounds import Bound
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.zbus.masks import Mask, group_options, topic_options
 from zbusrpc.broker.zbus.values import is_true, number_of, seconds_of, wants_ack
 from zbusrpc.errors import Code, RpcError
 
 # -- values --------------------------------------------------------------------------------------------------
+
+SMALL, HUNDRED = Bound("mask", 0, 64, ""), Bound("time", 0, 100, "")
 
 
 @pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "t", "T"])
@@ -49,28 +52,28 @@ def test_what_is_no_number_is_refused(text: str) -> None:
 
 def test_number_has_a_bound_of_its_own() -> None:
     """And where there is no header there is none."""
-    assert number_of({"mask": "64"}, "mask", 64) == 64
+    assert number_of({"mask": "64"}, "mask", SMALL) == 64
     with pytest.raises(RpcError, match="mask: 65 is no number from 0 to 64"):
-        number_of({"mask": "65"}, "mask", 64)
+        number_of({"mask": "65"}, "mask", SMALL)
     assert number_of({}, "mask") is None
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("0", 0), ("20", 20), ("0.25", 0.25), ("1e2", 100), (".5", 0.5)])
 def test_seconds_of_a_header(text: str, seconds: float) -> None:
     """With fractions."""
-    assert seconds_of({"timeout": text}, "timeout", 100) == seconds
+    assert seconds_of({"timeout": text}, "timeout", HUNDRED) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "-1", "-0.1", "nan", "inf", "-inf", "101", "1s", "x", "0x1"])
 def test_what_are_no_seconds_is_refused(text: str) -> None:
     """Also what Python would take for a number and no clock knows."""
     with pytest.raises(RpcError, match=r"timeout: .* is no number of seconds from 0 to 100"):
-        seconds_of({"timeout": text}, "timeout", 100)
+        seconds_of({"timeout": text}, "timeout", HUNDRED)
 
 
 def test_no_seconds_without_a_header() -> None:
     """Nothing is not zero."""
-    assert seconds_of({}, "timeout", 100) is None
+    assert seconds_of({}, "timeout", HUNDRED) is None
 
 
 # -- masks ---------------------------------------------------------------------------------------------------

@@ -21,13 +21,14 @@ from urllib.parse import parse_qs, unquote
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.bounds import TIMEOUT_MS
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_METADATA_PREFIX, HEADER_PARAMS, Flag, Message, encode_headers
 from zbusrpc.outcome import note_run
 from zbusrpc.transport.http import CLIENT_CLOSED_REQUEST, HttpError, HttpRequest, HttpResponse
 from zbusrpc.transport.naming import one_spelling
-from zbusrpc.transport.native import HEADERS_BYTES_MAX, TIMEOUT_MS_MAX, TOPIC_BYTES_MAX
+from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
 BATCH_MAX: Final = 1000
 """Requests in one JSON-RPC batch."""
@@ -187,9 +188,10 @@ def _read_headers(asked: GatewayRequest, headers: dict[str, str]) -> dict[str, s
     """Take the time limit out of a request's headers, and return what goes along: metadata and trace context."""
     timeout = headers.get("timeout-ms")
     if timeout is not None:
-        if not timeout.isdecimal() or len(timeout) > 12 or not 1 <= int(timeout) <= TIMEOUT_MS_MAX:
-            raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {timeout} is not in 1..{TIMEOUT_MS_MAX}")
-        asked.timeout_ms = int(timeout)
+        try:
+            asked.timeout_ms = TIMEOUT_MS.whole(timeout)
+        except ValueError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"Timeout-Ms: {error}") from None
     passed = {
         name: value for name, value in headers.items() if name[:5] == HEADER_METADATA_PREFIX or name in _TRACE_HEADERS
     }

@@ -5,6 +5,7 @@ from typing import Any, Final
 from zbusrpc.cli.shell import ask, print_json, print_text
 from zbusrpc.cli.starts import parse_start
 from zbusrpc.cli.tables import print_table, with_brokers
+from zbusrpc.cli.units import count_text
 from zbusrpc.config import Settings
 from zbusrpc.mq import admin
 from zbusrpc.mq.commands import command
@@ -57,11 +58,14 @@ def run_seek(topic: str, group: str, start: str, settings: Settings, *, as_json:
     """Move a group."""
     place = parse_start("START", start)
     moved = admin.seek(topic, group, place, broker=settings.broker, timeout=settings.timeout)
-    offset = ask(moved, as_json=as_json)
+    result = ask(moved, as_json=as_json)
     if as_json:
-        print_json({"topic": topic, "group": group, "offset": offset})
-    else:
-        print_text(f"group {group} of topic {topic} goes on at offset {offset}\n")
+        print_json({"topic": topic, "group": group, **result.model_dump()})
+        return
+    print_text(f"group {group} of topic {topic} goes on at offset {result.offset}\n")
+    if result.passed:
+        delayed = f"; delayed ones among them: {result.delayed:,}" if result.delayed else ""
+        print_text(f"it will not get {count_text(result.passed, 'message')} that it was not done with{delayed}\n")
 
 
 def run_pause(topic: str, group: str, settings: Settings, *, paused: bool, as_json: bool) -> None:

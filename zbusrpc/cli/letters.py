@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any, Final
 
+from zbusrpc.bounds import OFFSET
 from zbusrpc.cli.peek import read_pages
 from zbusrpc.cli.removal import confirm
 from zbusrpc.cli.shell import ask, fail, print_json, print_text
@@ -120,8 +121,8 @@ def _facts(letter: Letter) -> list[tuple[str, str]]:
     """Return what there is to say of a letter besides its body."""
     today = datetime.now().astimezone()
     stored_ms = _said(letter, "stored-ms")
-    stored = f", stored at {time_text(int(stored_ms), today)}" if stored_ms.isdecimal() else ""
-    attempts = count_text(int(_said(letter, "attempts") or 0), "attempt")
+    stored = f", stored at {time_text(_number(stored_ms), today)}" if stored_ms else ""
+    attempts = count_text(_number(_said(letter, "attempts")), "attempt")
     own = {name: value for name, value in letter["headers"].items() if not name.startswith(PREFIX)}
     facts = [
         ("message", f"offset {_said(letter, 'offset')} of topic {_said(letter, 'topic')}{stored}"),
@@ -136,3 +137,11 @@ def _facts(letter: Letter) -> list[tuple[str, str]]:
 
 def _said(letter: Letter, name: str) -> str:
     return printable(letter["headers"].get(PREFIX + name, ""))
+
+
+def _number(text: str) -> int:
+    """Return a number of a letter's headers, which anybody may have written: 0 where it is none."""
+    try:
+        return OFFSET.whole(text)
+    except ValueError:
+        return 0

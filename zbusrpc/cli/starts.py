@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final, cast
 
+from zbusrpc.bounds import OFFSET
 from zbusrpc.errors import ConfigError, did_you_mean
 from zbusrpc.mq.options import AtMessage, LikeGroup, StartAt
 
@@ -33,9 +34,7 @@ def parse_start(option: str, text: str) -> StartAt:
 
 
 def _offset(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError("an offset is a number from 0")
-    return int(text)
+    return OFFSET.whole(text)
 
 
 def _time(text: str) -> datetime:

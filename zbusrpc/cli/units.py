@@ -16,6 +16,8 @@ _BYTES: Final = {"": 1, "B": 1} | {
     for power, letter in enumerate("KMGT", start=1)
     for spelling, base in ((letter, 1024), (f"{letter}iB", 1024), (f"{letter}B", 1000))
 }
+LARGEST: Final = 2**63 - 1
+"""A size in bytes has 64 bits; a time that is longer ends with the sun."""
 FOR_EVER: Final = {"forever", "none", "no"}
 
 
@@ -43,7 +45,10 @@ def _parse(option: str, text: str, units: dict[str, Any], wanted: str) -> float:
     factor = by_folded.get(found[2].casefold()) if found else None
     if found is None or factor is None:
         raise ConfigError(f"{option} = {text!r}: write {wanted}")
-    return float(found[1]) * float(factor)
+    value = float(found[1]) * float(factor)
+    if not value <= LARGEST:
+        raise ConfigError(f"{option} = {text[:40]!r}: it is more than {LARGEST}")
+    return value
 
 
 def size_text(size: float) -> str:
@@ -62,7 +67,10 @@ def count_text(count: int, thing: str) -> str:
 
 def time_text(timestamp_ms: int, today: datetime) -> str:
     """Return a moment in local time: only the time of day if it is of today."""
-    moment = datetime.fromtimestamp(timestamp_ms / 1000).astimezone()
+    try:
+        moment = datetime.fromtimestamp(timestamp_ms / 1000).astimezone()
+    except (ValueError, OverflowError, OSError):  # somebody else has said it, and it is none
+        return f"{timestamp_ms} ms"
     return f"{moment:%H:%M:%S}" if moment.date() == today.date() else f"{moment:%Y-%m-%d %H:%M:%S}"
 
 

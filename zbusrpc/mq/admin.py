@@ -21,6 +21,7 @@ from zbusrpc.mq.infos import (
     GroupInfo,
     Page,
     RetryResult,
+    SeekResult,
     StoredMessage,
     TopicDetails,
     TopicInfo,
@@ -119,15 +120,19 @@ async def resume(topic: str, group: str, *, broker: str | None = None, timeout: 
     await command("resume", broker, timeout, topic=topic, group=group)
 
 
-async def seek(topic: str, group: str, start: StartAt, *, broker: str | None = None, timeout: float = TIMEOUT_S) -> int:
-    """Move a group to another place, and return its offset. Answers to what its consumers have are ignored.
+async def seek(
+    topic: str, group: str, start: StartAt, *, broker: str | None = None, timeout: float = TIMEOUT_S
+) -> SeekResult:
+    """Move a group to another place, and return what that means.
+
+    Its consumers go on from there: what they have in their buffers is dropped, answers to what they have are ignored.
 
     Raises:
         RpcError: OUT_OF_RANGE, NOT_FOUND: there is no such place.
         UsageError: `start` is no place.
     """
     result = await command("seek", broker, timeout, topic=topic, group=group, start=start_to_wire(start))
-    return int(result["offset"])
+    return SeekResult.model_validate(result)
 
 
 async def peek(

@@ -177,6 +177,16 @@ class DeadLetter(StoredMessage):
         return int(text) if text.isdecimal() else None
 
 
+class SeekResult(Info):
+    """Where a group goes on, and what it will not get because of that."""
+
+    offset: int
+    passed: int
+    """Messages that it was not done with."""
+    delayed: int
+    """Of those: whose time had not come."""
+
+
 class LeftLetter(Info):
     """A dead letter that was not retried."""
 

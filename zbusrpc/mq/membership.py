@@ -118,13 +118,8 @@ class Membership:
         try:
             await self._join(connection)
             self._owner.member_changed(self, None)
-            assert self.subscription is not None
-            if self._ahead:
-                await self._pull_ahead(self.subscription)
-            refusal = await self.subscription.ended
-            if refusal is not None:
-                raise refusal
-            self._note_place(self.subscription.last_offset)
+            await self._consume()
+            self._note_place()
             if not self.station.caller.is_closed:  # else it was closed on this side
                 log.warning("consumer.link_lost", topic=self._topic, group=self.group, broker=self.station.address)
         except RpcError as problem:
@@ -132,6 +127,25 @@ class Membership:
                 error, self._refused_by = problem, connection
         self._task = None
         self._owner.member_changed(self, error)
+
+    async def _consume(self) -> None:
+        """Return when there are no more messages, as the connection is lost.
+
+        Raises:
+            RpcError: the broker refuses, or has ended it.
+        """
+        subscription = None
+        while subscription is not self.subscription:  # another goes on where the group was moved
+            subscription = self.subscription
+            assert subscription is not None
+            if self._ahead:
+                await self._pull_ahead(subscription)
+            refusal = await subscription.ended
+            if refusal is not None:
+                raise refusal
+
+    def _note_moved(self, successor: Subscription) -> None:
+        self.subscription, self.buffer = successor, successor.buffer
 
     async def _join(self, connection: Connection) -> None:
         """Subscribe.
@@ -147,6 +161,9 @@ class Membership:
             except RpcError as error:
                 is_taken = error.code is Code.FAILED_PRECONDITION and self._fields.get("exclusive")
                 may_be_us = is_taken and time.monotonic() < shadow_until
+                if error.code is Code.OUT_OF_RANGE and self.has_place:  # the topic was made anew: all of it is new
+                    self._fields["start"] = "oldest"
+                    continue
                 is_passing = error.code is Code.UNAVAILABLE and not was_lost(error)
                 if not (self._has_joined and (may_be_us or is_passing)) or connection is not self.station.connection:
                     raise
@@ -156,7 +173,9 @@ class Membership:
         caller = self.station.caller
         if self._declares:
             await declare_by(caller, connection, self._topic)
-        subscription = Subscription(caller, connection, self._topic, on_filled=self._note_filled)
+        subscription = Subscription(
+            caller, connection, self._topic, on_filled=self._note_filled, on_moved=self._note_moved
+        )
         await subscription.begin(self._fields)
         if self._fields["group"] is None:  # from now on it has a name, and goes as such groups go
             self._fields |= {"group": subscription.group, "delete_on_exit": True}
@@ -164,10 +183,10 @@ class Membership:
         if self.buffer:
             self._note_filled(len(self.buffer))
 
-    def _note_place(self, last_offset: int) -> None:
+    def _note_place(self) -> None:
         """Note where a group that may be gone by the time we are back is to go on."""
-        if self._fields.get("delete_on_exit") and last_offset >= 0:
-            self._fields["start"] = {"offset": last_offset + 1}
+        if self._fields.get("delete_on_exit") and self.subscription is not None:
+            self._fields["start"] = {"offset": self.subscription.place}
 
     def _note_filled(self, count: int) -> None:
         if self.is_draining:

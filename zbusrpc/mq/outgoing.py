@@ -6,8 +6,9 @@ Pure: values in, bytes out, or one line that names the value and its limit.
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
+from zbusrpc.bounds import DELAY_MS, TTL_MS
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
 from zbusrpc.mq.bodies import HEADER_BYTES, HEADER_CONTENT_TYPE, NO_TYPE, Write, encode_text
@@ -23,9 +24,6 @@ from zbusrpc.transport.entries import (
 from zbusrpc.transport.native import HEADERS_BYTES_MAX
 
 T = TypeVar("T")
-
-TIME_S_MAX: Final = 100 * 365 * 86_400.0
-"""A hundred years: what lies beyond is a mistake."""
 
 
 class MessageOptions(TypedDict, total=False):
@@ -114,9 +112,10 @@ def milliseconds(what: str, seconds: float, least_ms: int) -> int:
     """
     if not isinstance(seconds, int | float):
         raise _refusal(f"{what} = {seconds!r}: it is a number of seconds, not {type(seconds).__name__}")
-    if not (0 <= seconds <= TIME_S_MAX) or (seconds == 0 and least_ms):
+    most_s = (TTL_MS if least_ms else DELAY_MS).most // 1000
+    if not (0 <= seconds <= most_s) or (seconds == 0 and least_ms):
         least = "more than 0" if least_ms else "0 or more"
-        raise _refusal(f"{what} = {seconds}: write {least} seconds, at most a hundred years")
+        raise _refusal(f"{what} = {seconds}: write {least} seconds, at most {most_s} ({most_s // 31_536_000} years)")
     return max(least_ms, math.ceil(seconds * 1000))
 
 

@@ -46,6 +46,8 @@ REASON_CHARACTERS_MAX: Final = 1024
 """The broker keeps no more of a reason."""
 BEGUN_S: Final = 0.01
 """An application that answers faster leaves nothing to tell of."""
+OWED_MAX: Final = 1000
+"""Refused messages that are remembered where a group is made anew when its consumer was away too long."""
 RANGES_MAX: Final = 10_000
 """In one NACK, by docs/protocol.md."""
 
@@ -56,7 +58,21 @@ _DELIVER: Final = int(Kind.DELIVER)
 class Subscription:
     """What one consumer gets by one connection."""
 
-    def __init__(self, caller: Caller, connection: Connection, topic: str, *, on_filled: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        caller: Caller,
+        connection: Connection,
+        topic: str,
+        *,
+        on_filled: Callable[[int], None],
+        on_moved: Callable[["Subscription"], None],
+    ) -> None:
+        """Prepare to join.
+
+        Args:
+            on_filled: Told how many messages came.
+            on_moved: Told what goes on in place of this one, whose group was moved.
+        """
         self.topic = topic
         self.broker = connection.peername
         """Where it comes from, for people: offsets are those of one broker."""
@@ -66,8 +82,8 @@ class Subscription:
         """Whether messages are to be answered."""
         self.buffer: deque[Entry] = deque()
         """What came and was not taken."""
-        self.last_offset = -1
-        """The greatest that came."""
+        self.place = 0
+        """Once it is over: where a group goes on that is made anew; nothing of what was not done comes before."""
         self.is_over = False
         self.ended: asyncio.Future[RpcError | None] = caller.loop.create_future()
         """Why the broker has ended it, or None for any other end."""
@@ -75,7 +91,11 @@ class Subscription:
         self.loop = caller.loop
         """Where all this happens."""
         self._connection = connection
-        self._on_filled = on_filled
+        self._on_filled, self._on_moved = on_filled, on_moved
+        self._next = 0  # behind the last that came
+        self._owed: dict[int, None] = {}  # refused, and not come again, while the place counts
+        self._keeps_place = False
+        self._trouble = "the connection that it came by is gone; it is delivered again"
         self._number = 0
         self._received = 0
         self._lease_s = 0.0
@@ -93,7 +113,8 @@ class Subscription:
             RpcError: the broker refuses, or the connection was lost.
         """
         self._careful = fields["window"]
-        message = Message(Kind.CONSUME, 0, self.topic.encode(), orjson.dumps({**fields, "says_begun": True}))
+        self._keeps_place = fields["group"] is None or bool(fields.get("delete_on_exit"))
+        message = Message(Kind.CONSUME, 0, self.topic.encode(), envelope.dump({**fields, "says_begun": True}))
         self.caller.begin(message, self, self._connection, is_urgent=True)
         await self._begun
 
@@ -108,7 +129,7 @@ class Subscription:
         try:
             result = result_of(reply)
             self._number, self.group, self.needs_ack = result["subscription"], result["group"], result["ack"]
-            self._lease_s = result["lease_ms"] / 1000
+            self._lease_s, self._next = result["lease_ms"] / 1000, result["next"]
         except (RpcError, KeyError, TypeError) as error:
             refusal = (
                 error if isinstance(error, RpcError) else of_command(Code.INTERNAL, "unreadable answer to CONSUME")
@@ -141,10 +162,32 @@ class Subscription:
             entries = decode_entries(message.body)
             self.buffer.extend(entries)
             self._received += len(entries)
-            self.last_offset = max(self.last_offset, *(entry.first for entry in entries))
+            self._next = max(self._next, *(entry.first + 1 for entry in entries))
+            if self._owed:
+                for entry in entries:
+                    self._owed.pop(entry.first, None)
             self._on_filled(len(entries))
+        elif message.kind == Kind.MOVED:
+            self._move(message)
         elif message.kind == Kind.LEAVE:
             self._end(envelope.error_of(message))
+
+    def _move(self, message: Message) -> None:
+        """Let another subscription go on: the group was moved, and what is here must neither come nor be answered."""
+        said = orjson.loads(message.body)
+        successor = Subscription(
+            self.caller, self._connection, self.topic, on_filled=self._on_filled, on_moved=self._on_moved
+        )
+        successor.group, successor.needs_ack, successor._lease_s = self.group, self.needs_ack, self._lease_s
+        successor._number, successor._next, successor._careful = said["subscription"], said["next"], self._careful
+        successor._keeps_place = self._keeps_place
+        successor._begun.set_result(None)
+        self.caller.subscribers[successor._number] = successor
+        if successor.needs_ack:
+            successor._renew()
+        self._trouble = "its group was moved; it is delivered again if it comes behind that place"
+        self._on_moved(successor)
+        self._end(None)
 
     def link_lost(self, error: ZbusError) -> None:
         """End: the broker gives to others what was here."""
@@ -155,6 +198,7 @@ class Subscription:
             return
         self.is_over = True
         self.caller.subscribers.pop(self._number, None)
+        self.place = min([self._next, *self._open, *self._owed, *(entry.first for entry in self.buffer)])
         self.buffer.clear()
         for timer in (self._renewal, self._telling):
             if timer is not None:
@@ -223,7 +267,7 @@ class Subscription:
             return
         what = f"the message of topic {self.topic} at offset {offset} could not be acknowledged"
         if self.is_over:
-            raise of_command(Code.ABORTED, f"{what}: the connection that it came by is gone; it is delivered again")
+            raise of_command(Code.ABORTED, f"{what}: {self._trouble}")
         self._open.pop(offset, None)
         self.flush()
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
@@ -234,6 +278,10 @@ class Subscription:
     def refuse(self, offset: int, then: Then, delay: float | None, reason: str) -> None:
         """Say that a message is not done."""
         self._open.pop(offset, None)
+        if then == "retry" and self._keeps_place:
+            self._owed[offset] = None
+            if len(self._owed) > OWED_MAX:
+                del self._owed[next(iter(self._owed))]
         self._nack([(offset, offset)], then, delay, reason)
 
     def extend(self, offsets: Iterable[int]) -> None:
@@ -276,7 +324,7 @@ class Subscription:
         Raises:
             RpcError: the connection was lost, or there was no answer.
         """
-        message = Message(Kind.PULL, body=orjson.dumps({"max": count}), session=self._number)
+        message = Message(Kind.PULL, body=envelope.dump({"max": count}), session=self._number)
         message.timeout_ms = math.ceil(timeout_s * 1000)
         deadline = time.monotonic() + timeout_s + patience_s
         result_of(await self.caller.exchange(message, deadline, self._connection))
@@ -291,7 +339,7 @@ class Subscription:
         fields: dict[str, Any] = {"ranges": ranges, "then": then, "reason": shown}
         if delay is not None:
             fields["delay_ms"] = milliseconds("delay", delay, 0)
-        self._send(Kind.NACK, orjson.dumps(fields))
+        self._send(Kind.NACK, envelope.dump(fields))
 
     def _send(self, kind: Kind, body: bytes = b"") -> None:
         """Send what needs no answer; after the end, nobody wants it."""

@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
+from zbusrpc import bounds
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import Code, ProtocolError, TokenRefusedError
 from zbusrpc.message import Kind, Message
@@ -32,11 +33,11 @@ class Hello(BaseModel):
     """From the broker: the address by which trackers call it, and which is its name among brokers."""
     boot: Annotated[str, Field(max_length=64)] = ""
     """From the broker: names its process."""
-    message_bytes_max: Annotated[int, Field(ge=1)] = MESSAGE_BYTES_MAX
+    message_bytes_max: Annotated[int, bounds.THEIR_BYTES] = MESSAGE_BYTES_MAX
     """Largest payload this side takes."""
-    session: int = 0
+    session: Annotated[int, bounds.SESSION] = 0
     """From the broker: the number of the client's session; with a request's id it names the call."""
-    idle_s: Annotated[float, Field(gt=0)] = IDLE_S
+    idle_s: Annotated[float, bounds.IDLE_S] = IDLE_S
     """This side closes a connection on which it has heard nothing for so long."""
     token: Annotated[SecretStr, Field(max_length=256)] = SecretStr("")
     """From the client: the secret that shows what it may do. It is neither logged nor shown."""

@@ -94,5 +94,5 @@ async def administers() -> None:
     letters = await mq.dead_letters("orders")
     assert_type(letters[0], mq.DeadLetter)
     assert_type(letters[0].reason, str)
-    assert_type(await mq.seek("orders", "g", "oldest"), int)
+    assert_type(await mq.seek("orders", "g", "oldest"), mq.SeekResult)
     assert_type((await mq.retry_dead("orders", offsets=[1])).left, list[mq.LeftLetter])

@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from zbusrpc.bounds import OFFSET
 from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.live import may_see
@@ -225,11 +226,11 @@ def _start(value: Any) -> Any:
     kind, colon, text = value.partition(":") if isinstance(value, str) else ("", "", "")
     if not colon:
         return value
-    if kind == "offset" and text.isascii() and text.isdecimal():
-        return {"offset": int(text)}
     if kind in {"id", "group"} and text:
         return {kind: text}
     try:
+        if kind == "offset":
+            return {"offset": OFFSET.whole(text)}
         if kind == "time":
             return {"time_ms": round(datetime.fromisoformat(text).timestamp() * 1000)}
     except (ValueError, OverflowError, OSError):

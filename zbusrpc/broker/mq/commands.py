@@ -122,7 +122,7 @@ class Commands:
         topic = self._topic(command.topic)
         group = self._store.group(topic, command.group, self._rights)
         place: dict[str, int] = {}
-        place["offset"] = self._store.seek(topic, group, command.start, lambda error: answer(place, error))
+        place |= self._store.seek(topic, group, command.start, lambda error: answer(place, error))._asdict()
 
     # -- messages ----------------------------------------------------------------------------------------
 
@@ -162,10 +162,17 @@ class Commands:
         return topic or self._store.topic(check_name("topic", name), self._rights)
 
     def _letters(self, name: str) -> Letters | None:
-        """Return the dead letters of a topic, or None while there were none."""
-        topic = self._topic(name)
-        target = self._store.topics.get(self._store.dead_letter_name(topic))
-        return None if target is None else Letters(self._store, target)
+        """Return the dead letters of a topic, or None while there were none.
+
+        Raises:
+            RpcError: NOT_FOUND, or INTERNAL where they cannot be read.
+        """
+        name = self._store.dead_letter_name(self._topic(name))
+        target = self._store.topics.get(name)
+        if target is None:
+            self._store.check_readable(name)
+            return None
+        return Letters(self._store, target)
 
 
 _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {

@@ -43,7 +43,7 @@ DISPATCH_BYTES_MAX: Final = 1024 * 1024
 """About so many bytes of them: then a consumer that does not read must have shown it before it gets more."""
 
 Fetch = Callable[[int], list[Record]]
-"""Return some records from an offset on; none where the log ends."""
+"""Return some records from an offset on; none where there are no more before the end that may be read."""
 Handout = tuple[Subscription, Delivery, Record]
 Act = Callable[[Delivery], None]
 
@@ -60,6 +60,7 @@ class Group(Deliveries):
         *,
         key: bytes,
         fetch: Fetch,
+        end: Callable[[], int],
         load: Load,
         jitter: Callable[[], float],
     ) -> None:
@@ -73,7 +74,7 @@ class Group(Deliveries):
         """Whether it was removed."""
         self.has_more = False
         """Whether the last `dispatch` ended before everything was handed out that could be."""
-        self._fetch = fetch
+        self._fetch, self._end = fetch, end
         self._matches = compile_filter(options.filter)
         self._buffer: deque[Record] = deque()
 
@@ -190,6 +191,8 @@ class Group(Deliveries):
         """Read on; False when there is nothing, or no room."""
         if len(self.pending) < PENDING_MAX:
             self._buffer.extend(self._fetch(self.position))
+            if not self._buffer:
+                self.position = max(self.position, self._end())  # what stood there last is damaged, or compacted
         return bool(self._buffer)
 
     # -- what consumers say ------------------------------------------------------------------------------

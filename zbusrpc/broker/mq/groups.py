@@ -9,11 +9,12 @@ come back; one that could not be stored is not there.
 
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from zbusrpc.broker.access import Rights, visible_groups
 from zbusrpc.broker.hints import Hints
 from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
@@ -31,6 +32,16 @@ GroupDone = Callable[[Group | None, RpcError | None], None]
 Done = Callable[[RpcError | None], None]
 
 
+class Moved(NamedTuple):
+    """Where a group goes on, and what it will not get because of that."""
+
+    offset: int
+    passed: int
+    """Messages that it was not done with."""
+    delayed: int
+    """Of those: whose time had not come."""
+
+
 class Groups:
     """The groups of all topics."""
 
@@ -43,6 +54,8 @@ class Groups:
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
+        self.on_group_reset: Callable[[Group], None] = lambda group: None
+        """Told when a group goes on elsewhere: answers to what its consumers have must not count any more."""
         self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
@@ -141,6 +154,7 @@ class Groups:
             0,
             key=key,
             fetch=topic.fetch,
+            end=lambda: topic.readable_offset,
             load=topic.load,
             jitter=self._rng.random,
         )
@@ -167,21 +181,28 @@ class Groups:
 
         self.journal.put(group.key, group, written)
 
-    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> int:
-        """Move a group, tell when that is on the disk, and return where it is.
+    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> Moved:
+        """Move a group, tell when that is on the disk, and return where it is and what it has passed.
 
         Raises:
             RpcError: it cannot go there; nothing has changed.
         """
         position, pending = resolve(topic, start)
+        passed = [one for offset, one in group.pending.items() if offset < position and offset not in pending]
+        moved = Moved(
+            offset=position,
+            passed=len(passed) + max(0, position - max(group.position, topic.log.start_offset)),
+            delayed=sum(one.state is State.DELAYED for one in passed),
+        )
         self.move_group(group, position)
         group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
         self.journal.put(group.key, group, lambda error: done(as_rpc_error(topic.name, error) if error else None))
-        return position
+        return moved
 
     def move_group(self, group: Group, position: int) -> None:
         """Let a group go on at an offset, with nothing pending."""
         group.seek(position)
+        self.on_group_reset(group)
         self.note_change(group)
 
     def remove_group(self, topic: Topic, group: Group, done: Done) -> None:

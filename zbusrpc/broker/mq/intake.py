@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
+from zbusrpc.bounds import DELAY_MS, TTL_MS
 from zbusrpc.broker.access import NO_OWNER
 from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -59,7 +60,7 @@ class Intake:
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
         self._check(topic, size)
-        _check_headers(topic, entries)
+        _check_entries(topic, entries)
 
         def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
             self._storing_bytes -= size
@@ -120,15 +121,19 @@ class Intake:
             raise not_run(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S})
 
 
-def _check_headers(topic: Topic, entries: Sequence[Entry]) -> None:
-    """See that headers are what consumers of every dialect will take them for.
+def _check_entries(topic: Topic, entries: Sequence[Entry]) -> None:
+    """See that times are within their bounds, and that headers are what consumers of every dialect take them for.
 
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
-    for entry in entries:
-        if entry.headers:
+    for ttl_ms, delay_ms, _, _, _, _, headers, _ in entries:
+        if ttl_ms > TTL_MS.most or delay_ms > DELAY_MS.most:
+            wrong = (TTL_MS, ttl_ms) if ttl_ms > TTL_MS.most else (DELAY_MS, delay_ms)
+            text = f"topic {topic.name}: {wrong[0].name} of {wrong[1]} ms exceeds the limit of {wrong[0].most} ms"
+            raise RpcError(Code.INVALID_ARGUMENT, text)
+        if headers:
             try:
-                decode_headers(entry.headers)
+                decode_headers(headers)
             except ProtocolError as error:
                 raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: {error}") from None

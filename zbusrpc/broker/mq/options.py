@@ -5,8 +5,9 @@ One model each is the single spelling for the wire, the disk and the documents. 
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
+from zbusrpc import bounds
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.retention import Retention
@@ -16,12 +17,11 @@ MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400
 _RPC_MASK: Final = 2
 """Of a topic that a zbus client has declared as a service: see `broker/zbus/masks.py`."""
-TIME_S_MAX: Final = 100 * 365 * DAY_S
 
-Mask = Annotated[int, Field(ge=0, le=0xFFFF)]
+Mask = Annotated[int, bounds.MASK]
 Name = Annotated[str, AfterValidator(one_spelling)]
 """Of a topic or group, in the one spelling that is compared."""
-Seconds = Annotated[float, Field(ge=0, le=TIME_S_MAX, allow_inf_nan=False)]
+Seconds = Annotated[float, bounds.KEEP_S]
 
 
 class Options(BaseModel):
@@ -37,7 +37,7 @@ class TopicOptions(Options):
     """What an acknowledged message survives."""
     keep_s: Seconds | None = 7 * DAY_S
     """Messages may be removed when they are older; None keeps them."""
-    keep_bytes: Annotated[int, Field(ge=1)] | None = None
+    keep_bytes: Annotated[int, bounds.KEEP_BYTES] | None = None
     """The oldest messages may be removed while the topic is larger."""
     keep_consumed: bool = True
     """Whether messages that all groups have passed stay until `keep_s` or `keep_bytes` says otherwise. They stay for
@@ -46,13 +46,13 @@ class TopicOptions(Options):
     """Whether `keep_s` and `keep_bytes` spare what a group still needs. False saves the disk and may lose messages."""
     compact: bool = False
     """Whether of the messages with the same key only the last is kept."""
-    segment_bytes: Annotated[int, Field(ge=4096, le=1024 * MIB)] = 64 * MIB
+    segment_bytes: Annotated[int, bounds.SEGMENT_BYTES] = 64 * MIB
     """Messages are removed by whole segments of about this size."""
     duplicate_window_s: Seconds = 120.0
     """A message whose id was stored no longer ago is a duplicate."""
-    duplicate_window_ids: Annotated[int, Field(ge=0, le=10_000_000)] = 100_000
+    duplicate_window_ids: Annotated[int, bounds.DUPLICATE_IDS] = 100_000
     """So many ids are remembered."""
-    ttl_ms: Annotated[int, Field(ge=1)] | None = None
+    ttl_ms: Annotated[int, bounds.TTL_MS] | None = None
     """Time to live of messages that name none."""
     rpc: bool = False
     """Whether it holds the requests of a durable service: set by the broker when such a service subscribes."""
@@ -91,15 +91,15 @@ class GroupOptions(Options):
     """Whether nothing is delivered."""
     ack: bool = True
     """Whether messages are done when they are acknowledged; False: when they are handed out."""
-    lease_ms: Annotated[int, Field(ge=100, le=DAY_S * 1000)] = 30_000
+    lease_ms: Annotated[int, bounds.LEASE_MS] = 30_000
     """How long a consumer may have a message before it counts as failed."""
-    max_attempts: Annotated[int, Field(ge=1, le=60_000)] = 10
+    max_attempts: Annotated[int, bounds.ATTEMPTS] = 10
     """How often a message is delivered before it goes to the dead letters."""
-    backoff_ms: Annotated[int, Field(ge=0, le=DAY_S * 1000)] = 1000
+    backoff_ms: Annotated[int, bounds.BACKOFF_MS] = 1000
     """Wait before the second delivery; doubles from then on, and half of it is random."""
-    backoff_max_ms: Annotated[int, Field(ge=0, le=DAY_S * 1000)] = 300_000
+    backoff_max_ms: Annotated[int, bounds.BACKOFF_MS] = 300_000
     """Longest such wait."""
-    in_flight_max: Annotated[int, Field(ge=1)] | None = None
+    in_flight_max: Annotated[int, bounds.IN_FLIGHT] | None = None
     """How many messages all consumers together may have and not have answered; None bounds each by its window."""
     mask: Mask = 0
     """What a zbus client declared it with: see `broker/zbus/masks.py`."""
@@ -112,9 +112,9 @@ class GroupOptions(Options):
 class Start(Options):
     """Where a group begins: exactly one of these, or `id` with its `offset`."""
 
-    offset: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    offset: Annotated[int, bounds.OFFSET] | None = None
     id: str | None = None
-    time_ms: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    time_ms: Annotated[int, bounds.TIME_MS] | None = None
     group: Name | None = None
 
 

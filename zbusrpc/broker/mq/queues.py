@@ -80,6 +80,7 @@ class Queues:
         store.on_readable = self._topic_grew
         store.on_group_ended = self._end_subscriptions
         store.on_group_moved = self.wake
+        store.on_group_reset = self._renumber
 
     # -- what the broker calls ---------------------------------------------------------------------------
 
@@ -239,7 +240,7 @@ class Queues:
         subscription.is_silent = not asked.says_begun
         options = group.options
         result = {"subscription": subscription.number, "group": group.name, "lease_ms": options.lease_ms}
-        self.reply(session, request_id, result | {"ack": options.ack})
+        self.reply(session, request_id, result | {"ack": options.ack, "next": group.position})
 
     def join(self, session: Session, group: Group, window: int, *, sink: Sink | None = None) -> Subscription:
         """Let a session take part in a group until it leaves or ends; `sink` takes messages in place of frames.
@@ -325,6 +326,19 @@ class Queues:
             group.pool.leave(subscription)
             body = envelope.error_body(error)
             self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=Flag.ERROR, session=subscription.number))
+
+    def _renumber(self, group: Group) -> None:
+        """Give the subscriptions of a group that was moved other numbers: what is said of the old ones is over."""
+        for subscription in group.pool.members:
+            if subscription.sink is not None:
+                continue
+            session, before = subscription.session, subscription.number
+            del session.subscriptions[before]
+            number = subscription.number = session.last_subscription = session.last_subscription + 1
+            session.subscriptions[number] = subscription
+            subscription.sent = 0
+            body = orjson.dumps({"subscription": number, "next": group.position})
+            self._send(session, Message(Kind.MOVED, 0, b"", body, session=before))
 
     # -- people and tools --------------------------------------------------------------------------------
 

@@ -105,6 +105,7 @@ def show(
     while len(shown) < count and size < PEEK_BYTES_MAX and scanned < PEEK_SCAN_MAX:
         records = topic.fetch(offset)
         if not records:
+            offset = max(offset, topic.readable_offset)  # what stood there last was damaged, or is compacted
             break
         for record in records:
             offset = record.offset + 1

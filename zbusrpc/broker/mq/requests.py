@@ -9,23 +9,21 @@ from typing import Annotated, Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from zbusrpc.broker.limits import WINDOW_MAX
+from zbusrpc import bounds
 from zbusrpc.broker.mq.options import GroupOptions, Name, Options, Start, StartAt, TopicOptions, given
 from zbusrpc.errors import Code, RpcError, did_you_mean
 
 REASON_CHARACTERS_MAX: Final = 1024
-COUNT_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
 """The longest list of offsets fits. What is longer would keep the broker busy to find out what is wrong with it."""
 ERRORS_MAX: Final = 100
 """Mistakes in one body that are looked at to find the one worth telling."""
 SHOWN_CHARACTERS_MAX: Final = 280
 """Of what was sent, in an answer that says what is wrong with it."""
-OFFSET_MAX: Final = 2**63 - 1
 
-Offset = Annotated[int, Field(ge=0, le=OFFSET_MAX)]
+Offset = Annotated[int, bounds.OFFSET]
 Offsets = Annotated[list[Offset], Field(max_length=100_000)]
-Count = Annotated[int, Field(ge=1, le=COUNT_MAX)]
+Count = Annotated[int, bounds.COUNT]
 T = TypeVar("T")
 
 
@@ -33,7 +31,7 @@ class Consume(GroupOptions):
     """Body of a CONSUME."""
 
     group: Name | None = None
-    window: Annotated[int, Field(ge=0, le=WINDOW_MAX)] = 256
+    window: Annotated[int, bounds.WINDOW] = 256
     create: bool = True
     says_begun: bool = False
     """Whether the consumer says which messages it has begun; else all that were sent to it count."""
@@ -50,14 +48,14 @@ class Nack(Options):
 
     ranges: Annotated[list[tuple[Offset, Offset]], Field(max_length=10_000)]
     then: Literal["retry", "release", "dead"] = "retry"
-    delay_ms: Annotated[int, Field(ge=0, le=100 * 365 * 86_400_000)] | None = None
+    delay_ms: Annotated[int, bounds.DELAY_MS] | None = None
     reason: str = ""
 
 
 class PullBody(Options):
     """Body of a PULL."""
 
-    max: Annotated[int, Field(ge=1, le=WINDOW_MAX)]
+    max: Annotated[int, bounds.PULLED]
 
 
 class _OfTopic(Options):
@@ -141,7 +139,7 @@ class Peek(_OfTopic):
     start: StartAt | None = None
     count: Count = 10
     filter: str = ""
-    body_bytes_max: Annotated[int, Field(ge=0, le=2**31)] = 64 * 1024
+    body_bytes_max: Annotated[int, bounds.SHOWN_BYTES] = 64 * 1024
 
 
 class DeadLetters(_OfTopic):

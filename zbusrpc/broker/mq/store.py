@@ -203,14 +203,19 @@ class Store(Groups):
         """
         topic = self.topics.get(name)
         if topic is None:
-            self._check_not_broken(name)
+            self.check_readable(name)
             if self.runs(name):
                 raise RpcError(Code.FAILED_PRECONDITION, f"{name} is a service, and no topic of messages: call it")
             text = f"there is no topic {name}{self.hint(name, visible(rights, self.topics))}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
 
-    def _check_not_broken(self, name: str) -> None:
+    def check_readable(self, name: str) -> None:
+        """See that it is not because it cannot be read that there is no topic of this name.
+
+        Raises:
+            RpcError: INTERNAL, with the reason.
+        """
         reason = self._broken.get(name) or self._broken.get(slug(name))
         if reason is not None:
             raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {reason}")
@@ -230,7 +235,7 @@ class Store(Groups):
         if topic is not None:
             self._redeclare(topic, given, update=update, done=done)
             return
-        self._check_not_broken(name)
+        self.check_readable(name)
         if name in self._creating:
             self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return
@@ -243,9 +248,9 @@ class Store(Groups):
             raise RpcError(Code.FAILED_PRECONDITION, text)
         if len(self.topics) + len(self._creating) >= self.limits.topics_max:
             raise too_many("stored topics", self.limits.topics_max)
-        self._creating[name] = [done]
         uid = f"{self._rng.getrandbits(48):012x}"
         found = file_of(name, uid, self.scheduler.now_ms(), options)
+        self._creating[name] = [done]
         self.scheduler.in_worker(lambda: self._catalog.write(found), lambda error: self._created(found, error))
 
     def _declare_again(

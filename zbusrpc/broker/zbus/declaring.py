@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from zbusrpc import bounds
 from zbusrpc.broker import permissions
 from zbusrpc.broker.access import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
@@ -33,10 +34,8 @@ from zbusrpc.version import __version__
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
-MASK_MAX: Final = 0xFFFF
 ACK_TIMEOUT_MS: Final = 10_000
 ACK_WINDOW: Final = 100
-ACK_WINDOW_MAX: Final = 999
 """Of groups that ask for acknowledgement: the defaults of zbus 0.11."""
 
 
@@ -51,7 +50,7 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     store = dialect.hub.queues.store
     known = dialect.hub.topic(command.topic)
     name = known.name if known is not None else check_name("topic", command.topic)
-    mask = values.number_of(command.headers, "topic_mask", MASK_MAX)
+    mask = values.number_of(command.headers, "topic_mask", bounds.MASK)
     if dialect.hub.broker.runs(name):  # what is declared beside a service is that service
         mask = (mask or (known.options.mask if known is not None else 0)) | Mask.RPC
     group_options, start = _group_options(command), _start(command)
@@ -212,15 +211,15 @@ def _group_options(command: Command) -> dict[str, Any]:
     """
     headers = command.headers
     options: dict[str, Any] = {}
-    mask = values.number_of(headers, "group_mask", MASK_MAX)
+    mask = values.number_of(headers, "group_mask", bounds.MASK)
     if mask is not None:
         options["mask"] = mask
     if "group_filter" in headers:
         options["filter"] = headers["group_filter"]
-    window = values.number_of(headers, "group_ack_window", ACK_WINDOW_MAX)
+    window = values.number_of(headers, "group_ack_window", bounds.ACK_WINDOW)
     if window:
         options["in_flight_max"] = window
-    timeout_ms = values.number_of(headers, "group_ack_timeout", 86_400_000)
+    timeout_ms = values.number_of(headers, "group_ack_timeout", bounds.ACK_TIMEOUT_MS)
     if timeout_ms:
         options["lease_ms"] = max(100, timeout_ms)
     return options
@@ -232,7 +231,7 @@ def _start(command: Command) -> StartAt | None:
     offset = values.number_of(headers, "group_start_offset")
     if offset is not None:
         return Start(offset=offset, id=headers.get("group_start_msgid"))
-    time_ms = values.number_of(headers, "group_start_time")
+    time_ms = values.number_of(headers, "group_start_time", bounds.TIME_MS)
     if time_ms is not None:
         return Start(time_ms=time_ms)
     return Start(group=headers["group_start_copy"]) if "group_start_copy" in headers else None
@@ -275,7 +274,7 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     else:
         info = hub.info_of(name, command.rights)
         if info is None:
-            answer_no_topic(command, exchange)
+            answer_no_topic(dialect, command, exchange)
             return
     exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 

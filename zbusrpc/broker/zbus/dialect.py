@@ -20,6 +20,7 @@ from typing import Any, Final
 
 import orjson
 
+from zbusrpc import bounds
 from zbusrpc.broker.access import Operation, owner_of
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.gateway import STATUS
@@ -35,14 +36,12 @@ from zbusrpc.broker.zbus.urls import PAGES, Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.native import TIMEOUT_MS_MAX
 from zbusrpc.transport.text import JSON_HEADER, encode_text, header_line
 
 CALL_TIMEOUT_MS: Final = 60_000
 """Time limit of a call whose caller names none: clients of zbus give up by themselves, and mostly after 10 s."""
 HEARD_MAX: Final = 10_000
 """So many messages that were given to a session may be answered by `route`, the latest."""
-POLL_TIMEOUT_S_MAX: Final = 3600.0
 LINGER_S: Final = 3.0
 """A group that goes with its last consumer may be come back to within the time in which clients of zbus reconnect."""
 
@@ -157,12 +156,13 @@ class Dialect:
         if known is None:
             topic = self.hub.topic(name)
             if topic is None:
+                self.hub.check_readable(name)
                 exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({name}) not found")
                 return
             known = topic.name.encode()
         headers = command.headers
         stored.check_limits(headers)
-        limit_ms = values.number_of(headers, "timeout-ms", TIMEOUT_MS_MAX) or CALL_TIMEOUT_MS
+        limit_ms = values.number_of(headers, "timeout-ms", bounds.TIMEOUT_OR_NONE_MS) or CALL_TIMEOUT_MS
         kept = stored.kept_headers(command)
         if "id" in headers:
             kept["id"] = headers["id"]
@@ -196,7 +196,7 @@ class Dialect:
         if offset is not None:
             reading.read_at(topic, offset, exchange)
             return
-        timeout_s = values.seconds_of(command.headers, "timeout", POLL_TIMEOUT_S_MAX)
+        timeout_s = values.seconds_of(command.headers, "timeout", bounds.POLL_S)
         is_stream = exchange.is_ordered and "text/event-stream" in command.headers.get("accept", "")
         place = self.places.get((topic.uid, group.name))
         if is_stream and not exchange.is_first:
@@ -304,7 +304,7 @@ class Dialect:
         headers = command.headers
         recver, id_ = headers.get("recver", ""), headers.get("id", "")
         self.require(command, Operation.ROUTE)
-        status = max(values.number_of(headers, "origin_status", 999) or 0, HTTPStatus.OK)  # below it none is the last
+        status = max(values.number_of(headers, "origin_status", bounds.STATUS) or 0, 200)  # below it none is the last
         kept = {name: value for name, value in stored.kept_headers(command).items() if name != "origin_status"}
         served = self._served.pop((recver, id_), None)
         if served is not None:

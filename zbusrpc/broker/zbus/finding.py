@@ -27,7 +27,7 @@ def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation
     if command.topic:
         dialect.require(command, operation, topic.name if topic is not None else command.topic, ALL)
     if topic is None:
-        answer_no_topic(command, exchange)
+        answer_no_topic(dialect, command, exchange)
     return topic
 
 
@@ -50,15 +50,20 @@ def topic_and_group(
     if topic is not None and not serves:
         dialect.hub.queues.store.check_free(topic, meant)
     if topic is None:
-        answer_no_topic(command, exchange)
+        answer_no_topic(dialect, command, exchange)
     elif group is None:
         exchange.answer_text(HTTPStatus.NOT_FOUND, f"ConsumeGroup({name}) not found")
     return topic, group
 
 
-def answer_no_topic(command: Command, exchange: Exchange) -> None:
-    """Say that there is no such topic, or that none is named."""
+def answer_no_topic(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+    """Say that there is no such topic, or that none is named.
+
+    Raises:
+        RpcError: INTERNAL: it is there, and cannot be read.
+    """
     if command.topic:
+        dialect.hub.check_readable(command.topic)
         exchange.answer_text(HTTPStatus.NOT_FOUND, f"Topic({command.topic}) not found")
     else:
         exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")

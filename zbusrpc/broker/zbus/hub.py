@@ -140,6 +140,15 @@ class Hub:
             return None
         return queues.store.topics.get(name) or queues.store.topics.get(self.name_of(name))
 
+    def check_readable(self, name: str) -> None:
+        """See that it is not because it cannot be read that there is no stored topic of this name.
+
+        Raises:
+            RpcError: INTERNAL, with the reason.
+        """
+        if self.broker.queues is not None:
+            self.broker.queues.store.check_readable(name)
+
     def name_of(self, name: str) -> str:
         """Return how a topic or service is called that a client may have spelled in another case."""
         stored = self.broker.queues.store.topics if self.broker.queues is not None else {}

@@ -58,8 +58,12 @@ def test_storage_check_finds_nothing_wrong(processes: Processes, stopped: Path) 
     code, output, errors = storage(processes, "check", str(stopped))
     _, as_json, _ = storage(processes, "check", str(stopped), "--json")
 
-    assert (code, output, errors) == (0, "checking 2 logs: nothing is wrong\n", "")
-    assert [(log["name"], log["findings"]) for log in json.loads(as_json)["logs"]] == [("journal", []), ("orders", [])]
+    assert (code, output, errors) == (0, "checking 3 logs: nothing is wrong\n", "")
+    assert [(log["name"], log["findings"]) for log in json.loads(as_json)["logs"]] == [
+        ("journal", []),
+        ("groups", []),
+        ("orders", []),
+    ]
 
 
 @pytest.fixture
@@ -173,7 +177,7 @@ def test_storage_repairs_a_torn_tail(processes: Processes, stopped: Path) -> Non
     code, found, _ = storage(processes, "check", str(stopped))
     assert code == 1
     assert re.search(r"^orders: \S+\.log: torn tail of \d+ bytes at byte \d+\n", found)
-    assert "checking 2 logs: 1 of them need attention" in found
+    assert "checking 3 logs: 1 of them need attention" in found
     assert segment.read_bytes() == torn
 
     code, repaired, _ = storage(processes, "repair", str(stopped))

@@ -29,14 +29,19 @@ class Bench:
     def __init__(self, disk: FaultyDisk) -> None:
         self.disk = disk
         self.scheduler = LabScheduler()
-        log = open_at(disk, "/journal", SMALL)
-        scheduler = self.scheduler
-        committer = Committer(
-            log, Durability.OS, soon=scheduler.soon, in_worker=scheduler.in_worker, now_ms=scheduler.now_ms
-        )
-        self.journal = Journal(committer, scheduler)
+        self.journal = Journal(self._committer("/journal"), self.scheduler)
         self.places: dict[bytes, Place] = {}
         self.told: list[StorageError | None] = []
+
+    def _committer(self, directory: str) -> Committer:
+        scheduler = self.scheduler
+        return Committer(
+            open_at(self.disk, directory, SMALL),
+            Durability.OS,
+            soon=scheduler.soon,
+            in_worker=scheduler.in_worker,
+            now_ms=scheduler.now_ms,
+        )
 
     def put(self, name: str) -> Place:
         place = self.places[name.encode()] = Place(name, GroupOptions(), 0)

@@ -11,7 +11,7 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
-from zbusrpc.broker.mq.catalog import TOPIC_FILE
+from zbusrpc.broker.mq.catalog import JOURNAL_DIRECTORY, REGISTER_DIRECTORY, TOPIC_FILE
 from zbusrpc.broker.storage.check import check_log, repair_log
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError
@@ -91,7 +91,9 @@ def _logs(directory: str) -> Iterator[tuple[str, str]]:
     names = os.listdir(directory)
     topics = os.path.join(directory, TOPICS_DIRECTORY)
     if os.path.isdir(topics):
-        yield "journal", os.path.join(directory, "journal")
+        for name in (JOURNAL_DIRECTORY, REGISTER_DIRECTORY):
+            if name in names:
+                yield name, os.path.join(directory, name)
         yield from _topics(topics)
     elif any(name.endswith(LOG_SUFFIX) for name in names):
         yield _topic_name(directory) or os.path.basename(os.path.abspath(directory)), directory

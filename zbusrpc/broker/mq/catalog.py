@@ -3,6 +3,7 @@
     <data-dir>/
         lock                         who uses it
         journal/                     where groups stand: a log
+        groups/                      the register: how each group began, once more: a log
         topics/<name>-<uid>/         a topic: the segments of its log, and
             topic.json               its name, uid, options and time of creation
         topics/<name>-<uid>.removed  is being deleted
@@ -26,6 +27,8 @@ from zbusrpc.broker.storage.errors import FormatVersionError, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
 
 TOPIC_FILE: Final = "topic.json"
+JOURNAL_DIRECTORY: Final = "journal"
+REGISTER_DIRECTORY: Final = "groups"
 REMOVED_SUFFIX: Final = ".removed"
 TEMPORARY_SUFFIX: Final = ".tmp"
 CATALOG_VERSION: Final = 1
@@ -69,7 +72,8 @@ class Catalog:
     def __init__(self, disk: Disk, data_dir: str) -> None:
         self._disk = disk
         self._root = os.path.join(data_dir, "topics")
-        self.journal_directory = os.path.join(data_dir, "journal")
+        self.journal_directory = os.path.join(data_dir, JOURNAL_DIRECTORY)
+        self.register_directory = os.path.join(data_dir, REGISTER_DIRECTORY)
         if not disk.exists(self._root):
             disk.make_directory(self._root)
 

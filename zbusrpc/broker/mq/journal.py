@@ -7,6 +7,9 @@ are JSON; the key names the group by its topic's uid and its own name, the tag s
     moved     what changed since
     removed   it is gone
 
+Of each group the register, a second journal, keeps the last record in full that it was begun with: when it was made,
+sought elsewhere or given other options. What damage takes of one is found in the other; see `recollection`.
+
 Of each group the last `group` record counts, and what came after it. While the journal has more than a few segments,
 each write says a few of the oldest groups again; a segment whose groups were all said again later goes. Reading
 from the first record on therefore gives every group, and the journal stays a few times as large as what it says.
@@ -22,7 +25,8 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from zbusrpc.broker.mq.place import apply
+from zbusrpc.broker.mq.place import Noted, describe_said
+from zbusrpc.broker.mq.recollection import Recollection, Said
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
@@ -66,12 +70,24 @@ class Member(Protocol):
 class Journal:
     """Keeps where groups stand."""
 
-    def __init__(self, committer: Committer, scheduler: Scheduler) -> None:
+    def __init__(self, committer: Committer, scheduler: Scheduler, register: "Journal | None" = None) -> None:
+        """Keep groups in the committer's log.
+
+        Args:
+            committer: Of its log.
+            scheduler: Time and turns.
+            register: What keeps the beginnings of the groups once more; None for the register itself.
+        """
         self.committer = committer
+        self.register = register
+        self.hurt: list[bytes] = []
+        """Groups of which `read` missed something: messages of theirs come again."""
         self._scheduler = scheduler
         self._members: dict[bytes, Member] = {}
         self._said: OrderedDict[bytes, int] = OrderedDict()  # where the record in full is, oldest first
         self._changed: dict[bytes, None] = {}
+        self._eras: dict[bytes, int] = {}
+        self._unsaid: set[bytes] = set()  # to be said in full with the next write
         self._is_scheduled = False
         self._is_letting_go = False
         self._is_closed = False
@@ -83,17 +99,35 @@ class Journal:
         """How many groups it keeps."""
         return len(self._members)
 
-    def read(self) -> dict[bytes, dict[str, Any]]:
+    def read(self) -> dict[bytes, Said]:
         """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there."""
-        found: dict[bytes, dict[str, Any]] = {}
+        registered = self.register.read() if self.register is not None else {}
+        recollection = Recollection(registered)
         position = self.committer.log.start_offset
         while records := self.committer.log.read(position):
             for record in records:
                 if record.offset != position:
-                    _note_gap(found)
-                _apply(found, record)
+                    recollection.note_gap()
+                recollection.add(record)
                 position = record.offset + 1
+        found = recollection.end()
+        self.hurt = [key for key, said in found.items() if said["has_gap"]]
+        self._eras = {key: said["era"] for key, said in found.items()}
+        if self.register is not None:
+            self.register._follow(registered, found)
         return found
+
+    def _follow(self, registered: Mapping[bytes, Said], found: Mapping[bytes, Said]) -> None:
+        """Have in the register what the journal has, and no more."""
+        for key, said in registered.items():
+            if key in found:
+                self._eras[key] = said["era"]
+                self.adopt(key, Noted(describe_said(said)))
+            else:
+                self.remove(key, lambda error: None)
+        missing = {key: said for key, said in found.items() if key not in registered or said["era"] != self._eras[key]}
+        self._eras |= {key: said["era"] for key, said in missing.items()}
+        self.put_all({key: Noted(describe_said(said)) for key, said in missing.items()}, lambda error: None)
 
     def adopt(self, key: bytes, member: Member) -> None:
         """Keep a group that was read, from now on."""
@@ -104,24 +138,49 @@ class Journal:
     # -- writing -----------------------------------------------------------------------------------------
 
     def put(self, key: bytes, member: Member, done: Done) -> None:
-        """Keep a new group, or one with new options, and tell when it is on the disk."""
-        self.put_all({key: member}, done)
+        """Begin a group, or begin it anew, and tell when it is on the disk."""
+        self._eras[key] = max(self._eras.get(key, 0) + 1, self._scheduler.now_ms())  # later than any that is forgotten
+        self._members[key] = member
+        record = self._in_full(key)
+        if self.register is None:
+            self._submit([record], done)
+            return
+        done = _when_both(done)
+        self._submit([record], done)
+        self.register.note_beginning(key, self._eras[key], Noted(orjson.loads(record.body)), done)
+
+    def note_beginning(self, key: bytes, era: int, noted: Noted, done: Done) -> None:
+        """Keep how a group began in another journal, and tell when that is on the disk."""
+        self._eras[key] = era
+        self.put_all({key: noted}, done)
 
     def put_all(self, members: Mapping[bytes, Member], done: Done) -> None:
         """Keep several groups as they are now: a crash leaves all of them so, or none."""
         self._members.update(members)
-        self._submit([_in_full(key, member) for key, member in members.items()], done)
+        if members:
+            self._submit([self._in_full(key) for key in members], done)
 
     def remove(self, key: bytes, done: Done) -> None:
         """Forget a group, and tell when that is on the disk."""
-        self.forget(key)
-        self._submit([Record(tag=b"removed", key=key)], done)
+        if self.register is not None:
+            done = _when_both(done)
+            self.register.remove(key, done)
+        era = self._eras.get(key, 0)
+        self._forget(key)
+        self._submit([Record(orjson.dumps({"era": era}), tag=b"removed", key=key)], done)
 
     def forget(self, key: bytes) -> None:
-        """Keep a group no longer."""
+        """Keep a group no longer that could not be stored."""
+        self._forget(key)
+        if self.register is not None:
+            self.register.remove(key, lambda error: None)
+
+    def _forget(self, key: bytes) -> None:
         self._members.pop(key, None)
         self._said.pop(key, None)
         self._changed.pop(key, None)
+        self._eras.pop(key, None)
+        self._unsaid.discard(key)
 
     def note_change(self, key: bytes) -> None:
         """Write what a group did, in a short while."""
@@ -148,6 +207,8 @@ class Journal:
         """Write what groups did, and nothing after that."""
         self.write()
         self._is_closed = True
+        if self.register is not None:
+            self.register.close()
 
     def write(self) -> None:
         """Write now what groups did."""
@@ -157,8 +218,12 @@ class Journal:
         records = []
         for key in changed:
             member = self._members.get(key)
-            if member is not None and member.is_changed:
-                records.append(Record(orjson.dumps(member.changes()), tag=b"moved", key=key))
+            if member is not None and key in self._unsaid:
+                self._unsaid.discard(key)
+                records.append(self._in_full(key))
+            elif member is not None and member.is_changed:
+                moved = member.changes() | {"era": self._eras.get(key, 0)}
+                records.append(Record(orjson.dumps(moved), tag=b"moved", key=key))
         if records:
             records += self._say_again(AGAIN_FACTOR * sum(len(record.body) for record in records))
             self._append(records)
@@ -171,7 +236,7 @@ class Journal:
             for key, offset in self._said.items():
                 if offset >= segments[-2].base_offset or room <= 0:
                     break
-                again.append(_in_full(key, self._members[key]))
+                again.append(self._in_full(key))
                 room -= len(again[-1].body)
         return again
 
@@ -199,29 +264,44 @@ class Journal:
             log.error("mq.journal_failed", reason=str(error))
         self.failure = error
         for record in records:
-            self._note_unsaid(record.key)
+            self._note_unsaid(record)
 
-    def _note_unsaid(self, key: bytes) -> None:
+    def mend(self, key: bytes) -> None:
+        """Say a group in full soon, of which something was missing."""
+        self._unsaid.add(key)
+        self.note_change(key)
+
+    def _note_unsaid(self, record: Record) -> None:
         """Write all of a group when the disk takes it: what was to be written last did not get there."""
+        key = record.key
         member = self._members.get(key)
         if member is not None:
+            if record.tag == b"group":
+                self._unsaid.add(key)
             member.forget_stored()
             self._changed[key] = None
             self._schedule(RETRY_DELAY_S)
 
     def _submit(self, records: list[Record], tell: Done) -> None:
+        records += self._say_again(AGAIN_FACTOR * sum(len(record.body) for record in records))
+
         def done(offset: int, error: StorageError | None) -> None:
             for record in records:
                 if error is not None:
-                    self._note_unsaid(record.key)
+                    self._note_unsaid(record)
                 elif record.tag == b"group":
                     self._note_said(record.key, record.offset)
             tell(error)
+            self._let_go()
 
         try:
             self.committer.submit(records, done, Durability.DISK)
         except StorageError as error:
             done(-1, error)
+
+    def _in_full(self, key: bytes) -> Record:
+        described = self._members[key].describe() | {"era": self._eras.get(key, 0)}
+        return Record(orjson.dumps(described), tag=b"group", key=key)
 
     def _note_said(self, key: bytes, offset: int) -> None:
         if key in self._members:
@@ -252,35 +332,13 @@ class Journal:
         return until <= first and all(until <= offset for offset in self._said.values())
 
 
-def _in_full(key: bytes, member: Member) -> Record:
-    return Record(orjson.dumps(member.describe()), tag=b"group", key=key)
+def _when_both(done: Done) -> Done:
+    """Return what tells `done` when it was told twice, with the first error."""
+    told: list[StorageError | None] = []
 
+    def one_done(error: StorageError | None) -> None:
+        told.append(error)
+        if len(told) == 2:
+            done(told[0] or told[1])
 
-def _note_gap(found: dict[bytes, dict[str, Any]]) -> None:
-    """Take note that records are missing where the journal is damaged: groups must not go on as if they were there.
-
-    Until a group is said in full again it stays where it was before the gap. What came later comes again then; had it
-    moved on, what became pending within the gap would be lost.
-    """
-    for known in found.values():
-        known["has_gap"] = True
-
-
-def _apply(found: dict[bytes, dict[str, Any]], record: Record) -> None:
-    """Let one record of the journal change what is known of its group."""
-    if record.tag == b"removed":
-        found.pop(record.key, None)
-        return
-    said = orjson.loads(record.body)
-    if record.tag == b"group":
-        found[record.key] = said | {"pending": {}}
-    known = found.get(record.key)
-    if known is None:  # what it changes was said in a segment that is damaged
-        return
-    known["pending"] = apply(said, known["pending"])
-    if known.get("has_gap") and not said.get("full"):
-        known["next"] = min(known["next"], said["next"])
-        known["pending"] = {offset: of for offset, of in known["pending"].items() if offset < known["next"]}
-    else:
-        known["next"] = said["next"]
-        known["has_gap"] = False
+    return one_done

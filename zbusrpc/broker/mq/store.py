@@ -81,12 +81,8 @@ class Store(Groups):
             StorageError: the journal cannot be read.
             OSError: the data directory cannot be read.
         """
-        now_ms = self.scheduler.now_ms()
-        journal_log = open_log(
-            self._disk, self._handles, self._catalog.journal_directory, JOURNAL_OPTIONS, now_ms=now_ms
-        )
-        self._report("the journal", journal_log.findings)
-        self.journal = Journal(self._committer(journal_log, Durability.OS), self.scheduler)
+        register = self._open_journal("the register of groups", self._catalog.register_directory)
+        self.journal = self._open_journal("the journal", self._catalog.journal_directory, register)
         places: dict[str, Places] = {}  # by topic
         for key, said in self.journal.read().items():
             places.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = said
@@ -104,6 +100,23 @@ class Store(Groups):
         for orphans in places.values():
             for key in orphans:
                 self.journal.remove(key, lambda error: None)
+
+        self._mend_groups()
+
+    def _open_journal(self, what: str, directory: str, register: Journal | None = None) -> Journal:
+        opened = open_log(self._disk, self._handles, directory, JOURNAL_OPTIONS, now_ms=self.scheduler.now_ms())
+        self._report(what, opened.findings)
+        opened.on_finding = lambda finding: self._report(what, [finding])
+        return Journal(self._committer(opened, Durability.OS), self.scheduler, register)
+
+    def _mend_groups(self) -> None:
+        """Name the groups of whose places something is missing, and say them again."""
+        names = {topic.uid: topic.name for topic in self.topics.values()}
+        for key in self.journal.hurt:
+            uid, _, group = key.decode().partition("/")
+            topic = names.get(uid, uid)
+            log.warning("mq.place_damaged", topic=topic, group=group, what="it goes on from an earlier place")
+            self.journal.mend(key)
 
     def _open_found(self, found: TopicFile | Unreadable, groups: Places) -> None:
         if isinstance(found, Unreadable):
@@ -175,7 +188,8 @@ class Store(Groups):
             waiting.append(lambda topic, error: self.close(done))
             return
         self.journal.write()
-        committers = [topic.committer for topic in self.topics.values()] + [self.journal.committer]
+        committers = [topic.committer for topic in self.topics.values()]
+        committers += [journal.committer for journal in (self.journal, self.journal.register) if journal is not None]
         left = len(committers)
 
         def one_idle() -> None:

@@ -45,14 +45,15 @@ def test_pyright_refuses_marked_lines_only() -> None:
     assert places == marked_places(), json.dumps(found, indent=1)
 
 
-def test_services_of_programs_are_real() -> None:
+@pytest.mark.parametrize("name", ["declared.py", "made.py"])
+def test_services_of_programs_are_real(name: str) -> None:
     """The services that the checkers see can be defined at run time, too."""
-    result = subprocess.run([sys.executable, "declared.py"], cwd=PROGRAMS, capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, name], cwd=PROGRAMS, capture_output=True, text=True, check=False)
 
     assert (result.returncode, result.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("name", ["declared.py", "right.py", "messages.py"])
+@pytest.mark.parametrize("name", ["declared.py", "made.py", "right.py", "messages.py"])
 def test_right_programs_have_no_marks(name: str) -> None:
     """What must pass is not marked by mistake."""
     assert MARK not in (PROGRAMS / name).read_text()

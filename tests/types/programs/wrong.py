@@ -1,6 +1,7 @@
 """Lines that must be refused: each is marked, and no other line may be."""
 
 from declared import Bank, Calc, InsufficientFunds, Order
+from made import Texts
 
 from zbusrpc import Consumer, Producer, RpcError, aio, blocking, connect, mq, options, rpc, service
 from zbusrpc.testing import running
@@ -17,6 +18,16 @@ async def wrong_arguments(calc: Calc, bank: Bank) -> None:
     calc.factor("91")  # E: a str is no int
     calc.old("x")  # E: keyword-only
     await bank.balance(12)  # E: an int is no str
+
+
+async def wrong_forms(texts: Texts) -> None:
+    """Calls by position and by name are those of the method."""
+    await texts.length(text="a")  # E: positional-only
+    await texts.list("a", order="up")  # E: a size is required
+    await texts.list("a", size="1")  # E: a str is no int
+    await texts.join("a", 1)  # E: an int is no str
+    await texts.first([1])  # E: the base was given str
+    texts.trim(1)  # E: an int is no str
 
 
 async def wrong_results(calc: Calc) -> None:

@@ -83,6 +83,8 @@ class Kind(IntEnum):
     """Consumer to broker: these were handed to the application, and count as attempts from now on."""
     MOVED = 26
     """Broker to consumer: its group was moved; the subscription has another number, and what it had is forgotten."""
+    RECALL = 27
+    """Broker to consumer: others are idle; give back up to so many messages that were not begun."""
 
 
 LINK_KINDS_MAX: Final = Kind.GOODBYE

@@ -888,3 +888,43 @@ def test_mistakes_are_told_before_anything_is_opened(options: dict[str, Any], re
     """What can be known here is not asked of a broker."""
     with pytest.raises(UsageError, match=reason):
         Consumer(TOPIC, group=GROUP, **options)
+
+
+# -- what waits in a buffer ----------------------------------------------------------------------------------
+
+
+async def test_message_of_a_hanging_consumer_goes_to_an_idle_one(broker: str) -> None:
+    """A consumer whose handler hangs gives back what lies in its buffer, and the other one handles all of it."""
+    bodies = [str(number) for number in range(100)]
+    await store(broker, *bodies)
+    async with Consumer(TOPIC, group=GROUP, body=str, broker=broker) as hanging:
+        stuck = await anext(hanging)
+        async with Consumer(TOPIC, group=GROUP, body=str, broker=broker) as quick:
+            seen = await take(quick, 99)
+            left = await settled(broker, in_flight=1, begun=1, waiting=0)
+
+    assert sorted([stuck.body, *seen]) == sorted(bodies)
+    assert left.counters["redelivered"] == 0
+
+
+@pytest.mark.parametrize("is_fetching", [False, True])
+async def test_message_whose_time_ends_in_a_buffer_is_not_handed_out(broker: str, is_fetching: bool) -> None:
+    """Its time to live is looked at once more when it is handed out, and the broker counts it as expired."""
+    async with Producer(TOPIC, broker=broker) as producer:
+        await producer.send("first")
+        await producer.send("short", ttl=0.2)
+        await producer.send("long", ttl=60)
+        await producer.send("last")
+    async with Consumer(TOPIC, group=GROUP, body=str, broker=broker) as consumer:
+        assert await take(consumer, 1) == ["first"]
+        await settled(broker, next_offset=4)
+        await asyncio.sleep(0.25)
+        if is_fetching:
+            taken = [message.body for message in await consumer.fetch(2)]
+            taken += [message.body for message in await consumer.fetch(1)] if len(taken) < 2 else []
+        else:
+            taken = await take(consumer, 2)
+        group = await settled(broker, lag=2 if is_fetching else 0)
+
+    assert sorted(taken) == ["last", "long"]
+    assert group.counters["expired"] == 1

@@ -254,6 +254,8 @@ class Peer:
             consumer = self.consumers.pop(message.session)
             consumer.number = orjson.loads(message.body)["subscription"]
             self.consumers[consumer.number] = consumer
+        elif message.kind == Kind.RECALL:
+            self.consumers[message.session].recalls.append(int.from_bytes(message.body, "big"))
         else:
             assert message.kind == Kind.LEAVE
             self.consumers[message.session].ended = parse_error(message.body)
@@ -341,6 +343,8 @@ class Consumer:
         self.group: str = result["group"]
         self.result = result
         self.entries: list[Entry] = []
+        self.recalls: list[int] = []
+        """How many messages it was asked for, each time."""
         self.ended: WireError | None = None
         self._taken = 0
 

@@ -39,8 +39,9 @@ def test_kinds_and_flags_have_the_numbers_of_the_protocol() -> None:
         "CANCEL", "SUBSCRIBE", "UNSUBSCRIBE", "RETURN", "DONE", "QUERY",
         "PRODUCE", "CONSUME", "DELIVER", "ACK", "NACK", "EXTEND", "PULL", "LEAVE", "COMMAND",
         "TRACK", "TOPOLOGY", "REPORT", "BEGUN", "MOVED",
+        "RECALL",
     ]  # fmt: skip
-    assert sorted(Kind) == list(range(1, 27))
+    assert sorted(Kind) == list(range(1, 28))
     assert {flag.name: flag.value for flag in Flag} == {
         "HEADERS": 1, "ERROR": 2, "IDEMPOTENT": 4, "WAIT_FOR_READY": 8, "NOT_RUN": 16,
     }  # fmt: skip

@@ -179,10 +179,8 @@ class Consumer(Generic[T]):
             elif membership.is_spread:
                 membership.turn()  # a slow handler must not stay with one broker while others wait
             subscription, entry = membership.take()
-            if subscription.is_risky(entry):
-                await self._announce({subscription: [entry]})
-                if subscription.is_over:  # it is delivered again
-                    continue
+            if subscription.needs_care(entry) and not await self._prepare(subscription, entry):
+                continue
             message = self._hand_out(subscription, entry)
             if message is not None:
                 if self._auto_ack:
@@ -214,8 +212,9 @@ class Consumer(Generic[T]):
             while left and self._membership.turn():
                 while left and self._membership.buffer:
                     subscription, entry = self._membership.take()
-                    taken.setdefault(subscription, []).append(entry)
-                    left -= 1
+                    if not subscription.release_old(entry):
+                        taken.setdefault(subscription, []).append(entry)
+                        left -= 1
             await self._announce(taken)
             for subscription, entries in taken.items():
                 if not subscription.is_over:
@@ -289,6 +288,14 @@ class Consumer(Generic[T]):
             self._was_blocked = True
             hint = "await in it, or give run() a `def` handler: leases and the connection are kept by the event loop"
             log.warning("consumer.loop_blocked", topic=self.topic, seconds=round(seconds, 1), hint=hint)
+
+    async def _prepare(self, subscription: Subscription, entry: Entry) -> bool:
+        """Do what is to be done before a message is handed out; False where it must not be."""
+        if subscription.release_old(entry):
+            return False
+        if subscription.is_risky(entry):
+            await self._announce({subscription: [entry]})
+        return not subscription.is_over  # else it is delivered again
 
     async def _announce(self, taken: dict[Subscription, list[Entry]]) -> None:
         """Tell brokers what is handed out next, before it is; cancelled, no message is lost."""

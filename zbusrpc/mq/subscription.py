@@ -93,6 +93,8 @@ class Subscription:
         self._connection = connection
         self._on_filled, self._on_moved = on_filled, on_moved
         self._next = 0  # behind the last that came
+        self._kept_until = math.inf  # leases of what is here hold until then, at least
+        self._live_until: dict[int, float] = {}  # when the broker is to be asked whether a message still lives
         self._owed: dict[int, None] = {}  # refused, and not come again, while the place counts
         self._keeps_place = False
         self._trouble = "the connection that it came by is gone; it is delivered again"
@@ -160,6 +162,9 @@ class Subscription:
         """
         if message.kind == _DELIVER:
             entries = decode_entries(message.body)
+            if message.timeout_ms:
+                at = self.loop.time() + message.timeout_ms / 1000
+                self._live_until.update((entry.first, at) for entry in entries)
             self.buffer.extend(entries)
             self._received += len(entries)
             self._next = max(self._next, *(entry.first + 1 for entry in entries))
@@ -167,6 +172,8 @@ class Subscription:
                 for entry in entries:
                     self._owed.pop(entry.first, None)
             self._on_filled(len(entries))
+        elif message.kind == Kind.RECALL:
+            self._give_back(min(int.from_bytes(message.body, "big"), len(self.buffer)))
         elif message.kind == Kind.MOVED:
             self._move(message)
         elif message.kind == Kind.LEAVE:
@@ -200,6 +207,7 @@ class Subscription:
         self.caller.subscribers.pop(self._number, None)
         self.place = min([self._next, *self._open, *self._owed, *(entry.first for entry in self.buffer)])
         self.buffer.clear()
+        self._live_until.clear()
         for timer in (self._renewal, self._telling):
             if timer is not None:
                 timer.cancel()
@@ -207,6 +215,10 @@ class Subscription:
             self.ended.set_result(refusal)
 
     # -- what is said of messages ------------------------------------------------------------------------
+
+    def needs_care(self, entry: Entry) -> bool:
+        """Say whether there is anything to do before a message is handed out."""
+        return bool(self._live_until) or self.is_risky(entry) or self.loop.time() > self._kept_until
 
     def is_risky(self, entry: Entry) -> bool:
         """Say whether a message may be one that ends its consumer, so that `tell_begun` comes before it is begun."""
@@ -298,10 +310,39 @@ class Subscription:
 
     def release_buffer(self) -> None:
         """Give back what was not taken."""
-        ranges = iter(list(runs(sorted(entry.first for entry in self.buffer))))
+        self._give_back(len(self.buffer))
+
+    def release_old(self, taken: Entry) -> bool:
+        """Give a message back that was taken, if its lease or time to live is over, and all others of which that is so.
+
+        Whether it has expired the broker decides; here is known when that may be so of what came together.
+        """
+        now = self.loop.time()
+        if now > self._kept_until:  # this process stood still, and others have been given what is here
+            self._release([taken, *self.buffer])
+            self.buffer.clear()
+            return True
+        if not self._live_until:
+            return False
+        if self._live_until.pop(taken.first, now + 1) > now:
+            return False
+        kept = [entry for entry in self.buffer if self._live_until.get(entry.first, now + 1) > now]
+        old = [entry for entry in self.buffer if self._live_until.get(entry.first, now + 1) <= now]
+        self.buffer.clear()
+        self.buffer.extend(kept)
+        self._release([taken, *old])
+        return True
+
+    def _give_back(self, count: int) -> None:
+        """Give back what came last."""
+        self._release([self.buffer.pop() for _ in range(count)])
+
+    def _release(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._live_until.pop(entry.first, None)
+        ranges = iter(list(runs(sorted(entry.first for entry in entries))))
         while part := list(islice(ranges, RANGES_MAX)):
             self._nack(part, "release", None, "")
-        self.buffer.clear()
 
     async def leave(self) -> None:
         """Give back what was not taken, and leave the group. A broker that does not answer is not waited for long."""
@@ -330,8 +371,12 @@ class Subscription:
         result_of(await self.caller.exchange(message, deadline, self._connection))
 
     def _renew(self) -> None:
-        if self.buffer:
+        now = self.loop.time()
+        if now > self._kept_until:
+            self.release_buffer()
+        elif self.buffer:
             self.extend(entry.first for entry in self.buffer)
+        self._kept_until = now + self._lease_s
         self._renewal = self.caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
 
     def _nack(self, ranges: list[tuple[int, int]], then: Then, delay: float | None, reason: str) -> None:

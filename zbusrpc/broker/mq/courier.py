@@ -19,6 +19,7 @@ from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.entries import encode_entry
+from zbusrpc.transport.native import TIMEOUT_MS_MAX
 
 FRAME_BYTES_MAX: Final = 256 * 1024
 """A DELIVER frame is sent when it is so long."""
@@ -32,7 +33,7 @@ class Courier:
     def __init__(self, send: Send) -> None:
         self._send = send
 
-    def add(self, subscription: Subscription, delivery: Delivery, record: Record) -> str:
+    def add(self, subscription: Subscription, delivery: Delivery, record: Record, now_ms: int) -> str:
         """Put a message into the next frame to a consumer; return why that is not possible, or nothing."""
         entry = encode_entry(
             record.offset,
@@ -49,6 +50,9 @@ class Courier:
             return f"its {len(entry)} bytes exceed what its consumer takes"
         if subscription.entries_bytes + len(entry) > min(bytes_max, FRAME_BYTES_MAX):
             self.send(subscription)
+        if record.expiry_ms and not delivery.is_lifted:
+            live_ms = max(1, record.expiry_ms - now_ms)
+            subscription.entries_live_ms = min(subscription.entries_live_ms or TIMEOUT_MS_MAX, live_ms)
         subscription.entries.append(entry)
         subscription.entries_bytes += len(entry)
         subscription.sent += 1
@@ -60,7 +64,9 @@ class Courier:
         entries, subscription.entries, subscription.entries_bytes = subscription.entries, [], 0
         if not entries:
             return
-        self._send(subscription.session, Message(Kind.DELIVER, 0, b"", b"".join(entries), session=subscription.number))
+        live_ms, subscription.entries_live_ms = subscription.entries_live_ms, 0
+        message = Message(Kind.DELIVER, 0, b"", b"".join(entries), timeout_ms=live_ms, session=subscription.number)
+        self._send(subscription.session, message)
         left = len(entries)
         while left and subscription.pulls:
             pull = subscription.pulls[0]

@@ -30,6 +30,7 @@ from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.filters import compile_filter
 from zbusrpc.broker.mq.leases import PRUNE_MIN
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.pace import Pace
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
@@ -77,6 +78,8 @@ class Group(Deliveries):
         self._fetch, self._end = fetch, end
         self._matches = compile_filter(options.filter)
         self._buffer: deque[Record] = deque()
+        self.pace = Pace(self.pool)
+        """Who has more than it begins."""
 
     def set_options(self, options: GroupOptions) -> None:
         """Have other options from now on; a filter applies to what is read from now on."""
@@ -131,6 +134,7 @@ class Group(Deliveries):
                     return handouts
                 raise
             if found is None:
+                self.pace.watch(now)
                 return handouts
             consumer = pool.take()
             assert consumer is not None
@@ -213,7 +217,7 @@ class Group(Deliveries):
 
     def release(self, consumer: Subscription, first: int, last: int) -> int:
         """Let messages that were not begun come again, first in line, as if they had not been handed out."""
-        return self._answer(consumer, first, last, self._put_back, is_late_fine=False)
+        return self._answer(consumer, first, last, self._put_back, is_late_fine=False, is_progress=False)
 
     def reject(self, consumer: Subscription, first: int, last: int, reason: str) -> int:
         """Let messages be dead."""
@@ -226,8 +230,10 @@ class Group(Deliveries):
         for delivery in self._had(consumer, first, last, is_late_fine=False):
             if not delivery.is_begun:
                 delivery.is_begun = True
+                consumer.begun += 1
                 self._changes.touch(delivery.offset)
                 count += 1
+        consumer.begun_max = max(consumer.begun_max, consumer.begun)
         self._forgive(consumer)
         return count
 
@@ -250,18 +256,45 @@ class Group(Deliveries):
             elif is_late_fine or delivery.state is State.IN_FLIGHT:
                 yield delivery
 
-    def _answer(self, consumer: Subscription, first: int, last: int, act: Act, *, is_late_fine: bool = True) -> int:
+    def _answer(
+        self,
+        consumer: Subscription,
+        first: int,
+        last: int,
+        act: Act,
+        *,
+        is_late_fine: bool = True,
+        is_progress: bool = True,
+    ) -> int:
         """Do what an answer asks for, give the credit back that the messages took, and return how many they were."""
-        count = freed = 0
+        count = freed = begun = 0
         for delivery in self._had(consumer, first, last, is_late_fine=is_late_fine):
-            freed += delivery.state is State.IN_FLIGHT
+            if delivery.state is State.IN_FLIGHT:
+                freed += 1
+                begun += delivery.is_begun
             act(delivery)
             count += 1
         consumer.in_flight -= freed
+        if not consumer.is_silent:
+            consumer.begun -= begun
         if freed and consumer.window:
-            self.pool.give(consumer, freed)
+            self._give_credit(consumer, freed, is_progress=is_progress)
         self._forgive(consumer)
         return count
+
+    def _give_credit(self, consumer: Subscription, freed: int, *, is_progress: bool) -> None:
+        """Give credit back for messages; for what is given back because it was asked for, none for now."""
+        if is_progress:
+            consumer.answered += freed
+            more = min(consumer.withheld, freed)
+            consumer.withheld -= more
+            self.pool.give(consumer, freed + more)
+            return
+        held = min(consumer.recalled, freed)
+        consumer.recalled -= held
+        consumer.withheld += held
+        if freed > held:
+            self.pool.give(consumer, freed - held)
 
     def _forgive(self, consumer: Subscription) -> None:
         """Give a consumer that answers again the credit back that was kept because its leases had ended."""
@@ -289,14 +322,22 @@ class Group(Deliveries):
 
     # -- what time does ----------------------------------------------------------------------------------
 
+    def next_at(self) -> float | None:
+        """Return when `expire` should be called next, or None when nothing waits for a time."""
+        at, look_at = super().next_at(), self.pace.at
+        return look_at if at is None else at if look_at is None else min(at, look_at)
+
     def expire(self, now: float, now_ms: int) -> None:
         """Let messages come again whose lease has ended, and those come whose time has."""
+        if self.pace.at is not None and self.pace.at <= now:
+            self.pace.look(now)
         for delivery in self._leases.ended(now):
             consumer = delivery.consumer
             assert consumer is not None
             consumer.in_flight -= 1
             consumer.overdue += bool(consumer.window)
             if delivery.is_begun:
+                consumer.begun -= not consumer.is_silent
                 self._fail(delivery, "its lease ended", now, now_ms, delay_ms=None)
             else:  # even what only lies in its buffer it does not renew: it hangs as a whole
                 self._put_back(delivery)
@@ -316,7 +357,7 @@ class Group(Deliveries):
         for consumer in list(self.pool.members):
             if consumer.window:
                 self.pool.give(consumer, consumer.window - consumer.credit)
-            consumer.in_flight = consumer.overdue = 0
+            consumer.in_flight = consumer.begun = consumer.overdue = consumer.withheld = consumer.recalled = 0
 
     def revive(self, offset: int) -> None:
         """Deliver a message again that is done, as if it had never been handed out."""

@@ -50,8 +50,8 @@ from zbusrpc.transport.entries import decode_entries
 
 READ_RETRY_S: Final = 1.0
 """After the disk did not give what it holds."""
-SEEN_BYTES: Final = 8
-"""A LEAVE may say how many messages have come; see docs/protocol.md."""
+COUNT_BYTES: Final = 8
+"""Of a number of messages: those that have come, in a LEAVE, and those that are wanted back, in a RECALL."""
 IN_FLIGHT_MAX: Final = 65_536
 """Messages that one consumer may have pulled and not answered."""
 
@@ -295,7 +295,7 @@ class Queues:
     def _leave_command(self, session: Session, message: Message) -> None:
         subscription = session.subscriptions.get(message.session)
         if subscription is not None:
-            self.leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == SEEN_BYTES else None)
+            self.leave(subscription, int.from_bytes(message.body, "big") if len(message.body) == COUNT_BYTES else None)
         self.reply(session, message.id, None)
 
     def leave(self, subscription: Subscription, seen: int | None = None) -> None:
@@ -359,7 +359,7 @@ class Queues:
             if subscription.sink is not None:
                 subscription.sink(delivery, record)
                 continue
-            refusal = self._courier.add(subscription, delivery, record)
+            refusal = self._courier.add(subscription, delivery, record, now_ms)
             if refusal:
                 group.refuse(subscription, delivery, refusal)
             else:
@@ -377,6 +377,9 @@ class Queues:
         dead, group.dead = group.dead, []
         for delivery, reason in dead:
             bury(self.store, group, delivery, reason)
+        for subscription, count in group.pace.take_recalls():
+            body = count.to_bytes(COUNT_BYTES, "big")
+            self._send(subscription.session, Message(Kind.RECALL, 0, b"", body, session=subscription.number))
         if group.is_changed:
             self.store.journal.note_change(group.key)
         at = group.next_at()

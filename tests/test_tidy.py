@@ -6,7 +6,7 @@ Imports point down. A module may import modules of its own layer and of those be
     4  links, servers    what waits: connection, link, peers, server, worker, client, producer, consumer, ...
     3  cores             what decides: broker core; service dispatcher, schema, definition; selection, ring, health, ...
     2  codecs            how bytes become messages
-    1  base              errors, bounds, outcome, message, config, telemetry, deadlines, envelope, version
+    1  base              errors, bounds, outcome, message, config, log_lines, telemetry, deadlines, envelope, version
 
 New modules in transport/ and broker/ count as pure; what waits must be named here.
 """
@@ -26,7 +26,18 @@ PACKAGE = ROOT / "zbusrpc"
 LINES_MAX = 420
 
 ASSEMBLY, SHELL, CORE, CODEC, BASE = 5, 4, 3, 2, 1
-BASE_MODULES = {"errors", "bounds", "outcome", "message", "config", "telemetry", "deadlines", "envelope", "version"}
+BASE_MODULES = {
+    "errors",
+    "bounds",
+    "log_lines",
+    "outcome",
+    "message",
+    "config",
+    "telemetry",
+    "deadlines",
+    "envelope",
+    "version",
+}
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
 BROKER_SHELLS = {

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 
 import structlog
 
+from zbusrpc.log_lines import LineHandler
+
 
 class HasCallId(Protocol):
     """What a log line needs to know of the call it belongs to."""
@@ -44,7 +46,10 @@ def get_logger(component: str) -> structlog.stdlib.BoundLogger:
 
 
 def configure_logging(level: str, *, as_json: bool | None = None) -> None:
-    """Send every log line of this process to standard error, for people or (not on a terminal) as JSON."""
+    """Send every log line of this process to standard error, for people or (not on a terminal) as JSON.
+
+    Logging never waits for whoever reads them: see `log_lines.py`.
+    """
     global _is_configured  # noqa: PLW0603 - one process has one logging
     _is_configured = True
     use_json = not sys.stderr.isatty() if as_json is None else as_json
@@ -59,7 +64,8 @@ def configure_logging(level: str, *, as_json: bool | None = None) -> None:
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
         foreign_pre_chain=_shared_processors(),
     )
-    handler = logging.StreamHandler()
+    log = get_logger("log")
+    handler = LineHandler(log.warning)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     structlog.configure(

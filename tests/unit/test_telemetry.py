@@ -109,6 +109,7 @@ def test_configured_logging_writes_json_for_ours_and_for_others(monkeypatch: pyt
         get_logger("fresh").info("fresh.ours", value=1)
         logging.getLogger("others").warning("theirs")
         get_logger("fresh").debug("fresh.hidden")
+        root.handlers[0].flush()
     finally:
         root.handlers[:] = handlers
         root.setLevel(level)

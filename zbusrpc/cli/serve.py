@@ -1,6 +1,7 @@
 """`zbusrpc serve`: services in this process, or in several, with a broker in it if there is none."""
 
 import asyncio
+import logging
 import os
 import sys
 from contextlib import AsyncExitStack
@@ -85,6 +86,7 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
             await embedded.close(settings.grace)
     if stuck:
         log.warning("serve.calls_left", services=stuck)
+        logging.shutdown()
         os._exit(1 if refusals else 0)  # Python would wait for them for ever
     if refusals:
         fail(str(refusals[0]))

@@ -2,7 +2,7 @@
 
 import math
 from datetime import timedelta
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import pytest
 from pydantic import BaseModel
@@ -22,6 +22,8 @@ from zbusrpc import (
 )
 from zbusrpc.service.hosting import make_instance
 from zbusrpc.testing import running
+
+T = TypeVar("T")
 
 
 @service
@@ -81,6 +83,25 @@ def test_instance_in_place_of_class_is_named() -> None:
     """connect() of an instance says that the class is wanted."""
     with pytest.raises(DefinitionError, match="Calc is a service, and this is an instance of it; name the class"):
         connect(Calc())  # type: ignore[call-overload]
+
+
+def test_proxy_in_place_of_class_is_named() -> None:
+    """connect() of a proxy says that it is one."""
+    with pytest.raises(DefinitionError, match="<proxy of service Calc> stands for an instance already; name the class"):
+        connect(connect(Calc))  # type: ignore[call-overload]
+
+
+def test_generic_type_in_place_of_class_is_named() -> None:
+    """A class with its types written behind it is none that could have a service's name."""
+
+    @service
+    class Repo(Generic[T]):
+        async def get(self) -> T: ...
+
+    with pytest.raises(
+        DefinitionError, match=r"Repo\[int\] is no class; put @service above one: class Mine\(.*Repo\[int"
+    ):
+        connect(Repo[int])
 
 
 @pytest.mark.parametrize("name", ["", "x" * 256])

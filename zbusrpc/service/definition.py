@@ -213,6 +213,10 @@ def define(cls: type) -> Definition:
     if not is_service(cls):
         if is_service(type(cls)):
             raise DefinitionError(f"{type(cls).__name__} is a service, and this is an instance of it; name the class")
+        if is_service(getattr(cls, "__class__", None)):
+            raise DefinitionError(f"{cls!r} stands for an instance already; name the class")
+        if get_origin(cls) is not None:
+            raise DefinitionError(f"{cls!r} is no class; put @service above one: class Mine({cls!r})")
         raise DefinitionError(f"{getattr(cls, '__name__', cls)!s} is no service; put @service above the class")
     known: Definition | None = vars(cls).get(DEFINITION_ATTRIBUTE)
     if known is None:

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.faulty_disk import PowerCut
 from tests.support.queue_lab import START_MS, QueueLab, bodies_of, entry, lab_with, outcome, refusals
+from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 
@@ -617,3 +618,49 @@ def test_closing_waits_for_a_topic_that_is_being_made() -> None:
     assert lab.store.topics["orders"].log.closed_because is not None
     with pytest.raises(RpcError, match="shutting down"):
         lab.store.declare("mails", {}, update=False, done=lambda topic, error: None)
+
+
+# -- what is kept for how long -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "keep_s"),
+    [
+        ({"compact": True}, {}, None),
+        ({"compact": True, "keep_s": 60}, {}, 60),
+        ({"compact": False}, {}, 604_800),
+        ({}, {"compact": True}, None),
+        ({}, {"compact": True, "keep_s": 60}, 60),
+        ({"keep_s": 60}, {"compact": True}, None),
+        ({"compact": True, "keep_s": 60}, {"compact": True, "ttl_ms": 5}, 60),
+        ({"compact": True}, {"keep_s": 60}, 60),
+        ({"compact": True}, {"compact": False}, None),
+    ],
+)
+def test_compacted_topic_keeps_for_ever_unless_told_otherwise(
+    first: dict[str, object], second: dict[str, object], keep_s: float | None
+) -> None:
+    """The last message of a key does not go with its age, unless whoever declares the topic says how long it stays."""
+    lab, anna = lab_with()
+    anna.declare("states", **first)
+    anna.declare("states", **first)  # what is so already is fine
+
+    shown = anna.declare("states", **second, update=True)
+
+    assert shown["options"]["keep_s"] == keep_s
+    lab.crash()
+    assert lab.topic("states").options.keep_s == keep_s
+
+
+def test_last_message_of_a_key_outlives_the_week() -> None:
+    """A compacted topic that was declared without more still has the last value of each key after years."""
+    lab, anna = lab_with()
+    anna.declare("states", compact=True, segment_bytes=4096)
+    anna.produce("states", entry("kept", key="k"))
+    anna.produce("states", *(entry("x" * 500, key=f"other {number}") for number in range(20)))
+
+    lab.pass_time(400 * 86_400)
+    Upkeep(lab.store).look_after_some()
+    lab.run()
+
+    assert anna.command("peek", topic="states", start="oldest", count=1)["messages"][0]["body"] == "kept"

@@ -129,7 +129,10 @@ def declare(
         str | None, typer.Option(help="disk, os or memory: what a stored message survives [default: the broker's]")
     ] = None,
     keep: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Keep messages so long: 12h, 7d, forever [default: 7d]")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Keep messages so long: 12h, 7d, forever [default: 7d; with --compact forever]"
+        ),
     ] = None,
     keep_bytes: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Keep so much: 500MB, 10GiB, forever [default: forever]")

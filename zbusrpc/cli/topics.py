@@ -44,9 +44,9 @@ def _kept(options: dict[str, Any]) -> str:
         return "calls"
     kept = [] if options["keep_s"] is None else [duration_text(options["keep_s"])]
     kept += [size_text(options["keep_bytes"])] if options["keep_bytes"] else []
-    kept += ["last of each key"] if options["compact"] else []
     kept += [] if options["keep_consumed"] else ["until consumed"]
-    return ", ".join(kept) or "for ever"
+    kept = kept or ["for ever"]
+    return ", ".join([*kept, "last of each key"] if options["compact"] else kept)
 
 
 def topic_options(

@@ -23,7 +23,7 @@ class TopicOptions(TypedDict, total=False):
     """What an acknowledged message survives: "disk" a power cut, "os" the end of the broker, "memory" neither. By
     default what the broker was started with."""
     keep: float | None
-    """Seconds after which messages may be removed, by default a week; None keeps them."""
+    """Seconds after which messages may be removed, by default a week; None keeps them, as `compact` does by default."""
     keep_bytes: int | None
     """The oldest messages may be removed while the topic is larger; by default it may grow."""
     keep_consumed: bool

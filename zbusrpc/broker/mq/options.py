@@ -36,7 +36,7 @@ class TopicOptions(Options):
     durability: Durability = Durability.DISK
     """What an acknowledged message survives."""
     keep_s: Seconds | None = 7 * DAY_S
-    """Messages may be removed when they are older; None keeps them."""
+    """Messages may be removed when they are older; None keeps them, which is the default where `compact` is given."""
     keep_bytes: Annotated[int, bounds.KEEP_BYTES] | None = None
     """The oldest messages may be removed while the topic is larger."""
     keep_consumed: bool = True
@@ -119,6 +119,12 @@ class Start(Options):
 
 
 StartAt = Literal["newest", "oldest"] | Start
+
+
+def implied(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a topic that follow from those that are given: who wants the last value of each key kept
+    wants it kept for ever, unless he says how long."""
+    return {"keep_s": None} if given.get("compact") and "keep_s" not in given else {}
 
 
 def given(options: Options) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, slug
-from zbusrpc.broker.mq.options import GroupOptions, TopicOptions
+from zbusrpc.broker.mq.options import GroupOptions, TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
@@ -255,7 +255,7 @@ class Store(Groups):
             return
         if self._is_closing:
             raise RpcError(Code.UNAVAILABLE, f"topic {name} cannot be made: the broker is shutting down")
-        options = TopicOptions(**{"durability": self.durability, **given})
+        options = TopicOptions(**{"durability": self.durability, **implied(given), **given})
         self._check_dead_letter_topic(name, options)
         if self.runs(name) and not options.is_service:
             text = f"{name} is a service that runs here: a topic of messages needs a name of its own"
@@ -316,7 +316,7 @@ class Store(Groups):
         if differing and not update:
             raise differs(f"topic {topic.name}", topic.options, differing)
         if differing:
-            options = topic.options.model_copy(update=differing)
+            options = topic.options.model_copy(update={**implied(differing), **given})
             self._check_dead_letter_topic(topic.name, options)
             _check_kind(topic, options)
             try:  # on this thread: changes come seldom, and must neither meet each other nor a removal

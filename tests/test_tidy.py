@@ -63,12 +63,14 @@ SERVICE_CORES = {
     "dispatcher",
     "error_codec",
     "failures",
+    "forms",
     "generics",
     "interface",
     "likeness",
     "members",
     "schema",
     "undecodable",
+    "untyped",
 }
 MQ_CORES = {"bodies", "infos", "naming", "options", "outgoing", "receipt"}
 CLUSTER_CORES = {"selection", "ring", "health", "topology"}
@@ -110,7 +112,7 @@ def layer_of(module: str) -> int:
     layers = {
         "transport": SHELL if name in TRANSPORT_SHELLS else CODEC,
         "broker": SHELL if name in BROKER_SHELLS else CORE,
-        "service": CORE if name in SERVICE_CORES else SHELL,
+        "service": CORE if SERVICE_CORES & set(parts) else SHELL,
         "mq": CORE if name in MQ_CORES else SHELL,
         "cluster": CORE if name in CLUSTER_CORES else SHELL,
         "codegen": CORE,

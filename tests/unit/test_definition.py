@@ -2,13 +2,14 @@
 
 import types
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import pytest
 
 from zbusrpc.errors import Code, DefinitionError, RpcError
 from zbusrpc.service.definition import Color, define, is_service, rpc, service
-from zbusrpc.service.dispatcher import Dispatcher
 
 
 class Broke(RpcError):
@@ -33,7 +34,7 @@ class ShopService(Base):
 
     And more."""
 
-    async def buy(self, what: str, *, count: int = 1) -> "ShopService | None":
+    async def buy(self, what: str, *, count: int = 1) -> "Receipt | None":
         """Buy something."""
 
     @rpc(name="look", timeout=2.0, idempotent=True, deprecated="use buy")
@@ -49,6 +50,11 @@ class ShopService(Base):
         return 1
 
     constant = 3
+
+
+@dataclass
+class Receipt:
+    total: int
 
 
 def test_definition_holds_what_the_class_says() -> None:
@@ -67,7 +73,7 @@ def test_method_holds_color_options_and_real_types() -> None:
 
     assert methods["buy"].color is Color.ASYNC
     assert list(methods["buy"].signature.parameters) == ["what", "count"]
-    assert methods["buy"].signature.return_annotation == ShopService | None
+    assert methods["buy"].signature.return_annotation == Receipt | None
     look = methods["look"]
     assert (look.attribute, look.color) == ("view", Color.SYNC)
     assert (look.options.timeout, look.options.idempotent, look.options.deprecated) == (2.0, True, "use buy")
@@ -181,8 +187,19 @@ def test_annotation_that_cannot_be_read_is_named() -> None:
 
 
 def test_type_without_a_schema_is_named() -> None:
-    """A type that pydantic cannot read from JSON is refused when the service is made ready."""
-    cls = service(a_class(method=no_schema))
+    """A type that pydantic cannot read from JSON is refused when the class is declared."""
+    with pytest.raises(DefinitionError, match=r"Wrong\.method, parameter a: .* has no form in JSON"):
+        service(a_class(method=no_schema))
 
-    with pytest.raises(DefinitionError, match=r"Wrong"):
-        Dispatcher(define(cls), cls())
+
+def test_type_of_a_name_that_comes_later_is_refused_when_it_can_be_told() -> None:
+    """A class may name what stands below it; then the first proxy or worker finds what is wrong."""
+
+    def method(self: object, a: "LaterUnion") -> None:  # type: ignore[name-defined]  # noqa: F821
+        """Take what is not defined yet."""
+
+    cls = service(a_class(method=method))
+    globals()["LaterUnion"] = str | date
+
+    with pytest.raises(DefinitionError, match=r"Wrong\.method, parameter a: JSON does not tell str from date"):
+        define(cls)

@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from zbusrpc.errors import Code, DefinitionError, RpcError, UsageError
 from zbusrpc.mq import AtMessage, GroupOptions, LikeGroup, TopicOptions
@@ -109,7 +109,9 @@ def test_reason_of_a_body_that_does_not_fit_is_one_line(kind: Any, data: bytes, 
 
 
 class Letter(BaseModel):
-    """A body with text that must be there, and bytes that are text unless the model says otherwise."""
+    """A body with text that must be there, and bytes that are text."""
+
+    model_config = ConfigDict(ser_json_bytes="utf8")
 
     text: str
     seal: bytes = b""

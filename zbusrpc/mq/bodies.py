@@ -16,14 +16,16 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import encode_headers
 from zbusrpc.outcome import of_command
-from zbusrpc.service.schema import value_adapter
-from zbusrpc.service.undecodable import undecodable_in
+from zbusrpc.service import untyped
+from zbusrpc.service.forms.form import Form
+from zbusrpc.service.forms.guards import WRITE_ERRORS, guard_reason
+from zbusrpc.service.schema import value_form
+from zbusrpc.service.undecodable import reason_of
 
 HEADER_CONTENT_TYPE: Final = "content-type"
 JSON: Final = "application/json"
@@ -61,15 +63,17 @@ def writer_of(body_type: Any) -> Write:
     """
     if any(body_type is kind for kind in (None, bytes, str, Any, object)):
         return write
-    adapter = _adapter_of(body_type)
+    form = _form_of(body_type)
+    to_json = form.writer(warnings="error")
 
     def write_typed(body: Any) -> tuple[bytes, str]:
         try:
-            data = adapter.serializer.to_json(body, warnings="error")
-        except PydanticSerializationError as error:
-            raise _misfit(body, body_type, str(error)) or _unwritable(body, error) from None
+            data = to_json(body)
+        except WRITE_ERRORS as error:
+            misfit = None if guard_reason(error) else _misfit(body, body_type, str(error))
+            raise misfit or _unwritable(body, error) from None
         if _NULL in data:
-            _check_nulls(adapter, body, body_type, data)
+            _check_nulls(form, body, body_type, data)
         return data, JSON
 
     return write_typed
@@ -88,8 +92,8 @@ def write(body: Any) -> tuple[bytes, str]:
     if isinstance(body, bytearray | memoryview):
         return bytes(body), NO_TYPE
     try:
-        return envelope.dump(body), JSON
-    except PydanticSerializationError as error:
+        return envelope.dump(untyped.plain(body)), JSON
+    except WRITE_ERRORS as error:
         raise _unwritable(body, error) from None
 
 
@@ -103,12 +107,12 @@ def reader_of(body_type: Any) -> Read | None:
         return None
     if body_type is str:
         return _read_text
-    adapter = _adapter_of(body_type)
+    form = _form_of(body_type)
     name = getattr(body_type, "__name__", str(body_type))
 
     def read_typed(body: bytes) -> Any:
         try:
-            return adapter.validator.validate_json(body)
+            return form.validator.validate_json(body)
         except ValidationError as error:
             raise BodyError(_explain(name, error)) from None
 
@@ -134,10 +138,10 @@ def _read_text(body: bytes) -> str:
         raise BodyError(f"the body is no UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def _adapter_of(body_type: Any) -> TypeAdapter[Any]:
+def _form_of(body_type: Any) -> Form:
     if isinstance(body_type, TypeAdapter):
-        return body_type
-    return value_adapter(body_type, "body")
+        return Form(body_type.core_schema, "body")
+    return value_form(body_type, "body")
 
 
 def _explain(name: str, error: ValidationError) -> str:
@@ -158,10 +162,10 @@ def _misfit(body: Any, body_type: Any, text: str) -> RpcError | None:
     return _refusal(body, body_type, what)
 
 
-def _check_nulls(adapter: TypeAdapter[Any], body: Any, body_type: Any, data: bytes) -> None:
+def _check_nulls(form: Form, body: Any, body_type: Any, data: bytes) -> None:
     """Refuse a body with None where its type has none: pydantic writes it anywhere, and nobody could read it."""
     try:
-        adapter.validator.validate_json(data)
+        form.validator.validate_json(data)
     except ValidationError as error:
         for problem in error.errors(include_url=False, include_context=False):
             if problem["input"] is None:
@@ -177,6 +181,6 @@ def _refusal(body: Any, body_type: Any, what: str) -> RpcError:
     return RpcError(Code.INVALID_ARGUMENT, f"{shown} is no {wanted}")
 
 
-def _unwritable(body: Any, error: PydanticSerializationError) -> RpcError:
-    reason = undecodable_in(body) or " ".join(str(error).split())
+def _unwritable(body: Any, error: Exception) -> RpcError:
+    reason = reason_of(error, body)
     return of_command(Code.INVALID_ARGUMENT, f"a body of type {type(body).__name__} has no form in JSON: {reason}")

@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Final, get_args, get_origin
 
 import typing_extensions
-from pydantic import Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import Field, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from zbusrpc import envelope
+from zbusrpc.service.forms.form import Build, Form
 
 _MODES: Final[dict[Any, Any]] = {
     inspect.Parameter.POSITIONAL_ONLY: "positional_only",
@@ -107,12 +108,12 @@ class Mixture:
         self,
         signature: inspect.Signature,
         config: Config,
-        make_adapter: Callable[[Callable[[GetCoreSchemaHandler], CoreSchema]], TypeAdapter[Any]],
+        make_form: Callable[[Build], Form],
     ) -> None:
         self._signature = signature
         self._config = config
-        self._make_adapter = make_adapter
-        self._adapter: TypeAdapter[Any] | None = None
+        self._make_form = make_form
+        self._form: Form | None = None
 
     def read(self, args: list[Any], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return `(args, kwargs)`.
@@ -120,12 +121,12 @@ class Mixture:
         Raises:
             ValidationError: they do not fit; places begin with the position or name that the caller gave.
         """
-        if self._adapter is None:  # few methods are ever called so
-            self._adapter = self._make_adapter(self._schema)
+        if self._form is None:  # few methods are ever called so
+            self._form = self._make_form(self._schema)
         values, places, problems = self._assign(args, named)
         if not problems:
             try:
-                fields = self._adapter.validator.validate_json(envelope.dump(values))
+                fields = self._form.validator.validate_json(envelope.dump(values))
             except ValidationError as error:
                 if error.error_count() > PROBLEMS_MAX:
                     raise

@@ -6,24 +6,23 @@ method and validates what comes back by the annotation of its result. Its schema
 Pure: bytes and values, no connection.
 """
 
-import functools
 import inspect
-from collections.abc import Callable
 from typing import Any, Final
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.service import schema
+from zbusrpc.service import schema, untyped
 from zbusrpc.service.arguments import options_of, type_of
 from zbusrpc.service.definition import Definition, Method
 from zbusrpc.service.error_codec import revive
-from zbusrpc.service.undecodable import undecodable_in
+from zbusrpc.service.forms.form import Form, Write
+from zbusrpc.service.forms.guards import WRITE_ERRORS
+from zbusrpc.service.undecodable import reason_of
 
-Write = Callable[[Any], bytes]
 _CODECS_ATTRIBUTE: Final = "__zbusrpc_codecs__"
 _ANYTHING: Final = inspect.signature(lambda *args, **kwargs: None)
 _VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -51,10 +50,10 @@ class DynamicCodec:
         """Return the request."""
         try:
             if args and kwargs:
-                return envelope.request_body(self.method, list(args), kwargs)
-            return envelope.request_body(self.method, kwargs or list(args))
-        except PydanticSerializationError as error:
-            raise self._refusal(undecodable_in(self._named(args, kwargs)) or str(error)) from None
+                return envelope.request_body(self.method, untyped.plain(args), untyped.plain(kwargs))
+            return envelope.request_body(self.method, untyped.plain(kwargs or args))
+        except WRITE_ERRORS as error:
+            raise self._refusal(reason_of(error, self._named(args, kwargs))) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         """Return the result, integers of any size as they are (orjson rounds them)."""
@@ -95,7 +94,7 @@ class TypedCodec(DynamicCodec):
         self.deprecated = method.options.deprecated
         self._parameters = list(method.signature.parameters.values())
         self._prefix = b'{"method":%b,"params":' % orjson.dumps(method.name)
-        self._reply: TypeAdapter[Any] | None = None
+        self._reply: Form | None = None
         self._writers: list[Write] = []
         self._by_name: dict[str, Write] = {}
         self._variable: dict[Any, Write] = {}
@@ -108,8 +107,8 @@ class TypedCodec(DynamicCodec):
                 return self._encode_unusual(args, kwargs)
             params = b",".join([write(value) for write, value in zip(self._writers, args, strict=False)])
             return b"%b[%b]}" % (self._prefix, params)
-        except PydanticSerializationError as error:
-            raise self._refusal(undecodable_in(self._named(args, kwargs)) or str(error)) from None
+        except WRITE_ERRORS as error:
+            raise self._refusal(reason_of(error, self._named(args, kwargs))) from None
 
     def decode(self, body: bytes | bytearray) -> Any:
         assert self._reply is not None
@@ -124,7 +123,6 @@ class TypedCodec(DynamicCodec):
         return revive(error, self._definition.errors)
 
     def _build(self) -> None:
-        self._writers = [self._make_writer(p.name, type_of(p)) for p in self._parameters if p.kind in _POSITIONAL]
         for parameter in self._parameters:
             options = {name: option.annotation for name, option in options_of(parameter).items()}
             if parameter.kind in _VARIABLE and not options:
@@ -132,11 +130,11 @@ class TypedCodec(DynamicCodec):
                 continue
             for name, annotation in (options or {parameter.name: type_of(parameter)}).items():
                 self._by_name[name] = self._make_writer(name, annotation)
-        self._reply = schema.reply_adapter(self.service, self._method)
+        self._writers = [self._by_name[p.name] for p in self._parameters if p.kind in _POSITIONAL]
+        self._reply = schema.reply_form(self.service, self._method)
 
     def _make_writer(self, name: str, annotation: Any) -> Write:
-        serializer = schema.value_adapter(annotation, f"{self.service}.{self.method}, parameter {name}").serializer
-        return functools.partial(serializer.to_json, warnings=False)
+        return schema.value_form(annotation, f"{self.service}.{self.method}, parameter {name}").writer()
 
     def _encode_unusual(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """Write named parameters, *args and **kwargs; a mixture goes by name as far as it has names."""

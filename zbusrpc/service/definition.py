@@ -6,14 +6,17 @@ definition is read from the class when it is first needed, by the service and by
 
 import inspect
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
+from zbusrpc.service.arguments import options_of, type_of
 from zbusrpc.service.checks import check_kind, check_seconds, check_whole
 from zbusrpc.service.declared import Errors, errors_of
+from zbusrpc.service.forms.form import NotReadyError, check_type
 from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
 from zbusrpc.service.members import RPC_ATTRIBUTE, Member, check_method, check_override, methods_of
 from zbusrpc.transport.naming import one_spelling
@@ -137,6 +140,7 @@ def service(
             check_method(f"{decorated.__name__}.{attribute}", members[0])
             for inherited in members[1:]:
                 check_override(f"{decorated.__name__}.{attribute}", members[0], inherited)
+        _check_forms_early(decorated)
         return decorated
 
     return decorate if cls is None else decorate(cls)
@@ -208,7 +212,8 @@ def define(cls: type) -> Definition:
     """Return the definition of a service class.
 
     Raises:
-        DefinitionError: it is no service, or its annotations cannot be read.
+        DefinitionError: it is no service, its annotations cannot be read, or what they stand for has no form in JSON
+            that comes out as it went in.
     """
     if not is_service(cls):
         if is_service(type(cls)):
@@ -221,8 +226,30 @@ def define(cls: type) -> Definition:
     known: Definition | None = vars(cls).get(DEFINITION_ATTRIBUTE)
     if known is None:
         known = _read_class(cls)
+        _check_forms(known)
         setattr(cls, DEFINITION_ATTRIBUTE, known)
     return known
+
+
+def _check_forms(definition: Definition) -> None:
+    """Refuse parameters and results that would not come out as they went in."""
+    for method in definition.methods.values():
+        where = f"{definition.name}.{method.name}"
+        for parameter in method.signature.parameters.values():
+            options = {name: option.annotation for name, option in options_of(parameter).items()}
+            for name, annotation in (options or {parameter.name: type_of(parameter)}).items():
+                check_type(annotation, f"{where}, parameter {name}")
+        check_type(method.signature.return_annotation, f"result of {where}")
+
+
+def _check_forms_early(cls: type) -> None:
+    """Refuse what can be told while the class is being declared: its annotations may name what comes below it."""
+    try:
+        definition = _read_class(cls)
+    except DefinitionError:
+        return
+    with suppress(NotReadyError):
+        _check_forms(definition)
 
 
 def _read_class(cls: type) -> Definition:

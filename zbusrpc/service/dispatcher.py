@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.envelope import Request
@@ -21,8 +21,10 @@ from zbusrpc.service import error_codec, schema
 from zbusrpc.service.arguments import Mixture
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.service.failures import Failures
+from zbusrpc.service.forms.form import Form
+from zbusrpc.service.forms.guards import WRITE_ERRORS
 from zbusrpc.service.members import as_awaitable
-from zbusrpc.service.undecodable import undecodable_in
+from zbusrpc.service.undecodable import reason_of
 from zbusrpc.telemetry import get_logger
 
 _PARAMS: Final = HEADER_PARAMS.encode()
@@ -36,7 +38,7 @@ class BoundMethod:
 
     method: Method
     function: Callable[..., Any]
-    arguments: TypeAdapter[Any]
+    arguments: Form
     mixture: Mixture
     is_async: bool
     to_result: Callable[[Any], Any]
@@ -83,18 +85,18 @@ class Dispatcher:
             name: BoundMethod(
                 method=method,
                 function=_function_of(instance, method),
-                arguments=schema.arguments_adapter(definition.name, method),
+                arguments=schema.arguments_form(definition.name, method),
                 mixture=schema.mixture_of(definition.name, method),
                 is_async=method.color is Color.ASYNC,
                 to_result=result.validator.validate_python,
-                to_json=result.serializer.to_json,
+                to_json=result.writer(),
             )
             for name, method in definition.methods.items()
-            for result in [schema.result_adapter(definition.name, method)]
+            for result in [schema.result_form(definition.name, method)]
         }
         for error in {error for method in definition.methods.values() for error in method.options.errors}:
             error_codec.check_error(error)
-        self._validate = schema.envelope_adapter(definition).validator.validate_json
+        self._validate = schema.envelope_form(definition).validator.validate_json
 
     def prepare(self, body: bytes | bytearray, header_bytes: bytes) -> Invocation:
         """Return what a request asks for. Nothing is raised: mistakes are the invocation's `error`."""
@@ -129,8 +131,8 @@ class Dispatcher:
             result = bound.to_json(bound.to_result(value))
         except ValidationError as error:
             raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
-        except PydanticSerializationError as error:
-            raise self._misfit(bound.method, undecodable_in(value) or str(error)) from None
+        except WRITE_ERRORS as error:
+            raise self._misfit(bound.method, reason_of(error, value)) from None
         request = invocation.request
         if request is not None and request.is_jsonrpc:
             return envelope.jsonrpc_result(request.jsonrpc_id, result)

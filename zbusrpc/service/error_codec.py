@@ -10,20 +10,20 @@ import inspect
 from typing import Any, Final, get_type_hints
 from weakref import WeakKeyDictionary
 
-from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
 from zbusrpc import envelope
 from zbusrpc.errors import DefinitionError, RpcError, error_fields, error_parameters
 from zbusrpc.service import schema
 from zbusrpc.service.declared import Errors
+from zbusrpc.service.forms.form import Form
 from zbusrpc.service.generics import resolve, types_of_bases, unresolved
 
 _KINDS: Final[dict[Any, Any]] = {
     inspect.Parameter.VAR_POSITIONAL: lambda item: list[item],  # type: ignore[valid-type]
     inspect.Parameter.VAR_KEYWORD: lambda item: dict[str, item],  # type: ignore[valid-type]
 }
-_adapters: "WeakKeyDictionary[type[RpcError], TypeAdapter[Any]]" = WeakKeyDictionary()
+_forms: "WeakKeyDictionary[type[RpcError], Form]" = WeakKeyDictionary()
 
 
 def check_error(cls: type[RpcError]) -> None:
@@ -33,7 +33,7 @@ def check_error(cls: type[RpcError]) -> None:
         DefinitionError: a field has no form in JSON.
     """
     if error_parameters(cls):
-        _adapter(cls)
+        _form(cls)
 
 
 def error_body(error: RpcError, errors: Errors) -> bytes:
@@ -62,7 +62,7 @@ def _revive(cls: type[RpcError], wire: envelope.WireError) -> RpcError:
     parameters = error_parameters(cls)
     if not parameters:
         return cls(wire.code, wire.message, wire.details)
-    fields = _adapter(cls).validator.validate_json(envelope.dump(wire.details))
+    fields = _form(cls).validator.validate_json(envelope.dump(wire.details))
     bound = inspect.BoundArguments(inspect.Signature(parameters), fields)
     error = cls(*bound.args, **bound.kwargs)
     names = {parameter.name for parameter in parameters}
@@ -79,21 +79,22 @@ def _dump(cls: type[RpcError], error: RpcError) -> bytes:
     """Return the fields of an error as JSON."""
     fields = error_fields(error)
     try:
-        adapter = _adapter(cls)
+        form = _form(cls)
     except DefinitionError:  # its callers get the base class
         return envelope.dump(fields)
-    return adapter.serializer.to_json(fields, warnings=False)
+    shown = {parameter.name for parameter in error_parameters(cls)}
+    return form.writer()({name: value for name, value in fields.items() if name in shown})
 
 
-def _adapter(cls: type[RpcError]) -> TypeAdapter[Any]:
+def _form(cls: type[RpcError]) -> Form:
     """Return what reads and writes the fields of a class.
 
     Raises:
         DefinitionError: pydantic has no form for one of them.
     """
-    adapter = _adapters.get(cls)
-    if adapter is None:
-        adapter = _adapters[cls] = schema.adapter(
+    form = _forms.get(cls)
+    if form is None:
+        form = _forms[cls] = schema.form_of(
             lambda handler: core_schema.typed_dict_schema(
                 {
                     parameter.name: core_schema.typed_dict_field(
@@ -102,11 +103,10 @@ def _adapter(cls: type[RpcError]) -> TypeAdapter[Any]:
                     )
                     for parameter, annotation in _types(cls).items()
                 },
-                config=schema.CORE_CONFIG,
             ),
             f"error {cls.__name__}",
         )
-    return adapter
+    return form
 
 
 def _types(cls: type[RpcError]) -> dict[inspect.Parameter, Any]:

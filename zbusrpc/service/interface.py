@@ -6,12 +6,12 @@ An instance tells it to the broker with its subscription, and the monitor makes 
 from typing import Any, Final
 
 import orjson
-from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from zbusrpc.service.definition import Definition, Method
-from zbusrpc.service.schema import arguments_adapter, result_adapter
+from zbusrpc.service.forms.form import Form
+from zbusrpc.service.schema import arguments_form, result_form
 
 INTERFACE_BYTES_MAX: Final = 64 * 1024
 """As JSON; a larger one is not told."""
@@ -25,21 +25,21 @@ def interface_of(definition: Definition) -> bytes:
 
 
 def _method(definition: Definition, method: Method) -> dict[str, Any]:
-    params = _schema_of(arguments_adapter(definition.name, method), "validation")
+    params = _schema_of(arguments_form(definition.name, method), "validation")
     return {
         "doc": method.doc,
         "params": params if params.get("type") == "object" else {},  # parameters without names make a list
-        "result": _schema_of(result_adapter(definition.name, method), "serialization"),
+        "result": _schema_of(result_form(definition.name, method), "serialization"),
         "idempotent": method.options.idempotent,
         "deprecated": method.options.deprecated,
         "is_durable": definition.durable,
     }
 
 
-def _schema_of(adapter: TypeAdapter[Any], mode: JsonSchemaMode) -> dict[str, Any]:
-    """Return the JSON schema of what an adapter reads or writes; {} where there is none."""
+def _schema_of(form: Form, mode: JsonSchemaMode) -> dict[str, Any]:
+    """Return the JSON schema of what a form reads or writes; {} where there is none."""
     try:
-        schema = adapter.json_schema(mode=mode, schema_generator=_Generator)
+        schema = form.json_schema(mode, _Generator)
         orjson.dumps(schema)
     except (PydanticUserError, TypeError, ValueError):  # a type of its own
         return {}

@@ -7,87 +7,63 @@ method by name and converts each parameter by its annotation. That is faster tha
 Everything follows pydantic's lax mode for JSON. Bytes travel as base64, NaN and infinities as strings.
 """
 
-from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic.errors import PydanticUserError
+from pydantic import GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from zbusrpc.errors import Code, DefinitionError, RpcError
+from zbusrpc.errors import Code, RpcError
 from zbusrpc.service.arguments import Mixture, arguments_schema
 from zbusrpc.service.definition import Definition, Method
-
-CONFIG: Final = ConfigDict(
-    ser_json_bytes="base64",
-    val_json_bytes="base64",
-    ser_json_inf_nan="strings",
-    arbitrary_types_allowed=False,
-)
+from zbusrpc.service.forms.finite import CONFIG
+from zbusrpc.service.forms.form import Build, Form, core_schema_of
 
 PROBLEMS_MAX: Final = 100
 """Parameters that do not fit, of which each is told; of more only how many."""
 
-CORE_CONFIG: Final = cast("core_schema.CoreConfig", CONFIG)
-"""The same for a typed dict, which takes no configuration from what it stands in."""
 
-
-def adapter(build: Callable[[GetCoreSchemaHandler], CoreSchema], what: str) -> TypeAdapter[Any]:
-    """Return a pydantic adapter for a schema that `build` makes; types in it become schemas by its handler.
+def form_of(build: Build, what: str) -> Form:
+    """Return the form of what `build` makes.
 
     Raises:
-        DefinitionError: pydantic has no schema for a type; `what` says where it stands.
+        DefinitionError: a type has no form in JSON, or none that is read back equal; `what` says where it stands.
     """
-
-    class Built:
-        @classmethod
-        def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-            return build(handler)
-
-    try:
-        return TypeAdapter(Built, config=CONFIG)
-    except PydanticUserError as error:
-        reason = str(error).partition("\n")[0]
-        if error.code == "schema-for-unknown-type":
-            unknown = reason.partition(" for ")[2].partition(". Set ")[0]
-            reason = f"{unknown} has no form in JSON; make it a dataclass or a pydantic model"
-        raise DefinitionError(f"{what}: {reason}") from None
+    return Form(core_schema_of(build, what), what)
 
 
-def value_adapter(annotation: Any, what: str) -> TypeAdapter[Any]:
-    """Return the adapter of one type."""
-    return adapter(lambda handler: handler.generate_schema(annotation), what)
+def value_form(annotation: Any, what: str) -> Form:
+    """Return the form of one type."""
+    return form_of(lambda handler: handler.generate_schema(annotation), what)
 
 
-def result_adapter(service: str, method: Method) -> TypeAdapter[Any]:
-    """Return the adapter of a method's result."""
-    return value_adapter(method.signature.return_annotation, f"result of {service}.{method.name}")
+def result_form(service: str, method: Method) -> Form:
+    """Return the form of a method's result."""
+    return value_form(method.signature.return_annotation, f"result of {service}.{method.name}")
 
 
-def reply_adapter(service: str, method: Method) -> TypeAdapter[Any]:
-    """Return the adapter of a whole reply to a method."""
+def reply_form(service: str, method: Method) -> Form:
+    """Return the form of a whole reply to a method."""
     result = method.signature.return_annotation
-    return adapter(
+    return form_of(
         lambda handler: core_schema.typed_dict_schema(
             {"result": core_schema.typed_dict_field(handler.generate_schema(result), required=True)},
-            config=CORE_CONFIG,
         ),
         f"result of {service}.{method.name}",
     )
 
 
-def arguments_adapter(service: str, method: Method) -> TypeAdapter[Any]:
-    """Return the adapter that turns a JSON list or object into `(args, kwargs)` for a method."""
-    return adapter(lambda handler: arguments_schema(method.signature, handler, CORE_CONFIG), f"{service}.{method.name}")
+def arguments_form(service: str, method: Method) -> Form:
+    """Return the form that turns a JSON list or object into `(args, kwargs)` for a method."""
+    return form_of(lambda handler: arguments_schema(method.signature, handler, CONFIG), f"{service}.{method.name}")
 
 
 def mixture_of(service: str, method: Method) -> Mixture:
     """Return what reads calls of a method that have values by position, and others by name."""
-    return Mixture(method.signature, CORE_CONFIG, lambda build: adapter(build, f"{service}.{method.name}"))
+    return Mixture(method.signature, CONFIG, lambda build: form_of(build, f"{service}.{method.name}"))
 
 
-def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
-    """Return the adapter that reads a whole request: `{"method": name, "params": (args, kwargs)}`.
+def envelope_form(definition: Definition) -> Form:
+    """Return the form that reads a whole request: `{"method": name, "params": (args, kwargs)}`.
 
     It takes only plain requests; anything else (JSON-RPC, no params, mistakes) is for the slow and thorough way.
     """
@@ -97,20 +73,19 @@ def envelope_adapter(definition: Definition) -> TypeAdapter[Any]:
             name: core_schema.typed_dict_schema(
                 {
                     "method": core_schema.typed_dict_field(core_schema.any_schema()),
-                    "params": core_schema.typed_dict_field(arguments_schema(method.signature, handler, CORE_CONFIG)),
+                    "params": core_schema.typed_dict_field(arguments_schema(method.signature, handler, CONFIG)),
                     "module": core_schema.typed_dict_field(
                         core_schema.nullable_schema(core_schema.literal_schema(["", definition.name])),
                         required=False,
                     ),
                 },
                 extra_behavior="forbid",
-                config=CORE_CONFIG,
             )
             for name, method in definition.methods.items()
         }
         return core_schema.tagged_union_schema(choices, discriminator="method")
 
-    return adapter(build, definition.name)
+    return form_of(build, definition.name)
 
 
 def invalid_arguments(error: ValidationError, service: str, method: Method) -> RpcError:

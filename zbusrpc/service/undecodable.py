@@ -1,6 +1,6 @@
 """Undecodable: which part of a value keeps it from being written, where that is bytes or text without a form in UTF-8.
 
-JSON is UTF-8. Bytes in a pydantic model are text to it unless the model says otherwise; pydantic says that some are
+JSON is UTF-8. Bytes in a pydantic model that has `ser_json_bytes="utf8"` are text to it; pydantic says that some are
 none, and not where they stand.
 
 Pure.
@@ -12,14 +12,22 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
+from zbusrpc.service.forms.guards import guard_reason
+
 VALUES_MAX: Final = 100_000
 """Values that are looked at: who has sent more than that waits long enough for the reason."""
+
+
+def reason_of(error: Exception, value: Any) -> str:
+    """Return in one line why a value was not written."""
+    text = " ".join(str(error).split()).removeprefix("Error serializing to JSON: ")
+    return guard_reason(error) or undecodable_in(value) or text.removeprefix("PydanticSerializationError: ")
 
 
 def undecodable_in(value: Any) -> str:
     """Return where in a value the first bytes or text stand that have no form in UTF-8, and what to do; or nothing.
 
-    Bytes outside of models are base64, and always have one.
+    Bytes are base64 elsewhere, and always have one.
     """
     rest: list[tuple[str, Any, bool]] = [("", value, False)]
     for _ in range(VALUES_MAX):
@@ -28,7 +36,8 @@ def undecodable_in(value: Any) -> str:
         where, one, in_model = rest.pop()
         if (isinstance(one, str) or (isinstance(one, bytes) and in_model)) and _is_broken(one):
             return _line(where, one)
-        in_model = in_model or isinstance(one, BaseModel)
+        if isinstance(one, BaseModel):
+            in_model = one.model_config.get("ser_json_bytes") == "utf8"
         rest += reversed([(f"{where}.{name}" if where else name, part, in_model) for name, part in _parts(one)])
     return ""
 

@@ -6,6 +6,7 @@ writes what is to be written and gives the directory back. Upkeep goes on in bet
 
 import asyncio
 import contextlib
+import os
 
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
@@ -17,9 +18,12 @@ from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.errors import ConfigError
+from zbusrpc.telemetry import get_logger
 
 CLOSE_TIMEOUT_S = 30.0
 """A disk that takes longer for the last sync is not waited for."""
+
+log = get_logger("broker")
 
 
 class Node:
@@ -48,6 +52,7 @@ class Node:
         except (StorageError, OSError) as error:
             self._lock.close()
             raise ConfigError(f"data directory {data_dir}: {_reason(error)}") from error
+        _warn_of_readers(data_dir)
         self._upkeep = Upkeep(self.store)
         self._upkeep.begin()
 
@@ -59,6 +64,12 @@ class Node:
             await asyncio.wait_for(closed, CLOSE_TIMEOUT_S)
         self.scheduler.close()
         self._lock.close()
+
+
+def _warn_of_readers(data_dir: str) -> None:
+    """Let the log say where others on this machine may look into a directory that was there before."""
+    if os.name != "nt" and os.stat(data_dir).st_mode & 0o077:
+        log.warning("broker.data_readable", directory=data_dir, fix=f"chmod 700 {data_dir}")
 
 
 def _reason(error: Exception) -> str:

@@ -77,6 +77,9 @@ class Disk(Protocol):
         """Return once the names in a directory are on the disk. May run in another thread."""
 
 
+FILE_MODE: Final = 0o600
+DIRECTORY_MODE: Final = 0o700
+"""Messages are for who may consume them: not for whoever has an account on the machine, whatever the umask says."""
 _NO_SURPRISES: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _OPEN: Final = os.O_RDWR | os.O_APPEND | _NO_SURPRISES
 _CREATE: Final = _OPEN | os.O_CREAT | os.O_EXCL
@@ -129,7 +132,7 @@ class RealDisk:
 
     def open(self, path: str, *, create: bool = False) -> RealFile:
         """Open a file; with `create` it must not exist."""
-        return RealFile(os.open(path, _CREATE if create else _OPEN, 0o644))
+        return RealFile(os.open(path, _CREATE if create else _OPEN, FILE_MODE))
 
     def rename(self, source: str, target: str) -> None:
         """Give a file or directory another name in the same directory, all at once."""
@@ -163,7 +166,7 @@ class RealDisk:
         if not os.path.exists(parent):
             self.make_directory(parent)
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
+            os.mkdir(path, DIRECTORY_MODE)
         self.sync_directory(parent)
 
     def sync_directory(self, path: str) -> None:

@@ -39,7 +39,7 @@ def lock_directory(path: str) -> "DirectoryLock":
         raise StorageError(f"{path} lies in the data directory {above}: use another --data-dir")
     try:
         RealDisk().make_directory(path)
-        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise StorageError(f"cannot open {name}: {reason_of(error)}") from error
     _lock(path, descriptor, is_shared=False)

@@ -11,6 +11,7 @@ import orjson
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.zbus.own_headers import is_own
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import readable_headers
@@ -35,11 +36,8 @@ _OF_HTTP_CLIENTS: Final = frozenset({
     "sec-fetch-user", "sec-gpc", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "x-forwarded-for",
 })  # fmt: skip
 """Headers of a request without `cmd`, which no zbus client has made."""
-_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {
-    "origin_status", "set-cookie", "clear-site-data", "refresh", "alt-svc", "strict-transport-security",
-    "content-security-policy", "access-control-allow-origin", "access-control-allow-credentials",
-}  # fmt: skip
-"""Those, and what would have a browser do something to the broker's site for whoever has produced the message."""
+_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {"origin_status"}
+"""Those that only the broker writes, whoever has produced the message."""
 
 
 def kept_headers(command: Command) -> dict[str, str]:
@@ -135,4 +133,6 @@ def other_lines(headers: dict[str, str]) -> str:
     """Return headers that are the application's own as lines."""
     if not headers:
         return ""
-    return header_lines([(name, value) for name, value in headers.items() if name.lower() not in _OF_THE_DELIVERY])
+    return header_lines(
+        [(name, value) for name, value in headers.items() if is_own(name) and name.lower() not in _OF_THE_DELIVERY]
+    )

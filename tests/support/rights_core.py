@@ -15,6 +15,7 @@ from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access import Operation, Rights, Rule, digest_of
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.reception import Reception
@@ -50,7 +51,8 @@ class RightsCore(ZbusCore):
         super().__init__()
         self.access = None
         self.origins = Origins()
-        self.monitor = Monitor(self.hub, usage=lambda: Usage(0.0, 0))
+        self.logins = Logins(self.lab.scheduler.now)
+        self.monitor = Monitor(self.hub, usage=lambda: Usage(0.0, 0), logins=self.logins)
         self.natives: dict[int, Native] = {}
 
     def native(self, rights: Rights | None = ADMIN) -> "Native":

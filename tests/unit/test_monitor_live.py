@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.live import SHARE_MAX, TICK_S
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.monitor.openapi import Snapshot
@@ -35,7 +36,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.core, self.process = ZbusCore(), Process()
-        self.monitor = Monitor(self.core.hub, usage=self.process.usage)
+        self.monitor = Monitor(self.core.hub, usage=self.process.usage, logins=Logins(lambda: 0.0))
 
     def ask(
         self, session: TextSession, line: str, body: bytes = b"", *, is_ordered: bool = True, **headers: str

@@ -183,6 +183,10 @@ class Broker:
                 to_close[session.number] = f"the rights of {rights.name} have changed"
         return to_close
 
+    def sessions_of(self, rights: Rights) -> list[int]:
+        """Return the numbers of the sessions that have exactly these rights, and not only the same."""
+        return [number for number, session in self._sessions.items() if session.rights is rights]
+
     def set_congested(self, session: Session, is_congested: bool, now: float) -> None:
         """Give a session that reads too slowly nothing until it has caught up."""
         session.is_congested = is_congested

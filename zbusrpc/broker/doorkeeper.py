@@ -5,11 +5,12 @@ another method than GET and POST. Pure.
 """
 
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from zbusrpc.broker import gateway
-from zbusrpc.broker.access import Access
+from zbusrpc.broker.access import Access, Rights
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session
@@ -28,6 +29,11 @@ _PLAIN_METHODS: Final = frozenset({"GET", "POST"})
 _SIGNS_OF_LIFE: Final = frozenset({"heartbeat", "ping"})
 """Commands that clients send without their token, which does not make them others."""
 
+_COOKIE_TELLS_NOT: Final = (
+    "a cookie does not tell who asks for this: show the token by the header token or authorization"
+)
+_BROWSER_TELLS_NOT: Final = "this browser does not tell whose page asks for this: use POST, or a program such as curl"
+
 log = get_logger("broker")
 
 
@@ -36,6 +42,17 @@ class House(Protocol):
 
     access: Access | None
     origins: Origins
+    logins: Logins
+
+
+class Shown(NamedTuple):
+    """By what a request says who asks."""
+
+    secret: str
+    is_login: bool = False
+    """Whether it is the id of a login, and no token."""
+    is_cookie: bool = False
+    """Whether a browser may have put it there by itself."""
 
 
 class Doorkeeper:
@@ -44,7 +61,7 @@ class Doorkeeper:
     def __init__(self, house: House) -> None:
         self._house = house
         self._host = ""  # what the client calls this broker, once that was found to be right
-        self._token = ""  # what it has opened its WebSocket with
+        self._held: Shown | None = None  # what it has opened its WebSocket with
 
     def admits(self, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session) -> bool:
         """Let a request in and give its session the rights of its token, or answer it and return False.
@@ -59,8 +76,8 @@ class Doorkeeper:
         headers = request.headers
         origins = self._house.origins
         if origins.checks_host and headers.get("host", "") != self._host:
-            if origins.is_rebound(headers):
-                text = f"this broker is for this machine, and not known as {headers['host']:.200}; see --advertise"
+            if origins.is_rebound(headers) and not origins.cors_headers(headers):
+                text = f"this broker is not known as {headers['host']:.200}; if that is its name, see --advertise"
                 _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
@@ -75,39 +92,56 @@ class Doorkeeper:
                 _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
+        doubt = self._doubt(request, command)
+        if doubt:
+            _note(session, doubt)
+            _refuse(exchange, command, HTTPStatus.FORBIDDEN, doubt)
+            return False
         if "text/html" in headers.get("accept", "") and not (command is None and paths.is_page(request)):
             exchange.head += SANDBOX
         if self._house.access is None or (command is None and paths.is_open(request)):
             return True
+        if command is None:
+            gateway.take_token(request)
         return self._admits_token(self._house.access, request, command, exchange, session)
 
     def show(self, token: str) -> None:
-        """Let a token hold for all messages of a WebSocket that show none."""
-        self._token = token
+        """Let a token hold for all messages of a WebSocket that show none; nothing for none."""
+        self._held = Shown(token) if token else None
 
     def _admits_token(
         self, access: Access, request: HttpRequest, command: Command | None, exchange: Exchange, session: Session
     ) -> bool:
-        if command is None:
-            gateway.take_token(request)
-        shown = token_of(request.headers)
-        token = shown or self._token
-        if not token and command is not None and command.name in _SIGNS_OF_LIFE:
+        shown = shown_by(request.headers, self._house.logins.cookie) or self._held
+        if shown is None and command is not None and command.name in _SIGNS_OF_LIFE:
             return True
-        rights = access.rights_of(token)
+        rights = self._rights_of(access, shown)
         if rights is None:
             text = "this broker does not know the token"
             _note(session, text)
             _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, text)
             return False
-        if shown and not _written_token(request.headers) and _may_be_forged(request, command):
-            text = "a cookie does not tell who asks for this: show the token by the header token or authorization"
-            _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
-            return False
         if request.is_upgrade:
-            self._token = token
+            self._held = shown
         session.rights = rights
         return True
+
+    def _rights_of(self, access: Access, shown: Shown | None) -> Rights | None:
+        if shown is None:
+            return access.anonymous
+        return self._house.logins.rights_of(shown.secret) if shown.is_login else access.rights_of(shown.secret)
+
+    def _doubt(self, request: HttpRequest, command: Command | None) -> str:
+        """Return what to say where a page of another site may have had a browser ask; nothing where none can have."""
+        headers = request.headers
+        if not ("cookie" in headers or _is_of_browser(headers)) or not _may_be_forged(request, command):
+            return ""
+        if command is None:
+            gateway.take_token(request)
+        shown = shown_by(headers, self._house.logins.cookie)
+        if shown is not None:
+            return _COOKIE_TELLS_NOT if shown.is_cookie else ""
+        return _BROWSER_TELLS_NOT if _is_of_browser(headers) else ""
 
 
 def _admits_method(origins: Origins, request: HttpRequest, command: Command | None, exchange: Exchange) -> bool:
@@ -134,7 +168,7 @@ def _admits_page(origins: Origins, request: HttpRequest, command: Command | None
 
 
 def _may_be_forged(request: HttpRequest, command: Command | None) -> bool:
-    """Say whether a page of another site could have made a browser send a request, with the cookies it has.
+    """Say whether a page of another site could have made a browser send a request.
 
     An image of `http://broker/remove/T` is fetched without an Origin, and by plain HTTP (but from this machine) also
     without Sec-Fetch-Site. Where one of them came, it was looked at. A Referer can be left out, but not made up.
@@ -146,6 +180,11 @@ def _may_be_forged(request: HttpRequest, command: Command | None) -> bool:
         return False
     page = headers.get("referer", "").partition("://")[2].partition("/")[0]
     return not page or page.lower() != headers.get("host", "").lower()
+
+
+def _is_of_browser(headers: dict[str, str]) -> bool:
+    """Say whether a browser has sent a request: all say so, and a page that is none of ours cannot have it lie."""
+    return "mozilla/" in headers.get("user-agent", "").lower()
 
 
 def _is_safe(request: HttpRequest, command: Command | None) -> bool:
@@ -179,16 +218,23 @@ _CODES: Final[dict[int, Code]] = {
 }
 
 
-def token_of(headers: dict[str, str]) -> str:
-    """Return the token that a request shows: by `token`, `authorization: Bearer`, or a cookie; nothing without one."""
-    token = _written_token(headers)
-    if not token and "token" in headers.get("cookie", ""):
-        pairs = (pair.strip().partition("=") for pair in headers["cookie"].split(";"))
-        token = next((value.strip('"') for name, _, value in pairs if name == "token"), "")
-    return token
-
-
-def _written_token(headers: dict[str, str]) -> str:
-    """Return the token that whoever made the request has put there, and no browser by itself."""
+def shown_by(headers: dict[str, str], login_cookie: str) -> Shown | None:
+    """Return by what a request says who asks: `token`, `authorization: Bearer`, a login, or zbus's cookie `token`."""
     scheme, _, value = headers.get("authorization", "").partition(" ")
-    return headers.get("token", "") or (value.strip() if scheme.lower() == "bearer" else "")
+    written = headers.get("token", "") or (value.strip() if scheme.lower() == "bearer" else "")
+    if written:
+        return Shown(written)
+    cookies = headers.get("cookie", "")
+    login = cookie_in(cookies, login_cookie)
+    if login:
+        return Shown(login, is_login=True, is_cookie=True)
+    token = cookie_in(cookies, "token")
+    return Shown(token, is_cookie=True) if token else None
+
+
+def cookie_in(cookies: str, name: str) -> str:
+    """Return the value of a cookie, or nothing."""
+    if name not in cookies:
+        return ""
+    pairs = (pair.strip().partition("=") for pair in cookies.split(";"))
+    return next((value.strip('"') for known, _, value in pairs if known == name), "")

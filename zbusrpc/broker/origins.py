@@ -40,6 +40,7 @@ class Origins:
         *,
         has_tokens: bool = False,
         advertised_host: str = "",
+        machine: str = "",
         of_set: Callable[[], Collection[str]] = tuple,
     ) -> None:
         """Take the rules of a broker.
@@ -48,16 +49,17 @@ class Origins:
             allowed: Origins as browsers write them, such as `https://app.example.org`, or `*`.
             bound_host: What the broker listens on.
             advertised_host: The name by which it wants to be known.
+            machine: The name of the machine that it runs on.
             has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
             of_set: Returns the origins of the pages of all brokers of its set.
         """
         self._allowed = frozenset(origin.lower() for origin in allowed)
-        self._own_names = {bound_host.lower(), advertised_host.lower()} - {""}
+        self._own_names = {bound_host.lower(), advertised_host.lower(), machine.lower()} - {""}
         self._has_tokens = has_tokens
         self._of_set = of_set
-        self.checks_host = not has_tokens and _is_loopback(bound_host.lower())
-        """Whether every request is to be asked `is_rebound`: a broker for this machine alone, which trusts whoever
-        reaches it."""
+        self.checks_host = not has_tokens
+        """Whether every request is to be asked `is_rebound`: a broker that trusts whoever reaches it, wherever it
+        listens."""
 
     def may_write(self, headers: Mapping[str, str]) -> bool:
         """Say whether a request may change something, or open a WebSocket.
@@ -78,8 +80,8 @@ class Origins:
         """Say whether a request came to the broker under a name that somebody else may have pointed here.
 
         A page of `evil.example` that has its own name resolve to 127.0.0.1 reaches a local broker as a page of the
-        same origin, and then its GET has no Origin. A broker with tokens need not care. A name without a dot is
-        nobody's to point anywhere.
+        same origin, and then its GET has no Origin; so it reaches one in the network of whoever looks at it. A broker
+        with tokens need not care. A name without a dot is nobody's to point anywhere.
         """
         host = headers.get("host", "").lower()
         name = _host_of(f"//{host}")

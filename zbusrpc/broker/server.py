@@ -11,6 +11,7 @@ Promises: a peer that sends rubbish loses its own connection and nothing else; `
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
 from time import monotonic
@@ -23,6 +24,7 @@ from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
@@ -86,6 +88,8 @@ class Server:
         """With it, every connection is encrypted."""
         self.origins = Origins(allow_origins, has_tokens=access is not None)
         """Which web pages may use the broker."""
+        self.logins = Logins(monotonic)
+        """Who is logged in by the page."""
         self.door = Door(limits.connections_per_address_max)
         """Where connections take their places."""
         self._clock = Clock()
@@ -95,7 +99,8 @@ class Server:
         self._advertise = advertise
         self.arrivals: set[Arrival] = set()
         """Connections that have not said a byte yet."""
-        self.monitor = Monitor(self.hub, usage=own_usage)
+        self.monitor = Monitor(self.hub, usage=own_usage, logins=self.logins)
+        self.monitor.on_logout = self._end_login
         """What people are shown."""
         self._allow_origins = allow_origins
         self._host = ""
@@ -131,6 +136,7 @@ class Server:
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
         self.broker.name = str(Address(host, bound))
+        self.logins.listen_on(bound)
         self._host = host
         self.hub.address = advertised(self._advertise, host, bound)
         self._begin_tracking()
@@ -201,12 +207,20 @@ class Server:
         """
         self.access = access
         self._note_access()
+        self.logins.renew(access)
         self.hub.renew(access)
         self.monitor.live.renew(access)
         for number, reason in self.broker.replace_access(access).items():
             peer = self._peers.get(number)
             if peer is not None:
                 tell_one(peer.close, reason)
+
+    def _end_login(self, rights: Rights, by: Session) -> None:
+        """Close the connections that go on by a login which was ended, but that on which it was."""
+        for number in self.broker.sessions_of(rights):
+            peer = self._peers.get(number)
+            if peer is not None and number != by.number:
+                tell_one(peer.close, "logged out")
 
     def _note_access(self) -> None:
         name = (self._advertise or "").rpartition(":")[0] or self._advertise or ""
@@ -216,6 +230,7 @@ class Server:
             self._host,
             has_tokens=self.access is not None,
             advertised_host=name,
+            machine=socket.gethostname(),
             of_set=self.monitor.origins,
         )
 

@@ -1,9 +1,8 @@
-"""Login: a page shows a token once, and the browser keeps it in a cookie that no script can read.
+"""Login: a page shows a token once, and the browser keeps a cookie that no script can read (see `broker/logins.py`).
 
 Pure.
 """
 
-import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,33 +13,45 @@ from zbusrpc.broker.monitor.api import Asked
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.http import HttpResponse
 
-_FORGET: Final = "token=; Max-Age=0"
-_IN_COOKIE: Final = re.compile(r"[!#-+\--:<-\[\]-~]+")
-"""What may stand in a cookie (RFC 6265, 4.1.1)."""
+TOKEN_CHARACTERS_MAX: Final = 1024
 
 
-def answer(asked: Asked, access: Access | None, *, is_login: bool, is_secure: bool) -> tuple[HttpResponse, str]:
-    """Return the answer to a login or logout, and the token that holds from now on.
-
-    Args:
-        is_secure: Whether the cookie is for TLS alone.
+def token_in(asked: Asked, access: Access | None) -> tuple[str, Rights | None]:
+    """Return the token that a login shows, and its rights; None where the broker has no tokens.
 
     Raises:
         RpcError: UNAUTHENTICATED: the token is unknown; INVALID_ARGUMENT.
     """
-    token, rights = "", access.anonymous if access is not None else None
-    if is_login:
-        token = asked.body.get("token", "")
-        if not isinstance(token, str) or not _IN_COOKIE.fullmatch(token):
-            raise RpcError(Code.INVALID_ARGUMENT, 'write {"token": "..."}, of letters without blanks and ; , " \\')
-        rights = access.rights_of(token) if access is not None else None
-        if access is not None and rights is None:
-            raise RpcError(Code.UNAUTHENTICATED, "this broker does not know the token")
-    cookie = f"token={token}" if is_login else _FORGET
-    cookie += "; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure else "")
-    body = orjson.dumps({"result": rights_row(rights, access)})
-    headers = {"Set-Cookie": cookie, "Cache-Control": "no-store"}
-    return HttpResponse(status=HTTPStatus.OK, body=body, headers=headers), token
+    token = asked.body.get("token", "")
+    if not isinstance(token, str) or not token or len(token) > TOKEN_CHARACTERS_MAX:
+        raise RpcError(Code.INVALID_ARGUMENT, 'write {"token": "..."}')
+    rights = access.rights_of(token) if access is not None else None
+    if access is not None and rights is None:
+        raise RpcError(Code.UNAUTHENTICATED, "this broker does not know the token")
+    return token, rights
+
+
+def nobody(access: Access | None) -> Rights | None:
+    """Return the rights of who is not logged in."""
+    return access.anonymous if access is not None else None
+
+
+def cookie(name: str, id_: str, *, is_secure: bool) -> str:
+    """Return the cookie of a login, or what has a browser forget it where there is no id.
+
+    Args:
+        is_secure: Whether it is for TLS alone.
+    """
+    kept = f"{name}={id_}" if id_ else f"{name}=; Max-Age=0"
+    return kept + "; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure else "")
+
+
+def answer(rights: Rights | None, access: Access | None, set_cookie: str = "") -> HttpResponse:
+    """Return the answer to a login or logout."""
+    headers = {"Cache-Control": "no-store"} | ({"Set-Cookie": set_cookie} if set_cookie else {})
+    return HttpResponse(
+        status=HTTPStatus.OK, body=orjson.dumps({"result": rights_row(rights, access)}), headers=headers
+    )
 
 
 def rights_row(rights: Rights | None, access: Access | None) -> dict[str, Any]:

@@ -16,7 +16,9 @@ from zbusrpc import envelope
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.call_statistics import CallStatistics
+from zbusrpc.broker.doorkeeper import cookie_in
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor import api, login, pages, paths
 from zbusrpc.broker.monitor.live import Live, snapshot
 from zbusrpc.broker.monitor.others import other_servers
@@ -24,6 +26,7 @@ from zbusrpc.broker.monitor.rates import Rates
 from zbusrpc.broker.monitor.rows import Rows, ServerRow, Table
 from zbusrpc.broker.mq.reports import statistics_of
 from zbusrpc.broker.permissions import require
+from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.infos import plain_address
 from zbusrpc.errors import Code, RpcError
@@ -50,18 +53,22 @@ class Usage(NamedTuple):
 class Monitor:
     """The monitor of one broker."""
 
-    def __init__(self, hub: Hub, *, usage: Callable[[], Usage]) -> None:
+    def __init__(self, hub: Hub, *, usage: Callable[[], Usage], logins: Logins) -> None:
         """Take the broker that is to be shown.
 
         Args:
             hub: Of the broker.
             usage: What its process takes.
+            logins: Who is logged in.
         """
         self._hub = hub
         self.broker = hub.broker
         """What people are shown."""
         self.usage = usage
         """Returns what its process takes."""
+        self._logins = logins
+        self.on_logout: Callable[[Rights, Session], None] = lambda rights, by: None
+        """Told of the rights of a login that was ended, and on which session."""
         self._rows = Rows(hub.broker)
         self._rates = Rates()
         self._started_ms = hub.now_ms()
@@ -107,16 +114,33 @@ class Monitor:
         elif route.path == api.LIVE:
             exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=self._watch(exchange, dialect, asked)))
         else:
-            is_login, is_secure = route.path == api.LOGIN, self._hub.is_tls
-            try:
-                answer, token = login.answer(asked, self.access, is_login=is_login, is_secure=is_secure)
-            except RpcError as error:
-                log.info("broker.refused", peer=dialect.session.name, reason=error.message)
-                raise
-            if not exchange.is_ordered:
-                log_in(token)
-                self.live.leave(dialect)  # what it may see was that of another token
-            exchange.answer_http(answer)
+            self._log_in_or_out(asked, exchange, dialect, log_in, is_login=route.path == api.LOGIN)
+
+    def _log_in_or_out(
+        self,
+        asked: api.Asked,
+        exchange: Exchange,
+        dialect: "Dialect",
+        log_in: Callable[[str], None],
+        *,
+        is_login: bool,
+    ) -> None:
+        try:
+            token, rights = login.token_in(asked, self.access) if is_login else ("", login.nobody(self.access))
+        except RpcError as error:
+            log.info("broker.refused", peer=dialect.session.name, reason=error.message)
+            raise
+        if not exchange.is_ordered:  # a WebSocket holds its token for as long as it is open
+            log_in(token)
+            self.live.leave(dialect)  # what it may see was that of another token
+            exchange.answer_http(login.answer(rights, self.access))
+            return
+        ended = self._logins.end(cookie_in(asked.request.headers.get("cookie", ""), self._logins.cookie))
+        if ended is not None:
+            self.on_logout(ended, dialect.session)
+        id_ = self._logins.begin(rights) if rights is not None and rights.digest else ""
+        set_cookie = login.cookie(self._logins.cookie, id_, is_secure=self._hub.is_tls)
+        exchange.answer_http(login.answer(rights, self.access, set_cookie))
 
     def _watch(self, exchange: Exchange, dialect: "Dialect", asked: api.Asked) -> bytes:
         asked.require(Operation.QUERY)

@@ -141,6 +141,8 @@ class Settings(BaseModel):
     """File with the certificate that a client shows, and its chain, PEM."""
     tls_client_key: str | None = None
     """File with the key of that certificate; by default it is in the same file."""
+    access_log: bool = False
+    """Whether a service logs each call that has ended, with its method, code and time."""
     dev: bool = False
     """Whether callers get the traceback of an unexpected error."""
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"

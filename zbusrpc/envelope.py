@@ -126,6 +126,17 @@ def error_reply(message_id: int, error: RpcError, session: int = 0) -> Message:
     return Message(int(Kind.REPLY), message_id, b"", error_body(error), b"", int(flags), 0, session)
 
 
+def code_of_reply(reply: Message) -> str:
+    """Return the code of the error in a reply, plain or of JSON-RPC, or OK."""
+    if not reply.flags & Flag.ERROR:
+        return "OK"
+    try:
+        error = from_json(reply.body)["error"]
+        return str(error.get("data", error)["code"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return str(Code.UNKNOWN)
+
+
 def saying_not_run(body: bytes) -> bytes:
     """Return an error, plain or of JSON-RPC, with what the flag NOT_RUN says of it, for those who see no flags."""
     try:

@@ -1,5 +1,8 @@
 """Logs and traces: structlog lines that carry the call's id, OpenTelemetry spans where somebody collects them.
 
+Lines of a handler have `call`, the id of its call, and `trace`, which they share with those of all handlers that work
+for the same outermost call, with OpenTelemetry or without.
+
 A program that uses the library keeps its own logging: lines go to the standard loggers `zbusrpc.*`. The command
 line calls `configure_logging`, which makes human lines on a terminal and JSON elsewhere, for our loggers and for
 everybody else's.
@@ -13,6 +16,7 @@ import sys
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -26,6 +30,10 @@ class HasCallId(Protocol):
     @property
     def call_id(self) -> str:
         """Names the call on client, broker and service alike."""
+
+    @property
+    def trace(self) -> str:
+        """Shared by a call and all calls that are made for it."""
 
 
 current_call: ContextVar[HasCallId | None] = ContextVar("zbusrpc_current_call", default=None)
@@ -80,8 +88,14 @@ def _shared_processors() -> list[Any]:
         structlog.contextvars.merge_contextvars,
         _add_call_id,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=False),
+        _add_time,
     ]
+
+
+def _add_time(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the local time with its offset, so that lines of machines in several zones can be put in order."""
+    event["timestamp"] = datetime.now().astimezone().isoformat(timespec="microseconds")
+    return event
 
 
 def _shorten_time(logger: Any, name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -94,6 +108,7 @@ def _add_call_id(logger: Any, name: str, event: MutableMapping[str, Any]) -> Mut
     call = current_call.get()
     if call is not None:
         event.setdefault("call", call.call_id)
+        event.setdefault("trace", call.trace)
     return event
 
 

@@ -82,7 +82,7 @@ def test_log_lines_carry_the_id_of_the_call(caplog: pytest.LogCaptureFixture) ->
     finally:
         current_call.reset(token)
 
-    assert caplog.messages == ["unit.happened value=1 call='3-7'"]
+    assert caplog.messages == ["unit.happened value=1 call='3-7' trace='3-7'"]
 
 
 def test_line_with_an_error_hands_it_to_the_programs_own_logging(caplog: pytest.LogCaptureFixture) -> None:

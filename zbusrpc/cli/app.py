@@ -172,6 +172,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(help="Processes that serve [default: 1]")] = None,
     grace: Annotated[float | None, typer.Option(help="Seconds for running calls on shut-down [default: 10]")] = None,
     dev: Annotated[bool | None, typer.Option("--dev", help="Send tracebacks to callers.")] = None,
+    access_log: Annotated[bool | None, typer.Option("--access-log", help="Log each call that has ended.")] = None,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     json: JsonOption = False,
     log_level: LogLevelOption = None,
@@ -186,6 +187,7 @@ def serve(
         workers=workers,
         grace=grace,
         dev=dev,
+        access_log=access_log,
         log_level=log_level,
         log_json=log_json,
     )

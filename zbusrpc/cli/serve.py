@@ -69,6 +69,7 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
                     parse_addresses(address),
                     concurrency=settings.concurrency,
                     dev=settings.dev,
+                    logs_calls=settings.access_log,
                 )
                 await worker.start()
                 worker.refused.add_done_callback(lambda _: stop.set())
@@ -165,8 +166,8 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
     command += ["--grace", str(settings.grace), "--log-level", settings.log_level]
     if settings.concurrency:
         command += ["--concurrency", str(settings.concurrency)]
-    if settings.dev:
-        command += ["--dev"]
+    command += ["--dev"] if settings.dev else []
+    command += ["--access-log"] if settings.access_log else []
     if settings.log_json is not None:
         command += ["--log-json" if settings.log_json else "--log-text"]
     children = [Child(command, what="serve.worker") for _ in range(settings.workers)]

@@ -25,6 +25,7 @@ from zbusrpc.message import (
     HEADER_CALLER,
     HEADER_MESSAGE_ID,
     HEADER_METADATA_PREFIX,
+    HEADER_TRACE,
     Flag,
     Kind,
     Message,
@@ -37,7 +38,7 @@ from zbusrpc.service.codec import DynamicCodec, codec_of
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
 from zbusrpc.service.likeness import NAME, PARTS, Likeness, MethodLikeness, proxy_class, renamed
-from zbusrpc.telemetry import client_span, is_tracing
+from zbusrpc.telemetry import client_span, current_call, is_tracing
 from zbusrpc.transport.address import Address, parse_addresses
 from zbusrpc.transport.backoff import Backoff
 from zbusrpc.transport.naming import one_spelling
@@ -280,7 +281,7 @@ class MethodCall(MethodLikeness):
             deadline = min(deadline, ambient_deadline() or deadline)
         if is_tracing():
             return self._request_traced(args, kwargs, deadline)
-        if codec.is_durable:
+        if codec.is_durable or current_call.get() is not None:
             return self._request(args, kwargs, deadline, encode_headers(self._own_headers()))
         return self._request(args, kwargs, deadline, self._header_bytes)
 
@@ -320,8 +321,17 @@ class MethodCall(MethodLikeness):
         return _remake_call, (self._codec.source, self._codec.attribute, self._options)
 
     def _own_headers(self) -> dict[str, str]:
-        """Return the headers of one request. To a durable service it has an id: sent again, it is the same request."""
-        return self._headers | ({HEADER_MESSAGE_ID: uuid.uuid4().hex} if self._codec.is_durable else {})
+        """Return the headers of one request.
+
+        To a durable service it has an id: sent again, it is the same request. In a handler it says what it is for.
+        """
+        headers = dict(self._headers)
+        if self._codec.is_durable:
+            headers[HEADER_MESSAGE_ID] = uuid.uuid4().hex
+        call = current_call.get()
+        if call is not None:
+            headers[HEADER_TRACE] = call.trace
+        return headers
 
     async def _request_traced(self, args: tuple[Any, ...], kwargs: dict[str, Any], deadline: float) -> Any:
         headers = self._own_headers()

@@ -77,10 +77,7 @@ class Context(Limit):
     @property
     def trace(self) -> str:
         """Shared by a call and all that are made for it: W3C's trace id, or the id of the outermost handler's call."""
-        try:
-            headers = decode_headers(self._header_bytes)
-        except ProtocolError:
-            return self.call_id
+        headers = self._headers()
         trace = headers.get(HEADER_TRACE) or headers.get("traceparent", "")[3:35]
         return trace if 1 <= len(trace) <= TRACE_LETTERS_MAX else self.call_id
 
@@ -99,7 +96,11 @@ class Context(Limit):
     def metadata(self) -> dict[str, str]:
         """What the caller sent along with `options(metadata=...)` or `Meta-...` headers."""
         prefix = HEADER_METADATA_PREFIX
-        return {key.removeprefix(prefix): value for key, value in self._headers().items() if key.startswith(prefix)}
+        try:
+            headers = decode_headers(self._header_bytes)
+        except ProtocolError as error:
+            raise RpcError(Code.INVALID_ARGUMENT, f"unusable headers: {error}") from None
+        return {key.removeprefix(prefix): value for key, value in headers.items() if key.startswith(prefix)}
 
     @property
     def time_left(self) -> float | None:
@@ -107,10 +108,11 @@ class Context(Limit):
         return None if self.deadline is None or self.is_over else max(0.0, self.deadline - time.monotonic())
 
     def _headers(self) -> dict[str, str]:
+        """Return the headers, or none where they cannot be read."""
         try:
             return decode_headers(self._header_bytes)
-        except ProtocolError as error:
-            raise RpcError(Code.INVALID_ARGUMENT, f"unusable headers: {error}") from None
+        except ProtocolError:
+            return {}
 
 
 def context() -> Context:

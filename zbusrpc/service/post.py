@@ -242,6 +242,7 @@ class Post:
     async def _work(self, running: Running, message: Message) -> None:
         """Run one request and send what has to be said about it, whatever comes of it."""
         running.has_started = True
+        began = time.monotonic() if self._worker.logs_calls else 0.0
         try:
             reply = await self._worker.run(running, message)
         except asyncio.CancelledError:
@@ -254,6 +255,15 @@ class Post:
             log.exception("worker.failed", service=self._worker.definition.name)
             return
         self._end(running, reply)
+        if self._worker.logs_calls:
+            self._log_call(running, reply, began)
+
+    def _log_call(self, running: Running, reply: Message, began: float) -> None:
+        """Log that a call has ended, and how: what people call an access log."""
+        code = "CANCELED" if running.is_cancelled else envelope.code_of_reply(reply)
+        code = "RETURNED" if reply.kind == Kind.RETURN else code
+        ms = round((time.monotonic() - began) * 1000, 1)
+        log.info("service.call", service=self._worker.definition.name, method=running.method, code=code, ms=ms)
 
     def _end(self, running: Running, reply: Message) -> None:
         """Forget a request and say the one thing that has to be said about it."""

@@ -66,10 +66,13 @@ class Worker:
         *,
         concurrency: int | None = None,
         dev: bool = False,
+        logs_calls: bool = False,
         hello: Hello | None = None,
     ) -> None:
         self.definition = definition
         self.concurrency = concurrency or definition.concurrency
+        self.logs_calls = logs_calls
+        """Whether the end of each call is a line of the log."""
         self._dispatcher = Dispatcher(definition, instance, dev=dev)
         self.interface = interface_of(definition)
         """What brokers are told of the methods, as JSON, or nothing."""

@@ -186,3 +186,24 @@ def test_service_that_returns_a_call_for_ever_holds_nobody_up(site: Site) -> Non
     assert error.code is Code.UNAVAILABLE
     assert error.details["may_have_run"] is False
     wait_until(lambda: statistics(site.address)["in_flight"] == 0, "nothing in flight")
+
+
+async def test_instance_that_blocks_its_loop_is_named_and_its_call_not_repeated(
+    processes: Processes, links: None
+) -> None:
+    """Its broker takes it for dead: what is not idempotent may have run, and only what is idempotent runs elsewhere."""
+    _, address = processes.broker("--idle", "1")
+    first = processes.serve(address, "--concurrency", "1")
+    other = processes.serve(address, "--concurrency", "1")
+    lab = options(connect(Lab, broker=address), timeout=LONG_S, retries=5)
+
+    with pytest.raises(RpcError) as caught:
+        await lab.hog("once", 3.0)
+    assert await options(lab, wait_for_ready=True).hog_elsewhere("again", 3.0) in {first.pid, other.pid}
+
+    assert (caught.value.code, caught.value.may_have_run) == (Code.UNAVAILABLE, True)
+    await eventually(lambda: processes.marks("once") == ["started", "finished"], "end of the first")
+    await eventually(lambda: len(processes.marks("again")) == 2, "end of the second")
+    lines = first.log("service.loop_blocked") + other.log("service.loop_blocked")
+    assert {line["method"] for line in lines} == {"Lab.hog", "Lab.hog_elsewhere"}
+    assert all("lab.py" in line["where"] for line in lines)

@@ -151,6 +151,23 @@ class Lab:
         time.sleep(seconds)
         mark(name, "finished")
 
+    async def hog(self, name: str, seconds: float) -> int:
+        """Do in a coroutine what blocks, and return the process that ran this."""
+        return self._hog(name, seconds)
+
+    @rpc(idempotent=True)
+    async def hog_elsewhere(self, name: str, seconds: float) -> int:
+        """Block in the first process that is given this, and return the second."""
+        if has_mark(name, "started"):
+            return os.getpid()
+        return self._hog(name, seconds)
+
+    def _hog(self, name: str, seconds: float) -> int:
+        mark(name, "started")
+        time.sleep(seconds)
+        mark(name, "finished")
+        return os.getpid()
+
     async def relay(self, name: str, seconds: float, timeout: float) -> int:
         """Call `work` at the same broker, with more time than is left."""
         proxy = options(connect(Lab, broker=os.environ["LAB_BROKER"]), timeout=timeout)

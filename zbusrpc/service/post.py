@@ -107,6 +107,7 @@ class Post:
             is_seed: Whether the user has named it, so that it is asked for others.
         """
         self._worker = worker
+        self.service = worker.definition.name
         self._topic = worker.definition.name.encode()
         self._loop = asyncio.get_running_loop()
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)

@@ -30,6 +30,7 @@ from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
 from zbusrpc.service.post import Post, Running
+from zbusrpc.service.watch import Watch, watch_of_loop
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
 from zbusrpc.transport.address import Address, address_named
 from zbusrpc.transport.hello import Hello
@@ -87,6 +88,7 @@ class Worker:
         self._topology = Topology()
         self._admission = Admission(self._seeds, log, "worker.broker_without_tls")
         self._is_closing = False
+        self._watch: Watch | None = None
         self.refused: asyncio.Future[ZbusError | None] = self._loop.create_future()
         """Ends with the reason when no broker knows the token any more: nothing is served then, for good."""
         self.has_stuck_calls = False
@@ -110,6 +112,8 @@ class Worker:
             errors = [attempt.result() for attempt in self._attempts.values()]
             await self.close()
             raise next(error for error in errors if error is not None)
+        self._watch = watch_of_loop()
+        self._watch.enter(self)
 
     @property
     def _is_serving(self) -> bool:
@@ -121,6 +125,7 @@ class Worker:
         What does not end although it was cancelled is given up: see `has_stuck_calls`.
         """
         self._is_closing = True
+        watch, self._watch = self._watch, None
         until = time.monotonic() + grace_s
         posts = list(self._posts.values())
         await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
@@ -136,6 +141,8 @@ class Worker:
         for task in ending:
             task.cancel()
         await asyncio.gather(*ending, return_exceptions=True)
+        if watch is not None:
+            watch.leave(self)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.has_stuck_calls = bool(stuck or self._in_threads)
 
@@ -147,7 +154,7 @@ class Worker:
 
     def unfinished(self) -> list[Running]:
         """Return the requests whose handlers have not ended."""
-        return [running for post in self._posts.values() for running in post.unfinished()]
+        return [running for post in list(self._posts.values()) for running in post.unfinished()]
 
     # -- brokers -----------------------------------------------------------------------------------------
 

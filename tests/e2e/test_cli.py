@@ -218,7 +218,7 @@ def test_typo_in_a_target_is_one_clear_line(processes: Processes, here: Path, ta
         ("http://localhost:15555", "'http://localhost:15555' is no broker address"),
     ],
 )
-@pytest.mark.parametrize("command", [["serve", LAB], ["call", "Lab.add", "1"]])
+@pytest.mark.parametrize("command", [["serve", LAB], ["serve", LAB, "--workers", "2"], ["call", "Lab.add", "1"]])
 def test_typo_in_the_broker_is_one_clear_line(processes: Processes, command: list[str], broker: str, line: str) -> None:
     """A broker that is no address or is not there gives one line, and exit code 1."""
     code, output, errors = processes.run(*command, "--broker", broker)
@@ -294,6 +294,60 @@ async def test_interrupt_on_the_terminal_lets_workers_finish(processes: Processe
 
     assert await call in processes.pids("finishing", "finished")
     assert await asyncio.to_thread(parent.wait_exit) == 0
+
+
+@pytest.mark.anyio
+async def test_interrupt_says_which_calls_are_waited_for(processes: Processes, links: None) -> None:
+    """Ctrl-C with calls under way names them, and how to end at once; service and broker do."""
+    broker, address = processes.broker()
+    service = processes.serve(address)
+    call = asyncio.create_task(connect(Lab, broker=address).work("finishing", 1.0))
+    await eventually(lambda: processes.marks("finishing"), "start")
+
+    for process in (broker, service):
+        process.send_signal(signal.SIGINT)
+
+    assert await call == service.pid
+    assert await asyncio.to_thread(service.wait_exit) == 0
+    assert await asyncio.to_thread(broker.wait_exit) == 0
+    (line,) = service.log("serve.waits_for_calls")
+    assert (line["calls"], line["methods"], line["seconds_max"]) == (1, "Lab.work (1)", 10.0)
+    assert "another Ctrl-C" in line["hint"]
+    assert [line["calls"] for line in broker.log("broker.waits_for_calls")] == [1]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_service_waits_for_its_broker_when_asked(processes: Processes, links: None, workers: int) -> None:
+    """`serve --wait` says nothing is ready before there is a broker, and serves when there is one."""
+    broker, address = processes.broker()
+    broker.kill()
+    arguments = ["serve", LAB, "--broker", address, "--wait", "--json", "--workers", str(workers)]
+    service, other = processes.zbusrpc(*arguments), processes.zbusrpc(*arguments)
+    await eventually(lambda: service.log("worker.waits_for_broker") and other.log("worker.waits_for_broker"), "wait")
+
+    other.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(other.wait_exit) == 0
+    assert (service.output, other.output) == ("", "")
+    processes.broker(port=int(address.rpartition(":")[2]))
+
+    assert (await asyncio.to_thread(service.wait_ready))["broker"] == address
+    assert await connect(Lab, broker=address).add(1, 2) == 3
+    service.send_signal(signal.SIGTERM)
+    assert await asyncio.to_thread(service.wait_exit) == 0
+
+
+@pytest.mark.anyio
+async def test_access_log_has_a_line_for_each_call(processes: Processes, links: None) -> None:
+    """`serve --access-log` logs what was called and how it ended; in each of several processes."""
+    _, address = processes.broker()
+    service = processes.serve(address, "--access-log")
+
+    await connect(Lab, broker=address).add(1, 2)
+
+    await eventually(lambda: service.log("service.call"), "line")
+    (line,) = service.log("service.call")
+    assert (line["service"], line["method"], line["code"]) == ("Lab", "add", "OK")
 
 
 def instances(address: str) -> int:

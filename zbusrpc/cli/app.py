@@ -173,6 +173,7 @@ def serve(
     grace: Annotated[float | None, typer.Option(help="Seconds for running calls on shut-down [default: 10]")] = None,
     dev: Annotated[bool | None, typer.Option("--dev", help="Send tracebacks to callers.")] = None,
     access_log: Annotated[bool | None, typer.Option("--access-log", help="Log each call that has ended.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for a broker that is not there yet.")] = False,
     with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
     json: JsonOption = False,
     log_level: LogLevelOption = None,
@@ -191,7 +192,7 @@ def serve(
         log_level=log_level,
         log_json=log_json,
     )
-    run_serve(targets, settings, with_parent=with_parent, as_json=json)
+    run_serve(targets, settings, waits=wait, with_parent=with_parent, as_json=json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a value

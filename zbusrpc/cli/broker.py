@@ -147,6 +147,9 @@ async def _run(settings: Settings, siblings: tuple[str, ...], *, as_json: bool) 
     else:
         _announce(server, settings, as_json=as_json)
     await stop.wait()
+    if calls := server.broker.unfinished():
+        hint = "another Ctrl-C or SIGTERM ends it now"
+        log.info("broker.waits_for_calls", calls=calls, seconds_max=settings.grace, hint=hint)
     await server.close(settings.grace)
 
 

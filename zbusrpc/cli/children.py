@@ -41,6 +41,7 @@ class Child:
         what: str,
         env: Mapping[str, str] | None = None,
         core: int | None = None,
+        says_ready: bool = False,
         is_node: bool = False,
     ) -> None:
         """Prepare it; `keep` starts it.
@@ -50,15 +51,16 @@ class Child:
             what: Names it in the log.
             env: Its environment; by default that of this process.
             core: Of the processor, which it is to use and no other.
-            is_node: It prints a line when it takes signals and another when it is ready, which it must be once to be
-                started again; and it is left alone when it has ended with 0.
+            says_ready: It prints a line when it is ready, which it must be once to be started again.
+            is_node: It does so, and prints another line before, when it takes signals; and it is left alone when it has
+                ended with 0.
         """
         self.ready: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
         """What it says when it is ready for the first time; None when it ended before that, or is to stop."""
         self.failure: int | None = None
-        """Exit code of a node that ended before it was ready."""
+        """Exit code of a process that ended before it was ready, although it was to say so."""
         self._command, self._env, self._core = command, env, core
-        self._what, self._is_node = what, is_node
+        self._what, self._says_ready, self._is_node = what, says_ready or is_node, is_node
         self._process: Process | None = None
         self._takes_signals = False
         """Whether the process that runs now has said so."""
@@ -69,7 +71,7 @@ class Child:
     async def keep(self, stop: asyncio.Event) -> None:
         """Run the process until `stop`, which ends it by SIGTERM, or until it is not to be started again.
 
-        A node that cannot be started sets `stop`.
+        One that is to say that it is ready, and ends before, sets `stop`.
         """
         stopped = asyncio.create_task(stop.wait())
         try:
@@ -78,7 +80,7 @@ class Child:
                 code = await self._run(stopped)
                 if stop.is_set():
                     return
-                if self._is_node and not self.ready.done():
+                if self._says_ready and not self.ready.done():
                     self.failure = code
                     stop.set()
                     return
@@ -93,7 +95,7 @@ class Child:
 
     async def _run(self, stopped: asyncio.Task[Any]) -> int:
         """Run the process once, and return its exit code."""
-        out = PIPE if self._is_node else DEVNULL
+        out = PIPE if self._says_ready else DEVNULL
         self._process, self._takes_signals = None, False
         try:
             process = self._process = await asyncio.create_subprocess_exec(
@@ -113,10 +115,11 @@ class Child:
         return code
 
     async def _read(self, process: Process) -> None:
-        """Take its two lines in; what else it prints is for nobody."""
+        """Take its lines in; what else it prints is for nobody."""
         if process.stdout is None:
             return
-        self._takes_signals = bool(await process.stdout.readline())
+        if self._is_node:
+            self._takes_signals = bool(await process.stdout.readline())
         while self._takes_signals and self._due:
             self._signal(self._due.pop())
         line = await process.stdout.readline()

@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import sys
+from collections import Counter
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from zbusrpc.broker.server import Server
 from zbusrpc.cli.broker import address_of, make_server
@@ -13,7 +15,7 @@ from zbusrpc.cli.children import Child, kill_all, stop_with_parent
 from zbusrpc.cli.loading import load
 from zbusrpc.cli.shell import announce, fail, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
-from zbusrpc.errors import ConfigError, ZbusError
+from zbusrpc.errors import ConfigError, LinkError, TokenRefusedError, ZbusError
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.hosting import hosted, make_instance
 from zbusrpc.service.worker import Worker
@@ -22,17 +24,25 @@ from zbusrpc.transport.address import parse_addresses
 from zbusrpc.version import __version__
 
 PROBE_TIMEOUT_S = 1.0
+CALLS_SHOWN_MAX: Final = 8
+"""Methods that the line names on which the end waits."""
 
 log = get_logger("serve")
 
 
-def run_serve(targets: list[str], settings: Settings, *, with_parent: bool = False, as_json: bool) -> None:
-    """Serve until a signal comes, or `with_parent` until the process ends that has started this one."""
+def run_serve(
+    targets: list[str], settings: Settings, *, waits: bool = False, with_parent: bool = False, as_json: bool
+) -> None:
+    """Serve until a signal comes, or `with_parent` until the process ends that has started this one.
+
+    Args:
+        waits: Whether to wait for a broker that is not there yet.
+    """
     loaded = [load(target) for target in targets]
     if settings.workers > 1:
-        run(_serve_in_processes(targets, settings, as_json=as_json))
+        run(_serve_in_processes(targets, settings, waits=waits, as_json=as_json))
     else:
-        run(_serve(loaded, settings, with_parent=with_parent, as_json=as_json))
+        run(_serve(loaded, settings, waits=waits, with_parent=with_parent, as_json=as_json))
 
 
 async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
@@ -52,7 +62,7 @@ async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
         raise ConfigError(f"{name} cannot start: {type(error).__name__}: {error}; the log says where") from error
 
 
-async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as_json: bool) -> None:
+async def _serve(loaded: list[Any], settings: Settings, *, waits: bool, with_parent: bool, as_json: bool) -> None:
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
     stop = stop_event()
@@ -71,11 +81,18 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
                     dev=settings.dev,
                     logs_calls=settings.access_log,
                 )
-                await worker.start()
-                worker.refused.add_done_callback(lambda _: stop.set())
                 workers.append(worker)
-            _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
+                try:
+                    await _unless(stop, worker.start(waits=waits))
+                except LinkError as error:
+                    if waits or isinstance(error, TokenRefusedError):
+                        raise
+                    raise LinkError(f"{error}, or wait for it with: zbusrpc serve --wait") from None
+                worker.refused.add_done_callback(lambda _: stop.set())
+            if not stop.is_set():
+                _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
             await stop.wait()
+            _tell_what_is_waited_for(workers, settings.grace)
             await asyncio.gather(*[worker.close(settings.grace) for worker in workers])
             stuck = [worker.definition.name for worker in workers if worker.has_stuck_calls]
             refusals = [worker.refused.result() for worker in workers if worker.refused.done()]
@@ -91,6 +108,27 @@ async def _serve(loaded: list[Any], settings: Settings, *, with_parent: bool, as
         os._exit(1 if refusals else 0)  # Python would wait for them for ever
     if refusals:
         fail(str(refusals[0]))
+
+
+async def _unless(stop: asyncio.Event, start: Coroutine[Any, Any, None]) -> None:
+    """Wait for a start, unless a signal comes before it is done."""
+    starting, stopped = asyncio.ensure_future(start), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not starting.done():
+        starting.cancel()
+        await asyncio.wait({starting})
+    elif not stop.is_set():
+        starting.result()
+
+
+def _tell_what_is_waited_for(workers: list[Worker], grace_s: float) -> None:
+    """Say why the process does not end at once, where calls are under way."""
+    calls = Counter(f"{worker.definition.name}.{one.method}" for worker in workers for one in worker.unfinished())
+    if calls:
+        shown = ", ".join(f"{name} ({count})" for name, count in calls.most_common(CALLS_SHOWN_MAX))
+        hint = "another Ctrl-C or SIGTERM ends it now"
+        log.info("serve.waits_for_calls", calls=calls.total(), methods=shown, seconds_max=grace_s, hint=hint)
 
 
 async def _embed_broker(settings: Settings) -> Server | None:
@@ -155,8 +193,11 @@ def _describe(definition: Definition, concurrency: int) -> dict[str, Any]:
 # -- several processes ---------------------------------------------------------------------------------------
 
 
-async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json: bool) -> None:
-    """Run the services in `workers` processes, and start again those that die."""
+async def _serve_in_processes(targets: list[str], settings: Settings, *, waits: bool, as_json: bool) -> None:
+    """Run the services in `workers` processes, and start again those that die.
+
+    The first one shows whether they can serve at all: the others are started once it does.
+    """
     for target in targets:
         make_instance(load(target))  # a mistake is shown once, here
     embedded = await _embed_broker(settings)
@@ -170,11 +211,23 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, as_json
     command += ["--access-log"] if settings.access_log else []
     if settings.log_json is not None:
         command += ["--log-json" if settings.log_json else "--log-text"]
-    children = [Child(command, what="serve.worker") for _ in range(settings.workers)]
+    command += ["--wait"] if waits else []
+    first = Child(command, what="serve.worker", says_ready=True)
+    children = [first, *[Child(command, what="serve.worker") for _ in range(1, settings.workers)]]
     stop = stop_event(lambda: kill_all(children))
-    keepers = [asyncio.create_task(child.keep(stop)) for child in children]
-    text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
-    announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)
+    keepers = [asyncio.create_task(first.keep(stop))]
+    if await first.ready is not None:
+        keepers += [asyncio.create_task(child.keep(stop)) for child in children[1:]]
+        _announce_workers(targets, settings, address, as_json=as_json)
     await asyncio.gather(*keepers)
     if embedded is not None:
         await embedded.close(settings.grace)
+    if first.failure not in {None, 1}:
+        fail(f"a process ended before it served, with exit code {first.failure}")
+    if first.failure is not None:
+        raise SystemExit(1)  # it has said why
+
+
+def _announce_workers(targets: list[str], settings: Settings, address: str, *, as_json: bool) -> None:
+    text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
+    announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)

@@ -60,7 +60,7 @@ class Context(Limit):
     __slots__ = ("_header_bytes", "_id", "_session", "method", "service")
 
     def __init__(self, message: Message, service: str, method: str, deadline: float | None) -> None:
-        super().__init__(deadline)
+        self.deadline, self.is_over, self.outer = deadline, False, None  # super() costs as much as all of this
         self._header_bytes = message.header_bytes
         self._session = message.session
         self._id = message.id

@@ -112,7 +112,8 @@ class Post:
         self._loop = asyncio.get_running_loop()
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
         self._is_leaving = self._has_asked = False
-        self._settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
+        self.settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
+        """Ends once a broker has taken the subscription, or with the reason why it takes none."""
         self._left: asyncio.Future[None] = self._loop.create_future()
         self.running: dict[tuple[int, int], Running] = {}
         self._left_over: set[Running] = set()
@@ -129,7 +130,7 @@ class Post:
         await self.link.wait_attempt()
         if self.link.connection is None:
             return self.link.error
-        return await self._settled
+        return await asyncio.shield(self.settled)
 
     # -- what the link calls -----------------------------------------------------------------------------
 
@@ -223,8 +224,8 @@ class Post:
         self._settle(refusal)
 
     def _settle(self, refusal: ZbusError | None) -> None:
-        if not self._settled.done():
-            self._settled.set_result(refusal)
+        if not self.settled.done():
+            self.settled.set_result(refusal)
 
     # -- requests ----------------------------------------------------------------------------------------
 

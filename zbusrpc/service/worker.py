@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from zbusrpc.cluster.admission import Admission
 from zbusrpc.cluster.topology import Topology
-from zbusrpc.errors import Code, RpcError, ZbusError
+from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_limit
 from zbusrpc.service.definition import Definition
@@ -94,11 +94,14 @@ class Worker:
         self.has_stuck_calls = False
         """Whether handlers were still running when `close` gave up on them: they keep the process alive."""
 
-    async def start(self) -> None:
+    async def start(self, *, waits: bool = False) -> None:
         """Begin to serve; returns once all brokers that answer soon have taken the subscription, and one has.
 
+        Args:
+            waits: Whether to wait for the first broker for as long as it takes.
+
         Raises:
-            LinkError: no broker can be reached; nothing is left running.
+            LinkError: no broker can be reached, or none knows the token; nothing is left running.
             RpcError: the broker refused the subscription.
         """
         for seed in self._seeds:
@@ -109,9 +112,15 @@ class Worker:
             if not done:
                 break
         if not self._is_serving:
-            errors = [attempt.result() for attempt in self._attempts.values()]
-            await self.close()
-            raise next(error for error in errors if error is not None)
+            error = next(error for attempt in self._attempts.values() if (error := attempt.result()) is not None)
+            if waits and isinstance(error, LinkError) and not self.refused.done():
+                log.warning("worker.waits_for_broker", service=self.definition.name, reason=str(error))
+                ends = [self.refused, *[post.settled for post in self._posts.values()]]
+                ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                error = next(iter(ended)).result() or error
+            if not self._is_serving:
+                await self.close()
+                raise error
         self._watch = watch_of_loop()
         self._watch.enter(self)
 

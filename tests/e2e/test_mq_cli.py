@@ -376,6 +376,19 @@ def test_topics_are_made_listed_and_changed(cli: Cli, topic: str) -> None:
     }
 
 
+def test_group_is_made_and_changed(cli: Cli, topic: str) -> None:
+    """`declare-group` makes a group, refuses to change it unless told, and prints what it is."""
+    cli.run("pub", topic, "a", "b")
+
+    made = cli.run("declare-group", topic, "g", "--max-attempts", "3", "--lease", "90s", "--start", "newest")
+    changed = cli.run("declare-group", topic, "g", "--max-attempts", "5", "--update")
+    shown = cli.json("declare-group", topic, "g", "--lease", "90s")
+
+    assert made == f"group g of topic {topic} made: a lease of 90s, 3 attempts\n"
+    assert changed == f"group g of topic {topic} updated: a lease of 90s, 5 attempts\n"
+    assert (shown["next_offset"], shown["options"]["max_attempts"], shown["created"]) == (2, 5, False)
+
+
 def test_seek_tells_what_the_group_will_not_get(cli: Cli, topic: str) -> None:
     """Messages that are passed are counted, and those that waited for their time."""
     cli.run("pub", topic, "a", "b")

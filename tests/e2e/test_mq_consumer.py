@@ -1,6 +1,7 @@
 """The consumer against a real broker: messages and their answers, bodies, leases, lost connections, ends."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from tests.support.processes import Processes, port_of
 from tests.support.relay import Relay, relaying
 from tests.support.waiting import WAIT_S, eventually
 from zbusrpc import Code, Consumer, Producer, RpcError, UsageError, disconnect, mq
+from zbusrpc.mq import ReceivedMessage
 from zbusrpc.testing import running_broker
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +65,15 @@ async def settled(broker: str, **expected: int) -> mq.GroupInfo:
             if all(getattr(group, name) == value for name, value in expected.items()):
                 return group
             await asyncio.sleep(0.01)
+
+
+async def settled_at(broker: str, name: str) -> None:
+    """Return when a group has begun a message."""
+    while True:
+        groups = {group.name: group for group in (await mq.topic(TOPIC, broker=broker)).groups}
+        if name in groups and groups[name].begun:
+            return
+        await asyncio.sleep(0.02)
 
 
 async def deserted(broker: str, name: str) -> None:
@@ -888,6 +899,66 @@ def test_mistakes_are_told_before_anything_is_opened(options: dict[str, Any], re
     """What can be known here is not asked of a broker."""
     with pytest.raises(UsageError, match=reason):
         Consumer(TOPIC, group=GROUP, **options)
+
+
+# -- long handlers and changed options -----------------------------------------------------------------------
+
+
+async def test_lease_is_renewed_while_a_handler_works(broker: str) -> None:
+    """A handler that takes longer than the lease has its message alone, in the event loop and in a thread."""
+    await store(broker, "long")
+    runs: list[tuple[str, int]] = []
+
+    async def wait(message: ReceivedMessage[str]) -> None:
+        runs.append(("task", message.attempt))
+        await asyncio.sleep(2.5)
+
+    def block(message: ReceivedMessage[str]) -> None:
+        runs.append(("thread", message.attempt))
+        time.sleep(2.5)
+
+    async def handle(group: str, handler: Any) -> None:
+        options = mq.GroupOptions(lease=1, backoff=0)
+        async with Consumer(TOPIC, group=group, body=str, broker=broker, **options) as consumer:
+            await consumer.run(handler, concurrency=2)
+
+    async def done(group: str) -> None:
+        while True:
+            if (await group_of(broker, group)).counters["acked"]:
+                return
+            await asyncio.sleep(0.02)
+
+    running = [
+        asyncio.create_task(handle(group, handler)) for group, handler in (("a", wait), ("a", wait), ("b", block))
+    ]
+    async with asyncio.timeout(WAIT_S):
+        await settled_at(broker, "a")
+        await asyncio.gather(done("a"), done("b"))
+    for task in running:
+        task.cancel()
+    await asyncio.wait(running)
+
+    assert sorted(runs) == [("task", 1), ("thread", 1)]
+
+
+async def test_options_that_have_changed_in_the_program_are_changed_by_update(broker: str) -> None:
+    """Without it the consumer is refused, in a line that says what to do; with it the group is as the program says."""
+    await mq.declare(TOPIC, broker=broker)
+    await mq.declare_group(TOPIC, GROUP, broker=broker, max_attempts=3, lease=5)
+
+    with pytest.raises(RpcError) as caught:
+        await Consumer(TOPIC, group=GROUP, broker=broker, max_attempts=5).start()
+    async with Consumer(TOPIC, group=GROUP, broker=broker, max_attempts=5, update=True):
+        options = (await group_of(broker)).options
+    async with Consumer(TOPIC, group="new", broker=broker, max_attempts=7, update=True, start="newest"):
+        made = await group_of(broker, "new")
+
+    assert caught.value.code is Code.FAILED_PRECONDITION
+    assert caught.value.message == (
+        "group billing of topic orders exists with max_attempts = 3, not 5; to change it, say update: "
+        "Consumer(..., update=True) does, or: zbusrpc declare-group orders billing --update"
+    )
+    assert (options["max_attempts"], options["lease"], made.options["max_attempts"]) == (5, 5, 7)
 
 
 # -- what waits in a buffer ----------------------------------------------------------------------------------

@@ -66,7 +66,10 @@ def test_topic_with_other_options_is_refused_unless_they_shall_change() -> None:
     lab.crash()
 
     assert caught.value.code is Code.FAILED_PRECONDITION
-    assert caught.value.message == "topic orders exists with keep_s = 5.0, not 6.0; say update to change it"
+    assert (
+        caught.value.message
+        == "topic orders exists with keep_s = 5.0, not 6.0; to change it, say update: zbusrpc declare orders --update"
+    )
     assert changed["options"]["keep_s"] == 6
     assert lab.topic().options.keep_s == 6
 

@@ -1,14 +1,15 @@
-"""`zbusrpc groups`, `seek`, `pause` and `resume`: where the consume groups of a topic are, and what they have to do."""
+"""`zbusrpc groups`, `declare-group`, `seek`, `pause` and `resume`: where groups are, and what they have to do."""
 
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from zbusrpc.cli.shell import ask, print_json, print_text
 from zbusrpc.cli.starts import parse_start
 from zbusrpc.cli.tables import print_table, with_brokers
-from zbusrpc.cli.units import count_text
+from zbusrpc.cli.units import count_text, duration_text, parse_seconds
 from zbusrpc.config import Settings
 from zbusrpc.mq import admin
 from zbusrpc.mq.commands import command
+from zbusrpc.mq.options import GroupOptions, start_to_wire, to_wire
 
 PENDING: Final = ("in_flight", "waiting", "delayed", "held", "dead")
 """What may become of a message that was read for a group, in the order of the columns."""
@@ -52,6 +53,40 @@ def _row(group: dict[str, Any]) -> tuple[str, ...]:
 def _notes(options: dict[str, Any]) -> list[str]:
     notes = [options["filter"]] if options["filter"] else []
     return notes + [word for word in ("paused", "exclusive") if options[word]]
+
+
+def group_options(*, lease: str | None, backoff: str | None, backoff_max: str | None, **given: Any) -> GroupOptions:
+    """Return the options that were given, from their text.
+
+    Args:
+        given: Those that need no reading.
+
+    Raises:
+        ConfigError: one cannot be used.
+    """
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    for name, text in (("lease", lease), ("backoff", backoff), ("backoff_max", backoff_max)):
+        if text is not None:
+            options[name] = parse_seconds(f"--{name.replace('_', '-')}", text)
+    return cast("GroupOptions", options)
+
+
+def run_declare_group(
+    topic: str, group: str, options: GroupOptions, start: str | None, settings: Settings, *, update: bool, as_json: bool
+) -> None:
+    """Make a group, or see that it is as it should be."""
+    fields = to_wire(options, GroupOptions) | {"update": update}
+    if start is not None:
+        fields["start"] = start_to_wire(parse_start("--start", start))
+    asked = command("declare_group", settings.broker, settings.timeout, options=fields, topic=topic, group=group)
+    found = ask(asked, as_json=as_json)
+    if as_json:
+        print_json(found)
+        return
+    what = "made" if found["created"] else "updated" if update else "is there"
+    kept = found["options"]
+    lease = duration_text(kept["lease_ms"] / 1000)
+    print_text(f"group {group} of topic {topic} {what}: a lease of {lease}, {kept['max_attempts']} attempts\n")
 
 
 def run_seek(topic: str, group: str, start: str, settings: Settings, *, as_json: bool) -> None:

@@ -189,6 +189,44 @@ def groups(topic: TopicArgument, broker: BrokerOption = None, json: JsonOption =
     run_groups(topic, _settings(broker), as_json=json)
 
 
+@messages.command("declare-group")
+@client_options
+def declare_group(
+    topic: TopicArgument,
+    group: GroupArgument,
+    filter_: Annotated[str | None, typer.Option("--filter", help="Which tags, such as eu.* [default: all]")] = None,
+    lease: Annotated[
+        str | None, typer.Option(metavar="TIME", help="A consumer may have a message so long [default: 30s]")
+    ] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(min=1, help="Deliveries before the dead letters [default: 10]")
+    ] = None,
+    backoff: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Wait before the second delivery; doubles [default: 1s]")
+    ] = None,
+    backoff_max: Annotated[str | None, typer.Option(metavar="TIME", help="Longest such wait [default: 5m]")] = None,
+    exclusive: Annotated[bool | None, typer.Option(help="One consumer at a time [default: no-exclusive]")] = None,
+    ack: Annotated[bool | None, typer.Option(help="Messages are acknowledged [default: ack]")] = None,
+    start: Annotated[str | None, typer.Option(help=f"Where a new group begins: {START} [default: oldest]")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Change the options of a group that exists.")] = False,
+    broker: BrokerOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a consume group, or see that it is as it should be."""
+    from zbusrpc.cli.groups import group_options, run_declare_group
+
+    options = group_options(
+        filter=filter_,
+        lease=lease,
+        max_attempts=max_attempts,
+        backoff=backoff,
+        backoff_max=backoff_max,
+        exclusive=exclusive,
+        ack=ack,
+    )
+    run_declare_group(topic, group, options, start, _settings(broker), update=update, as_json=json)
+
+
 @messages.command()
 @client_options
 def seek(

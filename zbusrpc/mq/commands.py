@@ -37,6 +37,8 @@ _HAS_NOT: Final = frozenset({Code.NOT_FOUND, Code.FAILED_PRECONDITION})
 """What a broker says that has not the topic or the group, or no topics at all."""
 _LEFT_OUT: Final = {"declare": frozenset[Code](), "declare_group": frozenset({Code.NOT_FOUND})}
 """Where it says something else by FAILED_PRECONDITION."""
+_OF_CONSUMERS: Final = frozenset({"window", "create"})
+"""Of the fields of CONSUME: those that do not concern the group."""
 _ADDED_UP: Final = ("messages", "bytes", "group_count", "consumers", "produced", "duplicates")
 
 log = get_logger("command")
@@ -94,6 +96,20 @@ async def declare_by(caller: Caller, connection: Connection, topic: str) -> None
         RpcError: the broker refuses, or the connection was lost.
     """
     message = Message(Kind.COMMAND, body=_body("declare", {"topic": topic}, {}))
+    result_of(await caller.exchange(message, None, connection))
+
+
+async def declare_group_by(caller: Caller, connection: Connection, topic: str, fields: Mapping[str, Any]) -> None:
+    """Give a group the options that are given, by a connection and no other; make it where there is none.
+
+    Args:
+        fields: Body of the CONSUME that follows.
+
+    Raises:
+        RpcError: the broker refuses, or the connection was lost.
+    """
+    options = {name: value for name, value in fields.items() if name not in _OF_CONSUMERS}
+    message = Message(Kind.COMMAND, body=_body("declare_group", {"topic": topic, "update": True, **options}, {}))
     result_of(await caller.exchange(message, None, connection))
 
 

@@ -68,6 +68,7 @@ class Consumer(Generic[T]):
         window: int = WINDOW,
         start: StartAt | None = None,
         declare: bool = True,
+        update: bool = False,
         auto_ack: bool = False,
         **options: Unpack[GroupOptions],
     ) -> None:
@@ -85,9 +86,11 @@ class Consumer(Generic[T]):
             start: Where the group begins if it is new: by default with the oldest message.
             declare: Make the topic and the group, with these options, at every broker where they do not exist. Without
                 it the consumer joins only where the topic is.
+            update: Change options of the group that differ: for options that have changed in the program since the
+                group was made. Needs the right to declare.
             auto_ack: Acknowledge a message when the next one is asked for: for one loop, and one that cannot fail.
-            options: See `GroupOptions`. They are for a new group; one that exists must be as they say. A group is one
-                for each broker: `exclusive` lets in one consumer at each.
+            options: See `GroupOptions`. They are for a new group; one that exists must be as they say, unless `update`
+                has them changed. A group is one for each broker: `exclusive` lets in one consumer at each.
 
         Raises:
             UsageError: an argument cannot be used.
@@ -96,6 +99,8 @@ class Consumer(Generic[T]):
         """
         if not 0 <= window <= WINDOW_MAX:
             raise UsageError(f"window={window} is not in 0..{WINDOW_MAX}")
+        if update and not declare:
+            raise UsageError("update=True changes the group that is declared: leave declare=False away")
         topic_bytes(topic)
         self.topic = topic
         """Name of the topic."""
@@ -105,7 +110,12 @@ class Consumer(Generic[T]):
         if start is not None:
             fields["start"] = start_to_wire(start)
         self._membership = Memberships(
-            one_spelling(topic), brokers_of(broker), fields, declares=declare, ahead=0 if needs_ack else window
+            one_spelling(topic),
+            brokers_of(broker),
+            fields,
+            declares=declare,
+            updates=update,
+            ahead=0 if needs_ack else window,
         )
         self._window = window
         self._read = reader_of(body)
@@ -232,7 +242,8 @@ class Consumer(Generic[T]):
         A handler that returns has its message acknowledged. One that raises has it refused, with the exception's text
         as reason: it comes again after the group's back-off, and goes to the dead letters at last. A handler may give
         an answer of its own before it returns, such as `await message.reject("...")`. Messages with the same key are
-        handled one after the other.
+        handled one after the other. While a handler works the lease of its message is renewed, so that nobody else gets
+        it; that an `async def` handler has blocked the event loop for longer than the lease is told in the log.
 
         Cancelled, running handlers are cancelled, and their messages are delivered again.
 

@@ -1,7 +1,7 @@
 """Handlers: functions that messages are given to, several at a time, and whose outcome is the answer.
 
 A handler that returns has handled its message, one that raises has not. `async def` handlers run in the event loop,
-others in threads.
+others in threads. The lease of a message is renewed while its handler works, however long that takes.
 """
 
 import asyncio
@@ -50,6 +50,7 @@ async def run_handlers(messages: AsyncIterator[ReceivedMessage[T]], handler: Han
 
 
 async def _handle(message: ReceivedMessage[T], handler: Handler[T], threads: ThreadPoolExecutor | None) -> None:
+    message.keep()
     try:
         if threads is None:
             result = handler(message)
@@ -71,6 +72,8 @@ async def _handle(message: ReceivedMessage[T], handler: Handler[T], threads: Thr
         message.nack_nowait(reason=f"{type(error).__name__}: {error}")
     else:
         message.ack_nowait()
+    finally:
+        message.let_go()
 
 
 def _is_async(handler: object) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.mq.commands import declare_by
+from zbusrpc.mq.commands import declare_by, declare_group_by
 from zbusrpc.mq.subscription import Subscription
 from zbusrpc.outcome import was_lost
 from zbusrpc.telemetry import get_logger
@@ -52,13 +52,22 @@ class Membership:
     """A place in a group at one broker."""
 
     def __init__(
-        self, topic: str, station: Station, fields: dict[str, Any], owner: Owner, *, declares: bool, ahead: int
+        self,
+        topic: str,
+        station: Station,
+        fields: dict[str, Any],
+        owner: Owner,
+        *,
+        declares: bool,
+        updates: bool,
+        ahead: int,
     ) -> None:
         """Prepare to join.
 
         Args:
             fields: Body of CONSUME.
             declares: Make the topic if it does not exist.
+            updates: Change the options of the group where they differ.
             ahead: Pull so many messages ahead; 0 where a window does that.
         """
         self.buffer: deque[Entry] = deque()
@@ -70,7 +79,7 @@ class Membership:
         self.pulling: asyncio.Task[None] | None = None
         """What waits for messages that were asked for."""
         self._topic, self._fields, self._owner = topic, fields, owner
-        self._declares, self._ahead = declares, ahead
+        self._declares, self._updates, self._ahead = declares, updates, ahead
         self._has_joined = False
         self._refused_by: Connection | None = None
         self._task: asyncio.Task[None] | None = None
@@ -173,6 +182,8 @@ class Membership:
         caller = self.station.caller
         if self._declares:
             await declare_by(caller, connection, self._topic)
+        if self._updates and self._fields["group"] is not None:
+            await declare_group_by(caller, connection, self._topic, self._fields)
         subscription = Subscription(
             caller, connection, self._topic, on_filled=self._note_filled, on_moved=self._note_moved
         )

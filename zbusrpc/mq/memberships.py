@@ -40,13 +40,21 @@ class Memberships:
     """The places of one consumer."""
 
     def __init__(
-        self, topic: str, seeds: tuple[Address, ...] | None, fields: dict[str, Any], *, declares: bool, ahead: int
+        self,
+        topic: str,
+        seeds: tuple[Address, ...] | None,
+        fields: dict[str, Any],
+        *,
+        declares: bool,
+        updates: bool,
+        ahead: int,
     ) -> None:
         """Prepare to join.
 
         Args:
             fields: Body of CONSUME.
             declares: Make the topic at brokers where it does not exist.
+            updates: Change the options of the group where they differ.
             ahead: Pull so many messages ahead; 0 where a window does that.
         """
         self.buffer: deque[Entry] = deque()
@@ -57,7 +65,7 @@ class Memberships:
         self.error: RpcError | None = None
         """Why the brokers have ended it."""
         self._topic, self._seeds, self._fields = topic, seeds, fields
-        self._declares, self._ahead = declares, ahead
+        self._declares, self._updates, self._ahead = declares, updates, ahead
         self._members: dict[str, Membership] = {}
         """By the address of the broker."""
         self._fleet: Fleet | None = None
@@ -144,7 +152,15 @@ class Memberships:
         return list({**own, **having}.values())
 
     def _member_at(self, station: Station) -> Membership:
-        return Membership(self._topic, station, dict(self._fields), self, declares=self._declares, ahead=self._ahead)
+        return Membership(
+            self._topic,
+            station,
+            dict(self._fields),
+            self,
+            declares=self._declares,
+            updates=self._updates,
+            ahead=self._ahead,
+        )
 
     async def _keep(self, fleet: Fleet) -> None:
         """Join wherever a broker appears or is back, until all refuse."""

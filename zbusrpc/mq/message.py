@@ -98,6 +98,14 @@ class Received(Generic[T]):
         if not self.is_answered:
             self._subscription.extend([self._entry.first])
 
+    def keep(self) -> None:
+        """Have the lease of the message renewed until `let_go`."""
+        self._subscription.begin_handling(self._entry.first)
+
+    def let_go(self) -> None:
+        """Have the lease of the message renewed no more."""
+        self._subscription.end_handling(self._entry.first)
+
     async def _confirm(self) -> None:
         if not self.is_answered:
             self.is_answered = True

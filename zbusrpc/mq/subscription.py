@@ -34,6 +34,7 @@ from zbusrpc.message import Kind, Message
 from zbusrpc.mq.commands import result_of
 from zbusrpc.mq.outgoing import milliseconds
 from zbusrpc.outcome import of_command
+from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
 
@@ -50,6 +51,8 @@ OWED_MAX: Final = 1000
 """Refused messages that are remembered where a group is made anew when its consumer was away too long."""
 RANGES_MAX: Final = 10_000
 """In one NACK, by docs/protocol.md."""
+
+log = get_logger("consumer")
 
 Then = Literal["retry", "release", "dead"]
 _DELIVER: Final = int(Kind.DELIVER)
@@ -93,6 +96,7 @@ class Subscription:
         self._connection = connection
         self._on_filled, self._on_moved = on_filled, on_moved
         self._next = 0  # behind the last that came
+        self._handled: set[int] = set()  # leases that are renewed although it was handed out
         self._kept_until = math.inf  # leases of what is here hold until then, at least
         self._live_until: dict[int, float] = {}  # when the broker is to be asked whether a message still lives
         self._owed: dict[int, None] = {}  # refused, and not come again, while the place counts
@@ -370,12 +374,23 @@ class Subscription:
         deadline = time.monotonic() + timeout_s + patience_s
         result_of(await self.caller.exchange(message, deadline, self._connection))
 
+    def begin_handling(self, offset: int) -> None:
+        """Renew the lease of a message that is handed out, until `end_handling`."""
+        self._handled.add(offset)
+
+    def end_handling(self, offset: int) -> None:
+        """Renew its lease no more."""
+        self._handled.discard(offset)
+
     def _renew(self) -> None:
         now = self.loop.time()
         if now > self._kept_until:
+            late_s = round(now - self._kept_until + self._lease_s, 1)
+            hint = "its messages go to others: await in what blocks the event loop, or give run() a `def` handler"
+            log.warning("consumer.stood_still", topic=self.topic, seconds=late_s, lease_s=self._lease_s, hint=hint)
             self.release_buffer()
-        elif self.buffer:
-            self.extend(entry.first for entry in self.buffer)
+        if self.buffer or self._handled:
+            self.extend({*self._handled, *(entry.first for entry in self.buffer)})
         self._kept_until = now + self._lease_s
         self._renewal = self.caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
 

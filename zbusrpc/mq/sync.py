@@ -206,6 +206,7 @@ class SyncConsumer(Generic[T]):
         window: int = WINDOW,
         start: StartAt | None = None,
         declare: bool = True,
+        update: bool = False,
         auto_ack: bool = False,
         **options: Unpack[GroupOptions],
     ) -> None:
@@ -218,6 +219,7 @@ class SyncConsumer(Generic[T]):
             window=window,
             start=start,
             declare=declare,
+            update=update,
             auto_ack=auto_ack,
             **options,
         )

@@ -106,7 +106,8 @@ class Groups:
         """
         differing = {key: value for key, value in given.items() if getattr(group.options, key) != value}
         if differing:
-            raise differs(f"group {group.name} of topic {topic.name}", group.options, differing)
+            way = f"Consumer(..., update=True) does, or: zbusrpc declare-group {topic.name} {group.name} --update"
+            raise differs(f"group {group.name} of topic {topic.name}", group.options, differing, way)
 
     def create_group(self, topic: Topic, name: str, options: GroupOptions, start: StartAt, done: GroupDone) -> None:
         """Make a group, and tell when it is on the disk.
@@ -243,8 +244,8 @@ class Groups:
         self.on_group_moved(group)
 
 
-def differs(what: str, options: TopicOptions | GroupOptions, differing: dict[str, Any]) -> RpcError:
-    """Return the error for something that is asked for with other options than it has."""
+def differs(what: str, options: TopicOptions | GroupOptions, differing: dict[str, Any], way: str) -> RpcError:
+    """Return the error for something that is asked for with other options than it has, with a way to change them."""
     name, value = next(iter(differing.items()))
-    text = f"{what} exists with {name} = {getattr(options, name)!s}, not {value!s}; say update to change it"
+    text = f"{what} exists with {name} = {getattr(options, name)!s}, not {value!s}; to change it, say update: {way}"
     return RpcError(Code.FAILED_PRECONDITION, text)

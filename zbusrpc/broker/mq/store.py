@@ -314,7 +314,8 @@ class Store(Groups):
     def _redeclare(self, topic: Topic, given: dict[str, Any], *, update: bool, done: TopicDone) -> None:
         differing = {key: value for key, value in given.items() if getattr(topic.options, key) != value}
         if differing and not update:
-            raise differs(f"topic {topic.name}", topic.options, differing)
+            way = f"zbusrpc declare {topic.name} --update"
+            raise differs(f"topic {topic.name}", topic.options, differing, way)
         if differing:
             options = topic.options.model_copy(update={**implied(differing), **given})
             self._check_dead_letter_topic(topic.name, options)

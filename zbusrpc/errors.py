@@ -32,6 +32,9 @@ HAS_NOT_RUN: Final = "__zbusrpc_has_not_run__"
 """Where an error keeps that; see `outcome.py`, which sets it."""
 
 
+_PYTHONS_OWN: Final = {"__traceback__", "__cause__", "__context__", "__suppress_context__", "__notes__"}
+
+
 class Code(StrEnum):
     """How a call failed. The names and meanings are those of gRPC (grpc.io, "Status codes")."""
 
@@ -185,6 +188,8 @@ class RpcError(ZbusError):
 
     def __post_init__(self, *init_only: Any) -> None:
         """Complete a dataclass subclass: its fields are the details, its template the message."""
+        if "__setattr__" in vars(type(self)):
+            _let_python_set(type(self))
         fields = error_fields(self)
         if "message" not in fields:
             object.__setattr__(self, "message", _fill(type(self), fields) or type(self).__name__)
@@ -209,6 +214,22 @@ class RpcError(ZbusError):
         side before it sent anything. What a handler raises has run, whatever its details say.
         """
         return not self.__dict__.get(HAS_NOT_RUN)
+
+
+def _let_python_set(cls: type[RpcError]) -> None:
+    """Let Python note what it does on errors of a frozen dataclass: process pools and context managers need it."""
+    refuse: Any = cls.__setattr__
+    if getattr(refuse, "lets_python_set", False):
+        return
+
+    def set_attribute(self: RpcError, name: str, value: Any) -> None:
+        if name in _PYTHONS_OWN:
+            object.__setattr__(self, name, value)
+        else:
+            refuse(self, name, value)
+
+    set_attribute.lets_python_set = True  # type: ignore[attr-defined]
+    cls.__setattr__ = set_attribute  # type: ignore[method-assign,assignment]
 
 
 # -- what an error of any class says ---------------------------------------------------------------------------

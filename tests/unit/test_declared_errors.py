@@ -3,8 +3,9 @@
 import copy
 import pickle
 import types
-from collections.abc import Callable
-from dataclasses import InitVar, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import FrozenInstanceError, InitVar, dataclass, field
 from datetime import date
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
@@ -175,6 +176,30 @@ def test_error_can_be_copied_and_pickled(make: Callable[[], RpcError], copied: C
     error = make()
 
     assert told(copied(error)) == told(error)
+
+
+@EXAMPLES
+def test_error_passes_through_what_handles_errors(make: Callable[[], RpcError]) -> None:
+    """Context managers, process pools and notes set attributes of their own, of a frozen dataclass too."""
+
+    @contextmanager
+    def block() -> Iterator[None]:
+        yield
+
+    with pytest.raises(type(make())) as caught, block():
+        raise make()
+    error = caught.value
+    error.__traceback__ = None
+    error.__cause__ = KeyError()
+    error.add_note("a note")
+
+    assert (error.__traceback__, error.__notes__) == (None, ["a note"])
+
+
+def test_fields_of_a_frozen_error_stay_frozen() -> None:
+    """What Python notes on an error is not what its class froze."""
+    with pytest.raises(FrozenInstanceError, match="day"):
+        Frozen(DAY).day = DAY  # type: ignore[misc]
 
 
 @EXAMPLES

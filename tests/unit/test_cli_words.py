@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from zbusrpc.cli.show import body_text, describe, printable
+from zbusrpc.cli.printable import printable
+from zbusrpc.cli.show import body_text, describe
 from zbusrpc.cli.starts import parse_start
 from zbusrpc.cli.units import count_text, duration_text, parse_bytes, parse_seconds, size_text, time_text
 from zbusrpc.errors import ConfigError

@@ -5,9 +5,10 @@ from typing import Any, Final
 
 from zbusrpc.bounds import OFFSET
 from zbusrpc.cli.peek import read_pages
+from zbusrpc.cli.printable import printable
 from zbusrpc.cli.removal import confirm
 from zbusrpc.cli.shell import ask, fail, print_json, print_text
-from zbusrpc.cli.show import body_text, json_line, printable
+from zbusrpc.cli.show import body_text, json_line
 from zbusrpc.cli.starts import parse_start
 from zbusrpc.cli.tables import print_table
 from zbusrpc.cli.units import count_text, time_text

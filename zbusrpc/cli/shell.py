@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cli.printable import printable, printable_lines
 from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.errors import ConfigError, RpcError
 
@@ -26,8 +27,8 @@ USAGE = 2
 
 
 def fail(line: str, exit_code: int = 1) -> NoReturn:
-    """Print one line for a person and exit."""
-    sys.stderr.write(f"zbusrpc: {line}\n")
+    """Print one line for a person and exit; what others wrote of it stands there as escapes where it is no text."""
+    sys.stderr.write(f"zbusrpc: {printable(line)}\n")
     raise SystemExit(exit_code)
 
 
@@ -61,14 +62,17 @@ async def _closing(main: Coroutine[Any, Any, R]) -> R:
         await close_fleets()
 
 
-def print_text(text: str) -> None:
-    """Print text; that nobody reads it any more is no mistake.
+def print_text(text: str, *, is_drawn: bool = False) -> None:
+    """Print text, on a terminal with what it would obey as escapes; that nobody reads it any more is no mistake.
+
+    Args:
+        is_drawn: Whether it is for the terminal to obey: it has colours, and what others wrote was seen to.
 
     Raises:
         ConfigError: it cannot be written, for example because a disk is full.
     """
     try:
-        sys.stdout.write(text)
+        sys.stdout.write(printable_lines(text) if sys.stdout.isatty() and not is_drawn else text)
     except BrokenPipeError:
         forget_output()
     except OSError as error:

@@ -6,7 +6,6 @@ People get what could hurt their terminal as escapes, so that a message is alway
 import base64
 import os
 import sys
-import unicodedata
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,13 +13,11 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
+from zbusrpc.cli.printable import printable, printable_lines
 from zbusrpc.cli.shell import unprintable
 from zbusrpc.cli.units import size_text, time_text
 
 BINARY_BYTES_SHOWN: Final = 24
-_JOINERS: Final = {"\u200c", "\u200d"}
-"""Parts of words and of pictures."""
-_UNSAFE: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def describe(  # the fields of docs/protocol.md, `peek`
@@ -63,7 +60,8 @@ def print_messages(messages: list[dict[str, Any]], *, as_json: bool) -> None:
         BrokenPipeError: nobody reads them any more.
     """
     if as_json:
-        print_bytes(b"".join(map(json_line, messages)))
+        lines_of_json = b"".join(map(json_line, messages))
+        print_bytes(printable_lines(lines_of_json.decode()).encode() if sys.stdout.isatty() else lines_of_json)
         return
     today = datetime.now().astimezone()
     lines = [human_line(message, today) for message in messages]
@@ -117,16 +115,3 @@ def body_text(shown: dict[str, Any]) -> str:
         data = base64.b64decode(shown["body_base64"])[:BINARY_BYTES_SHOWN]
         whole, is_cut = data.hex(" "), len(data) < shown["size"]
     return f"{whole}... ({size_text(shown['size'])})" if is_cut else whole
-
-
-def printable(text: str) -> str:
-    """Return text on one line, with what a terminal would obey or not show as escapes."""
-    if text.isprintable():
-        return text
-    return "".join(_escape(letter) for letter in text)
-
-
-def _escape(letter: str) -> str:
-    if unicodedata.category(letter) not in _UNSAFE or letter in _JOINERS:
-        return letter
-    return letter.encode("unicode_escape").decode()

@@ -9,6 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from zbusrpc.cli.printable import printable
 from zbusrpc.cli.shell import print_text
 
 PIPE_WIDTH: Final = 1000
@@ -16,7 +17,7 @@ PIPE_WIDTH: Final = 1000
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their headers.
+    """Print rows under their headers; what others wrote stands there as escapes where a terminal would obey it.
 
     Args:
         columns: A header each; one that begins with ">" is of numbers.
@@ -32,11 +33,11 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             overflow="fold",
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     drawn = io.StringIO()  # rich would flush standard output, and exit in its own way where nobody reads it
     width = shutil.get_terminal_size().columns if is_seen else PIPE_WIDTH
     Console(file=drawn, force_terminal=is_seen, width=width, highlight=False, markup=False, emoji=False).print(table)
-    print_text("".join(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines()))
+    print_text("".join(f"{line.rstrip()}\n" for line in drawn.getvalue().splitlines()), is_drawn=True)
 
 
 def with_brokers(

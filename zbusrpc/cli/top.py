@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from zbusrpc.cli.printable import printable
 from zbusrpc.cli.shell import fail, flush_output, print_json, print_text, run, stop_event
-from zbusrpc.cli.show import printable
 from zbusrpc.cli.tables import PIPE_WIDTH
 from zbusrpc.cli.units import size_text
 from zbusrpc.cli.watching import View, Watch
@@ -64,7 +64,7 @@ def _show_once(views: list[View], *, as_json: bool) -> None:
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, markup=False, emoji=False)
     with console.capture() as drawn:
         console.print(_draw(views, ROWS_PIPE))
-    print_text("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
+    print_text("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()), is_drawn=True)
 
 
 async def _print_on(watch: Watch, interval_s: float, stop: asyncio.Event) -> None:

@@ -116,8 +116,8 @@ class Queues:
 
     def next_expiry(self) -> float | None:
         """Return when `expire` should be called next, or None."""
-        times = [at for at in (self._times.next_at(), self._pull_times.next_at()) if at is not None]
-        return min(times) if times else None
+        at, pull_at = self._times.next_at(), self._pull_times.next_at()
+        return pull_at if at is None else at if pull_at is None else min(at, pull_at)
 
     def expire(self, now: float) -> None:
         """Do what time does."""

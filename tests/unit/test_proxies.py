@@ -151,6 +151,14 @@ def test_what_libraries_look_for_is_no_method_of_a_service(name: str) -> None:
     assert not hasattr(named, name)
 
 
+@pytest.mark.parametrize("proxy", [calc, named])
+def test_proxy_that_is_not_made_yet_has_nothing(proxy: Any) -> None:
+    """What goes past the constructor, as some that copy do, finds no methods and no other error."""
+    empty = type(proxy).__new__(type(proxy))
+
+    assert not any(hasattr(empty, name) for name in ("other", "__setstate__", "_private"))
+
+
 ALL = [calc, named, options(calc, timeout=2.0, metadata={"a": "b"}, key="k", caller="me")]
 ALL += [connect(Calc, broker="mq1:1;tls://mq2:2", selector=name) for name in SELECTORS]
 METHODS = [calc.add, calc.mul, aio(calc.mul), blocking(calc.add), named.add, options(calc, retries=3).neg]

@@ -214,7 +214,7 @@ class DynamicProxy(Likeness):
         Likeness.__init__(self, service, call_options, functools.partial(_remake, service))
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or PARTS not in vars(self):
             raise AttributeError(name)
         service, call_options = vars(self)[NAME], vars(self)[PARTS][0]
         call = vars(self)[name] = MethodCall(DynamicCodec(service, name), call_options)

@@ -145,6 +145,8 @@ class TypedLikeness(Likeness):
         vars(self).update(methods)
 
     def __getattr__(self, name: str) -> Any:
+        if PARTS not in vars(self):  # it is being made, by who goes past `__init__`
+            raise AttributeError(name)
         (cls,) = vars(self)[PARTS][1].args
         value = inspect.getattr_static(cls, name, _NOTHING)
         methods, service = _methods_of(self), vars(self)[NAME]

@@ -149,11 +149,10 @@ class Commands:
 
     def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
-        offsets = [record.offset for record in letters.chosen(command.offsets)] if letters is not None else []
-        if letters is None or not offsets:
+        if letters is None:
             answer({"purged": 0}, None)
         else:
-            letters.forget(offsets, lambda error: answer({"purged": len(offsets)}, error))
+            letters.purge(command.offsets, answer)
 
     # -- steps that several commands share ---------------------------------------------------------------
 

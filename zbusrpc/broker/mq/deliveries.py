@@ -10,8 +10,10 @@ of the log.
 Pure: time comes in, records come from `load`, randomness from `jitter`.
 """
 
+from collections import deque
 from collections.abc import Callable
 from heapq import heappush
+from typing import Final
 
 from zbusrpc.broker.mq.counters import GroupCounters
 from zbusrpc.broker.mq.delays import Delays
@@ -21,6 +23,9 @@ from zbusrpc.broker.mq.leases import Leases
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.place import Pending, Place
 from zbusrpc.broker.storage.record import Record
+
+LEARN_MAX: Final = 256
+"""Messages whose keys are learnt in one turn: each is a seek where they lie far apart."""
 
 Load = Callable[[int], Record | None]
 """Return the record at an offset, or None where it is gone."""
@@ -41,7 +46,7 @@ class Deliveries(Place):
         self._delays = Delays()
         self._leases = Leases()
         self._keys = KeyOrder()
-        self._has_unknown_keys = False
+        self._unlearned: deque[int] = deque()  # offsets of which the key is not known, rising
 
     # -- what becomes of messages ------------------------------------------------------------------------
 
@@ -108,11 +113,23 @@ class Deliveries(Place):
         self._changes.touch(delivery.offset)
         return self._keys.take(delivery, record)
 
-    def _learn_keys(self) -> None:
-        """After a restart: find out which keys are busy, before anything is handed out."""
-        if self._has_unknown_keys:
-            self._keys.learn([self.pending[offset] for offset in sorted(self.pending)], self._load)
-            self._has_unknown_keys = False
+    def _learn_keys(self) -> bool:
+        """After a restart: find out which keys are busy, before anything is handed out; False while some are left.
+
+        Raises:
+            ReadFailedError: the disk did not give a message; it is tried again with the next call.
+        """
+        unlearned = self._unlearned
+        for _ in range(LEARN_MAX):
+            if not unlearned:
+                return True
+            delivery = self.pending.get(unlearned[0])
+            if delivery is not None and delivery.state is not State.DEAD:
+                record = self._load(delivery.offset)
+                if record is not None and record.key:
+                    self._keys.learn(delivery, record.key)
+            unlearned.popleft()
+        return not unlearned
 
     # -- after a restart, and when it is moved -----------------------------------------------------------
 
@@ -122,6 +139,7 @@ class Deliveries(Place):
         self._delays.clear()
         self._leases.clear()
         self._keys.clear()
+        self._unlearned.clear()
         self.pending.clear()
         self._changes.rewrite()
 
@@ -136,4 +154,4 @@ class Deliveries(Place):
                 self._delay(delivery, now, due_ms, due_ms - now_ms)
             else:
                 self._wait(delivery)
-        self._has_unknown_keys = bool(pending)
+        self._unlearned = deque(sorted(pending))

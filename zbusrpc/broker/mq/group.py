@@ -18,10 +18,12 @@ Pure: time comes in, records come from `fetch`, randomness from `jitter`.
 """
 
 import sys
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from heapq import heappop
+from itertools import islice
 from typing import Final
 
 from zbusrpc.broker.credits import CreditPool
@@ -40,6 +42,8 @@ PENDING_MAX: Final = 100_000
 bound the group reads no further until some are done."""
 DISPATCH_MAX: Final = 256
 """Messages that a group hands out before others have their turn."""
+EXPIRE_MAX: Final = 1024
+"""Messages of a group whose time has come that are looked at before others have their turn: 3 ms."""
 DISPATCH_BYTES_MAX: Final = 1024 * 1024
 """About so many bytes of them: then a consumer that does not read must have shown it before it gets more."""
 
@@ -122,7 +126,9 @@ class Group(Deliveries):
         self.has_more = False
         if self.options.paused:
             return handouts
-        self._learn_keys()
+        if not self._learn_keys():
+            self.has_more = True
+            return handouts
         pool, until, needs_ack = self.pool, now + self.options.lease_ms / 1000, self.options.ack
         room, count_max = DISPATCH_BYTES_MAX, min(DISPATCH_MAX, self._in_flight_room())
         while len(handouts) < count_max and room > 0 and pool.has_credit():
@@ -328,10 +334,13 @@ class Group(Deliveries):
         return look_at if at is None else at if look_at is None else min(at, look_at)
 
     def expire(self, now: float, now_ms: int) -> None:
-        """Let messages come again whose lease has ended, and those come whose time has."""
+        """Let messages come again whose lease has ended, and those come whose time has: EXPIRE_MAX at most.
+
+        Where there are more, `next_at` is over already.
+        """
         if self.pace.at is not None and self.pace.at <= now:
             self.pace.look(now)
-        for delivery in self._leases.ended(now):
+        for delivery in self._leases.ended(now, EXPIRE_MAX):
             consumer = delivery.consumer
             assert consumer is not None
             consumer.in_flight -= 1
@@ -342,7 +351,7 @@ class Group(Deliveries):
             else:  # even what only lies in its buffer it does not renew: it hangs as a whole
                 self._put_back(delivery)
                 self._keep_back(consumer)
-        for late in self._delays.ended(now):
+        for late in islice(self._delays.ended(now), EXPIRE_MAX):
             late.due_ms = 0
             if late.attempts or not late.key or self._take_key(late, None):
                 self._wait(late)
@@ -362,7 +371,11 @@ class Group(Deliveries):
     def revive(self, offset: int) -> None:
         """Deliver a message again that is done, as if it had never been handed out."""
         if offset < self.position and offset not in self.pending:
-            self._learn_keys()
+            if self._unlearned:
+                self.pending[offset] = Delivery(offset, b"", State.WAITING)
+                self._wait(self.pending[offset])
+                insort(self._unlearned, offset)
+                return
             record = self._load(offset)
             delivery = self.pending[offset] = Delivery(offset, record.key if record else b"", State.WAITING)
             if not delivery.key or self._take_key(delivery, record):

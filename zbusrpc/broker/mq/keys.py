@@ -6,7 +6,6 @@ Pure.
 """
 
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 from zbusrpc.broker.mq.delivery import Delivery, State
@@ -40,18 +39,11 @@ class KeyOrder:
             self._held_bytes += len(record.body)
         return False
 
-    def learn(self, pending: list[Delivery], load: Callable[[int], Record | None]) -> None:
-        """After a restart: take the keys of what is pending, in the order of the log, as they were taken before it.
-
-        Raises:
-            ReadFailedError: the disk did not give one of the messages; nothing has changed.
-        """
-        records = [load(one.offset) if one.state is not State.DEAD else None for one in pending]
-        for delivery, record in zip(pending, records, strict=True):
-            if record is not None and record.key:
-                delivery.key = record.key
-                if delivery.state is State.WAITING or delivery.attempts:
-                    self.take(delivery, None)
+    def learn(self, delivery: Delivery, key: bytes) -> None:
+        """After a restart: take the key of what is pending, as it was taken before; call it in the order of the log."""
+        delivery.key = key
+        if delivery.state is State.WAITING or delivery.attempts:
+            self.take(delivery, None)
 
     def free(self, key: bytes) -> Delivery | None:
         """Return the message that has the key next, or None: then the key is free."""

@@ -45,10 +45,10 @@ class Leases:
             queue.popleft()
         return queue[0][0] if queue else None
 
-    def ended(self, now: float) -> list[Delivery]:
-        """Return the messages whose lease has ended, each once."""
-        queue, ended = self._queue, []
-        while queue and queue[0][0] <= now:
+    def ended(self, now: float, count_max: int) -> list[Delivery]:
+        """Return messages whose lease has ended, each once, as many as may be."""
+        queue, ended = self._queue, list[Delivery]()
+        while queue and queue[0][0] <= now and len(ended) < count_max:
             until, delivery = queue.popleft()
             if _holds(until, delivery):
                 delivery.until = 0.0  # it may stand here again, when it was renewed twice at a time

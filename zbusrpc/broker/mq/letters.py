@@ -16,6 +16,7 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import Done
 from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import not_allowed
@@ -34,6 +35,16 @@ Answer = Callable[[Any, RpcError | None], None]
 log = get_logger("mq")
 
 
+class _GivingBack:
+    """What became of letters so far that are being given back."""
+
+    def __init__(self) -> None:
+        self.groups: dict[Group, None] = {}
+        self.again: dict[Topic, list[Record]] = {}
+        self.retried: list[int] = []
+        self.left: list[dict[str, Any]] = []
+
+
 class Letters:
     """The dead letters in one topic."""
 
@@ -47,18 +58,22 @@ class Letters:
         return group is None or not group.is_done(record.offset)
 
     def chosen(self, offsets: Sequence[int] | None) -> Iterator[Record]:
-        """Yield the letters at `offsets`, or all; at most CHOSEN_MAX.
+        """Return the letters at `offsets`, or all; at most CHOSEN_MAX.
 
         Raises:
             ReadFailedError: the disk did not give them.
         """
+        return (record for record, is_chosen in self._looked_at(offsets) if is_chosen)
+
+    def _looked_at(self, offsets: Sequence[int] | None) -> Iterator[tuple[Record, bool]]:
+        """Yield each letter that is looked at, and whether it is chosen."""
         count = 0
         for record in self._at(offsets) if offsets is not None else self._all():
-            if self.is_there(record):
-                yield record
-                count += 1
-                if count >= CHOSEN_MAX:
-                    return
+            is_chosen = self.is_there(record)
+            yield record, is_chosen
+            count += is_chosen
+            if count >= CHOSEN_MAX:
+                return
 
     def _at(self, offsets: Sequence[int]) -> Iterator[Record]:
         for offset in dict.fromkeys(offsets):
@@ -84,40 +99,94 @@ class Letters:
             rights: Of who asks: letters of topics into which they may not produce are left.
 
         Raises:
-            ReadFailedError: the disk did not give the letters.
+            RpcError: ABORTED: they are being given back already.
         """
-        groups: dict[Group, None] = {}
-        again: dict[Topic, list[Record]] = {}
-        retried: list[int] = []
-        left: list[dict[str, Any]] = []
-        for letter in list(self.chosen(offsets)):
-            try:
-                target = self._revive(letter, as_new=as_new, rights=rights)
-            except (RpcError, StorageError) as error:
-                left.append(
-                    {"offset": letter.offset, "reason": error.message if isinstance(error, RpcError) else str(error)}
-                )
-                continue
-            if isinstance(target, Topic):
-                again.setdefault(target, []).append(letter)
-            else:
-                groups[target] = None
-                retried.append(letter.offset)
+        self.check_idle()
+        work = _GivingBack()
+        self._store.retrying.add(self.topic)
 
-        def ended() -> None:
-            result = {"retried": len(retried), "left": left}
-            if retried:
-                self.forget(sorted(retried), lambda error: answer(result, error), groups)
-            else:
-                answer(result, None)
+        def told(result: Any, error: RpcError | None) -> None:
+            self._store.retrying.discard(self.topic)
+            answer(result, error)
 
         def produced(letters: list[Record], error: StorageError | None) -> None:
             if error is None:
-                retried.extend(letter.offset for letter in letters)
+                work.retried.extend(letter.offset for letter in letters)
             else:
-                left.extend({"offset": letter.offset, "reason": str(error)} for letter in letters)
+                work.left.extend({"offset": letter.offset, "reason": str(error)} for letter in letters)
 
-        _produce_again(again, produced, ended)
+        def ended() -> None:
+            result = {"retried": len(work.retried), "left": work.left}
+            if work.retried:
+                self.forget(sorted(work.retried), lambda error: told(result, error), work.groups)
+            else:
+                told(result, None)
+
+        def looked_at(error: StorageError | RpcError | None) -> None:
+            if isinstance(error, StorageError):
+                error = as_rpc_error(self.topic.name, error)
+            if error is not None and not work.groups:
+                told(None, error)
+            else:  # what was given back is noted, also where the disk does not give the rest
+                _produce_again(work.again, produced, ended)
+
+        in_slices(self._store.scheduler, self._give_back(work, offsets, as_new=as_new, rights=rights), looked_at)
+
+    def purge(self, offsets: Sequence[int] | None, answer: Answer) -> None:
+        """Forget letters, and tell how many once that is safe.
+
+        Raises:
+            RpcError: ABORTED: they are being given back.
+        """
+        self.check_idle()
+        found: list[int] = []
+
+        def steps() -> Iterator[int]:
+            for letter, is_chosen in self._looked_at(offsets):
+                if is_chosen:
+                    found.append(letter.offset)
+                yield len(letter.body)
+
+        def ended(error: StorageError | RpcError | None) -> None:
+            if error is not None:
+                answer(None, as_rpc_error(self.topic.name, error) if isinstance(error, StorageError) else error)
+            elif found:
+                self.forget(found, lambda error: answer({"purged": len(found)}, error))
+            else:
+                answer({"purged": 0}, None)
+
+        in_slices(self._store.scheduler, steps(), ended)
+
+    def check_idle(self) -> None:
+        """See that these letters are not being given back.
+
+        Raises:
+            RpcError: ABORTED: they are.
+        """
+        if self.topic in self._store.retrying:
+            text = f"the dead letters of topic {self.topic.name} are being given back; ask again when that is done"
+            raise RpcError(Code.ABORTED, text, {"may_have_run": False})
+
+    def _give_back(
+        self, work: "_GivingBack", offsets: Sequence[int] | None, *, as_new: bool, rights: Rights | None
+    ) -> Iterator[int]:
+        """Look at one letter at each step, and give it back."""
+        for letter, is_chosen in self._looked_at(offsets):
+            if not is_chosen:
+                yield len(letter.body)
+                continue
+            try:
+                target = self._revive(letter, as_new=as_new, rights=rights)
+            except (RpcError, StorageError) as error:
+                reason = error.message if isinstance(error, RpcError) else str(error)
+                work.left.append({"offset": letter.offset, "reason": reason})
+            else:
+                if isinstance(target, Topic):
+                    work.again.setdefault(target, []).append(letter)
+                else:
+                    work.groups[target] = None
+                    work.retried.append(letter.offset)
+            yield len(letter.body)
 
     def _revive(self, letter: Record, *, as_new: bool, rights: Rights | None) -> Group | Topic:
         """Give one letter back to its group, which is returned; or return the topic into which it is to be produced.

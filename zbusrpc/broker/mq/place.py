@@ -77,6 +77,10 @@ class Place:
         """Return what changed since the last `changes` or `describe`."""
         return self._changes.take(self.position, self.pending)
 
+    def note_stored(self, position: int) -> None:
+        """Tell with the next `changes` no more than what changes from now on: the rest was read just now."""
+        self._changes.note_stored(position)
+
     def forget_stored(self) -> None:
         """Tell the whole place with the next `changes`: what was told before did not reach the disk."""
         self._changes.rewrite()
@@ -148,6 +152,10 @@ class Changes:
         """Write the whole place next."""
         self._touched.clear()
         self._is_rewritten = True
+
+    def note_stored(self, position: int) -> None:
+        """Take note that all is stored as it is, with the group at `position`."""
+        self._note_taken(position)
 
     def has_any(self, position: int) -> bool:
         """Say whether `take` has something to tell."""

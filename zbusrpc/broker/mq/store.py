@@ -24,6 +24,7 @@ from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, slug
 from zbusrpc.broker.mq.options import GroupOptions, TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
+from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
@@ -68,6 +69,9 @@ class Store(Groups):
         self._disk = disk
         self._handles = Handles(disk)
         self._catalog = Catalog(disk, data_dir)
+        self._ahead = ReadAhead()
+        self.retrying: set[Topic] = set()
+        """Topics of which dead letters are being given back."""
         self._creating: dict[str, list[TopicDone]] = {}
         self._is_closing = False
 
@@ -149,6 +153,7 @@ class Store(Groups):
             scheduler=self.scheduler,
             created_ms=found.created_ms,
             on_readable=self.on_readable,
+            ahead=self._ahead,
         )
         self.topics[found.name] = topic
         self.on_change(found.name)
@@ -157,6 +162,8 @@ class Store(Groups):
             group = self._make_group(topic, said["name"], options[key], key)
             group.seek(max(said["next"], opened.start_offset))
             group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
+            if not said["has_gap"]:
+                group.note_stored(said["next"])
             self.journal.adopt(key, group)
             self.on_group_moved(group)
             if group.options.delete_on_exit:

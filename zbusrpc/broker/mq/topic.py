@@ -10,7 +10,7 @@ Promises: a message whose id is in the duplicate window is not stored again, and
 is never shown what a power cut could take back (level DISK); what is kept in memory is bounded by TAIL_BYTES_MAX.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
@@ -20,7 +20,9 @@ from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.options import TopicOptions
+from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.storage.commit import Committer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import Log
@@ -31,6 +33,8 @@ from zbusrpc.transport.entries import Entry
 TAIL_RECORDS_MAX: Final = 2048
 TAIL_BYTES_MAX: Final = 1024 * 1024
 """Of a topic with consumers the last messages are kept in memory: who follows closely does not read the disk."""
+READ_COST_BYTES: Final = 512
+"""What reading a message takes besides its body: as long as so many bytes of it."""
 TAIL_READ: Final = 256
 """Records that one read of the tail returns."""
 
@@ -51,6 +55,7 @@ class Topic:
         scheduler: Scheduler,
         created_ms: int,
         on_readable: Callable[["Topic"], None],
+        ahead: ReadAhead,
     ) -> None:
         self.name = name
         self.uid = uid
@@ -67,6 +72,9 @@ class Topic:
         self._scheduler = scheduler
         self._on_readable = on_readable
         self._window: DuplicateWindow | None = None
+        self._filling: DuplicateWindow | None = None  # after a restart, until it has all ids
+        self._late: list[tuple[Sequence[Entry], Told, int]] = []  # what waits for that
+        self._ahead = ahead
         self._tail: list[Record] = []
         self._tail_bytes = 0
 
@@ -99,11 +107,11 @@ class Topic:
         Raises:
             RpcError: they are refused at once; nothing is told.
         """
+        window = self._window
+        if window is None:
+            self._produce_late(entries, tell, owner)
+            return
         now_ms = self._scheduler.now_ms()
-        try:
-            window = self._duplicate_window()
-        except StorageError as error:
-            raise as_rpc_error(self.name, error) from error
         window.forget_old(now_ms)
         ttl_ms = self.options.ttl_ms or 0
         records: list[Record] = []
@@ -128,6 +136,24 @@ class Topic:
         except StorageError as error:
             window.free(ids)
             raise as_rpc_error(self.name, error) from error
+
+    def _produce_late(self, entries: Sequence[Entry], tell: Told, owner: int) -> None:
+        """Store messages when the duplicate window is filled: after a restart, from the log, in slices."""
+        self._late.append((entries, tell, owner))
+        if self._filling is None:
+            self._filling = self._empty_window()
+            in_slices(self._scheduler, self._fill_window(), self._filled)
+
+    def _filled(self, error: StorageError | RpcError | None) -> None:
+        self._window, self._filling = self._window or (self._filling if error is None else None), None
+        late, self._late = self._late, []
+        for entries, tell, owner in late:
+            try:
+                if self._window is None and isinstance(error, StorageError):
+                    raise as_rpc_error(self.name, error)
+                self.produce(entries, tell, owner)
+            except RpcError as refusal:
+                tell(None, refusal)
 
     def record_of(self, entry: Entry, owner: int = NO_OWNER) -> Record:
         """Return what is stored of a message."""
@@ -201,18 +227,21 @@ class Topic:
 
     def _duplicate_window(self) -> DuplicateWindow:
         """Return the window, filled from the log by the first who needs it."""
-        window = self._window
-        if window is None:
-            options = self.options
-            window = DuplicateWindow(round(options.duplicate_window_s * 1000), options.duplicate_window_ids)
-            self._fill_window(window)
-            self._window = window
-        return window
+        if self._window is None:
+            self._filling = window = self._empty_window()
+            for _ in self._fill_window():
+                pass
+            self._window, self._filling = window, None
+        return self._window
 
-    def _fill_window(self, window: DuplicateWindow) -> None:
+    def _empty_window(self) -> DuplicateWindow:
+        return DuplicateWindow(round(self.options.duplicate_window_s * 1000), self.options.duplicate_window_ids)
+
+    def _fill_window(self) -> Iterator[int]:
+        """Read the ids of late messages, some at each step."""
         log = self.log
         offset = self.duplicate_window_offset()
-        while records := log.read(offset):
+        while (window := self._filling) is not None and (records := log.read(offset)):
             named: dict[int, list[tuple[Whose, int]]] = {}
             for record in records:
                 if record.id:
@@ -221,6 +250,7 @@ class Topic:
                 window.reserve([id_ for id_, _ in of_owner], records[-1].timestamp_ms, owner)
                 window.settle(of_owner)
             offset = records[-1].offset + 1
+            yield sum(len(record.body) + READ_COST_BYTES for record in records)
 
     def duplicate_window_offset(self) -> int:
         """Return where the messages begin whose ids are in the window, and are read after a restart.
@@ -266,7 +296,7 @@ class Topic:
 
         It need not be readable yet: after a restart that takes a sync, and what a group had must not seem gone.
         """
-        return self.log.read_one(offset)
+        return self._ahead.load(self.log, offset)
 
     def _extend_tail(self, records: list[Record]) -> None:
         if not self.has_consumers:
@@ -295,3 +325,6 @@ class Topic:
         self._tail.clear()
         self._tail_bytes = 0
         self._window = None
+        if self._filling is not None:
+            self._filling = self._empty_window()
+        self._ahead.forget()

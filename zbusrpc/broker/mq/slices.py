@@ -1,0 +1,44 @@
+"""Slices: long work on the loop, a part of it in each turn, so that everybody else is served in between.
+
+Pure: turns come from the scheduler. Promises: no turn does more than STEPS_MAX steps, nor begins one more after
+BYTES_MAX.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.errors import RpcError
+
+STEPS_MAX: Final = 128
+"""Steps of one turn: where each is a seek on the disk, 20 ms."""
+BYTES_MAX: Final = 1024 * 1024
+"""Bytes that are read in one turn: some ms."""
+
+Done = Callable[[StorageError | RpcError | None], None]
+
+
+def in_slices(scheduler: Scheduler, steps: Iterator[int], done: Done) -> None:
+    """Do `steps`, the first of them at once, and tell when all are done, or what one of them raised.
+
+    Args:
+        scheduler: Whose turns they take.
+        steps: Does one step each time it is asked for the next, and yields how many bytes that took.
+        done: Told the end once.
+    """
+
+    def go_on() -> None:
+        count = size = 0
+        try:
+            for taken in steps:
+                count, size = count + 1, size + taken
+                if count >= STEPS_MAX or size >= BYTES_MAX:
+                    scheduler.soon(go_on)
+                    return
+        except (StorageError, RpcError) as error:
+            done(error)
+            return
+        done(None)
+
+    go_on()

@@ -21,8 +21,8 @@ BYTES_PER_ROUND = 6000
 LEVELS = {"level-os": "os", "level-disk": "disk"}
 FILTER = "eu.*"
 SEGMENT_BYTES = 8192
-KEEP_BYTES = 256 * SEGMENT_BYTES
-"""More than is stored while a producer looks for its broker: what is not kept is not known to be a duplicate."""
+KEEP = {"keep_bytes": SEGMENT_BYTES, "duplicate_window_ids": 10_000}
+"""More ids than are stored while a producer looks for its broker; what is older goes at once."""
 UPKEEP_S = 1.05
 """So long a broker must live to remove what is not kept."""
 
@@ -36,7 +36,7 @@ def declare(address: str, levels: dict[str, str]) -> None:
     """Make topics, whose files are small, so that new ones are begun and old ones removed all the time."""
     with QueuePeer(address) as peer:
         for topic, level in levels.items():
-            peer.declare(topic, durability=level, segment_bytes=SEGMENT_BYTES, keep_bytes=KEEP_BYTES)
+            peer.declare(topic, durability=level, segment_bytes=SEGMENT_BYTES, **KEEP)
 
 
 def assert_all_is_good(load: Load, groups: dict[str, list[str]]) -> None:

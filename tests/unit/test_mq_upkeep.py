@@ -25,9 +25,9 @@ def look_after(lab: QueueLab) -> None:
     lab.run()
 
 
-@pytest.mark.parametrize("options", [{"keep_consumed": False}, {"compact": True}])
+@pytest.mark.parametrize("options", [{"keep_consumed": False}, {"compact": True}, {"keep_s": 1}, {"keep_bytes": 1}])
 def test_ids_of_consumed_messages_survive_a_restart(options: dict[str, object]) -> None:
-    """A message that was consumed and could go is kept for the duplicate window: sent again it is not stored again."""
+    """A message that could go is kept for the duplicate window: sent again it is not stored again."""
     lab = filled(**options)
     lab.pass_time(WINDOW_S - 1)
 
@@ -37,7 +37,7 @@ def test_ids_of_consumed_messages_survive_a_restart(options: dict[str, object]) 
     assert lab.peer().produce("orders", entry("again", id_="id 5"))["duplicates"] == [[0, 5]]
 
 
-@pytest.mark.parametrize("options", [{"keep_consumed": False}, {"compact": True}])
+@pytest.mark.parametrize("options", [{"keep_consumed": False}, {"compact": True}, {"keep_s": 1}, {"keep_bytes": 1}])
 def test_what_is_past_the_window_goes(options: dict[str, object]) -> None:
     """When nobody needs them any more, consumed messages go, but those in the segment that is being written."""
     lab = filled(**options)
@@ -60,3 +60,13 @@ def test_what_a_group_needs_stays() -> None:
 
     assert 0 < lab.topic().log.start_offset <= 40
     assert peer.consume("orders", "audit").entries[0].first == 40
+
+
+def test_keep_bytes_holds_beyond_the_ids_that_are_remembered() -> None:
+    """What is kept for the duplicate window is bounded by the ids that it holds: the disk is saved beyond them."""
+    lab = filled(keep_bytes=1, duplicate_window_ids=20)
+
+    look_after(lab)
+
+    assert 60 < lab.topic().log.start_offset <= 80
+    assert lab.peer().produce("orders", entry("again", id_="id 85"))["duplicates"] == [[0, 85]]

@@ -8,6 +8,7 @@ from typing import Final
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.errors import StorageError
+from zbusrpc.broker.storage.segment import OFFSETS_END
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.telemetry import get_logger
 
@@ -49,7 +50,12 @@ class Upkeep:
     def _look_after(self, topic: Topic) -> None:
         scheduler, now_ms = self._store.scheduler, self._store.scheduler.now_ms()
         needed = topic.needed_offset()
-        retired = topic.log.retire(now_ms, needed)
+        try:  # a restart reads the ids of late messages again
+            spared = topic.duplicate_window_offset() if len(topic.log.segments) > 1 else OFFSETS_END
+        except StorageError as error:
+            self._note(topic, "retention", error)
+            return
+        retired = topic.log.retire(now_ms, needed, spared)
         if retired.segments:
             log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
             scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))

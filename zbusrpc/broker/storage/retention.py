@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from zbusrpc.broker.storage.segment import Segment
+from zbusrpc.broker.storage.segment import OFFSETS_END, Segment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,10 @@ class Retention:
 KEEP_EVERYTHING: Final = Retention()
 
 
-def count_expendable(segments: Sequence[Segment], retention: Retention, now_ms: int, needed_offset: int) -> int:
-    """Return how many of `segments`, from the oldest, may go."""
+def count_expendable(
+    segments: Sequence[Segment], retention: Retention, now_ms: int, needed_offset: int, spared_offset: int = OFFSETS_END
+) -> int:
+    """Return how many of `segments`, from the oldest, may go; none with a record at or above `spared_offset`."""
     excess = sum(segment.size for segment in segments) - (retention.bytes_max or 0)
     age_ms_max = retention.age_ms_max
     count = 0
@@ -43,7 +45,7 @@ def count_expendable(segments: Sequence[Segment], retention: Retention, now_ms: 
         is_ripe = age_ms >= retention.passed_age_ms_min
         is_passed = retention.when_passed and is_ripe and segment.next_offset <= needed_offset
         is_spared = retention.spare_needed and segment.next_offset > needed_offset
-        if is_spared or not (is_old or is_excess or is_passed):
+        if is_spared or segment.next_offset > spared_offset or not (is_old or is_excess or is_passed):
             break
         excess -= segment.size
         count += 1

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
-from typing import Annotated, Any, Literal, NamedTuple, Optional, Union, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Optional, Union, get_args, get_origin
 from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
@@ -240,7 +240,8 @@ def unions(draw: st.DrawFn, inner: st.SearchStrategy[Drawn]) -> Drawn:
     """Draw a union of two or three."""
     members = draw(st.lists(inner, min_size=2, max_size=3))
     annotation = Union[tuple(member for member, _ in members)]  # noqa: UP007 - of types that are drawn
-    if get_origin(annotation) is Union and draw(st.integers(0, 9)) == 0:
+    kinds = set(get_args(annotation)) - {type(None)}
+    if get_origin(annotation) is Union and len(kinds) > 1 and draw(st.integers(0, 9)) == 0:
         annotation = Annotated[annotation, Field(union_mode="left_to_right")]
     return annotation, st.one_of([values for _, values in members])
 

@@ -54,6 +54,11 @@ def is_known_text(schema: Schema) -> bool:
     return ser["type"] == "to-string" or is_of_pydantic(function_of(ser)) or is_pattern(schema)
 
 
+def is_byte_size(schema: Schema) -> bool:
+    """Whether it is a number of bytes, which is written by `int`."""
+    return function_of(schema.get("serialization", {})) is int and is_of_pydantic(function_of(schema))
+
+
 def is_pattern(schema: Schema) -> bool:
     """Whether it is a regular expression."""
     return function_name(schema).startswith("pattern_")

@@ -17,6 +17,7 @@ Pure: core schemas in, core schemas out.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 from pydantic_core import MISSING
@@ -30,7 +31,7 @@ from zbusrpc.service.forms.core_schemas import (
     config_of,
     fields_of,
     function_name,
-    function_of,
+    is_byte_size,
     is_finite,
     is_known_text,
     is_secret,
@@ -149,8 +150,7 @@ class Walk:
             if last_name(schema) == "pattern_bytes_validator":
                 self._refuse(place, "a pattern of bytes is not read back from JSON", "use Pattern[str]")
             return schema, True
-        if function_of(ser) is not int:  # by which a ByteSize is written
-            self.must_read_back = True
+        self.must_read_back = self.must_read_back or not is_byte_size(schema)
         return schema, False
 
     def _secret(self, schema: Schema, place: str) -> Node:
@@ -252,7 +252,8 @@ class Walk:
 
     def _walk_nullable(self, schema: Schema, place: str) -> Node:
         if self._resolve(schema["schema"])["type"] not in {"any", "none", "literal", "union", "nullable"}:
-            self._check_union({"type": "union", "choices": [{"type": "none"}, schema["schema"]]}, place)
+            with suppress(UndecidedError):  # None is read first, and only a serializer of the user writes another null
+                self._check_members({"type": "union", "choices": [{"type": "none"}, schema["schema"]]}, place)
         return {**schema, "schema": self._walk(schema["schema"], place)}
 
     def _walk_union(self, schema: Schema, place: str) -> Node:
@@ -268,10 +269,12 @@ class Walk:
 
     def _check_union(self, schema: Schema, place: str) -> None:
         try:
-            confused = self._judge.confusion(schema)
+            self._check_members(schema, place)
         except UndecidedError:
             self.must_read_back = True
-            return
+
+    def _check_members(self, schema: Schema, place: str) -> None:
+        confused = self._judge.confusion(schema)
         if confused is None:
             return
         one, other = map(shown, confused)

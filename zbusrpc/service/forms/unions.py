@@ -31,6 +31,7 @@ from zbusrpc.service.forms.core_schemas import (
     extra_of,
     fields_of,
     function_of,
+    is_byte_size,
     is_finite,
     is_known_text,
     is_of_pydantic,
@@ -68,6 +69,7 @@ _TEXTS: Final = {
 
 _FROM_NUMBERS: Final = _TEXTS.keys() - {"str", "bytes", "date", "datetime", "time", "timedelta", "uuid"} | {"float"}
 """Types that take a number for one of their values as well as its text."""
+_SCALARS: Final = _NUMBERS.keys() | _TEXTS.keys() | {"enum"}
 _APART: Final = frozenset(
     frozenset(pair)
     for pair in [
@@ -114,11 +116,19 @@ class Judge:
         if len(others) > 1 and (greedy := [member for member in others if _writes_anything(member)]):
             return greedy[0], next(member for member in others if member is not greedy[0])
         in_order = union.get("mode") == "left_to_right"
+        undecided: UndecidedError | None = None
         for (i, writer), (j, reader) in permutations(enumerate(members), 2):
-            level = self._fit(writer, reader)
-            if level is NO or (in_order and i < j) or (not in_order and level < self._own(writer)):
+            if in_order and i < j:
                 continue
-            return writer, reader
+            try:
+                level = self._fit(writer, reader)
+            except UndecidedError as error:
+                undecided = error
+                continue
+            if level is not NO and (in_order or level >= self._own(writer)):
+                return writer, reader
+        if undecided is not None:
+            raise undecided
         return None
 
     def takes_infinity(self, schema: Schema) -> bool:
@@ -160,7 +170,7 @@ class Judge:
         while True:
             schema = self._resolve(schema)
             kind = schema["type"]
-            if is_known_text(schema):
+            if is_known_text(schema) or is_byte_size(schema):
                 return schema
             if kind in _WRAPPERS:
                 schema = schema["schema"]
@@ -259,11 +269,7 @@ class Judge:
     def _fit_of_arrays(self, writer: Schema, reader: Schema) -> int:
         ours, theirs = self.kind(writer), self.kind(reader)
         if theirs not in ARRAYS:
-            return (
-                NO
-                if theirs in _NUMBERS or theirs in _TEXTS or theirs in OBJECTS or theirs in RECORDS
-                else _undecided(reader)
-            )
+            return NO if theirs in _SCALARS or theirs in OBJECTS or theirs in RECORDS else _undecided(reader)
         mine, other = _length(writer), _length(reader)
         if mine is not None and other is not None:
             if mine != other:
@@ -277,7 +283,7 @@ class Judge:
 
     def _fit_of_objects(self, writer: Schema, reader: Schema) -> int:
         theirs = self.kind(reader)
-        if theirs in _NUMBERS or theirs in _TEXTS or (theirs in ARRAYS and theirs != "named-tuple"):
+        if theirs in _SCALARS or (theirs in ARRAYS and theirs != "named-tuple"):
             return NO
         if theirs not in OBJECTS and theirs not in RECORDS:
             return _undecided(reader)
@@ -340,6 +346,8 @@ class Judge:
 
 def _writes_anything(schema: Schema) -> bool:
     """Whether it writes the values of other types as well, so that pydantic takes it for the member that they are."""
+    if is_byte_size(schema):
+        return True
     return is_known_text(schema) and last_name(schema["serialization"]) not in {"ser_path", "ser_ip", "serialize_url"}
 
 

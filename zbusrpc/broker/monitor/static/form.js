@@ -103,6 +103,7 @@ function editorOf(schema, definitions, preset) {
   if (schema.enum) return choiceEditor(schema.enum, preset);
   if (schema.type === "boolean") return choiceEditor([true, false], preset);
   const hint = preset ?? schema.examples?.[0] ?? "";
+  if (schema.format === "password") return lineEditor("", (text) => JSON.stringify(text), "password");
   if (schema.type === "string") return lineEditor(hint, (text) => JSON.stringify(text));
   if (schema.type === "integer") return numberEditor(hint, INTEGER, "a whole number");
   if (schema.type === "number") return numberEditor(hint, NUMBER, "a number");
@@ -117,8 +118,8 @@ function choiceEditor(values, preset) {
   return { input, read: () => input.value };
 }
 
-function lineEditor(placeholder, toJson) {
-  const input = el("input", { autocomplete: "off", spellcheck: "false", placeholder });
+function lineEditor(placeholder, toJson, type = "text") {
+  const input = el("input", { type, autocomplete: "off", spellcheck: "false", placeholder });
   return { input, read: (name) => toJson(input.value, name) };
 }
 

@@ -98,6 +98,8 @@ class Native:
         """Requests that came to be served."""
         self.entries: list[Entry] = []
         """Messages that were delivered."""
+        self.pushes: list[bytes] = []
+        """What it was told without having asked."""
         self._last_id = 0
 
     def receive(self, items: list[Any]) -> None:
@@ -110,6 +112,8 @@ class Native:
                 self.calls.append(message)
             elif message.kind == Kind.DELIVER:
                 self.entries += decode_entries(message.body)
+            elif message.kind == Kind.TOPOLOGY:
+                self.pushes.append(bytes(message.body))
 
     def post(self, kind: int, body: Any = b"", *, topic: str = "", session: int = 0, **headers: str) -> int:
         """Send a request, let no turn pass, and return its id."""
@@ -165,6 +169,7 @@ class Web(TextSession):
     def __init__(self, core: RightsCore, rights: Rights | None) -> None:
         super().__init__(core)
         core._sessions[self.session.number] = self
+        self.core = core
         self.session.rights = rights
         self._reception = Reception(core, self.dialect)
 

@@ -1,10 +1,15 @@
 """Pages in browsers: what those of others have a browser ask, under whatever name, and what its own get."""
 
+import asyncio
+import re
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import pytest
 
+from tests.support.inprocess import running_broker
 from tests.support.rights_core import rights, rule
+from tests.support.text_wire import CLOSE, UPGRADE, TextWire, command, frame, status_of, wire
 from tests.support.tokens import secret_of
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access import Access, Rights
@@ -213,3 +218,34 @@ def test_logins_are_bounded(house: House) -> None:
     for number in range(LOGINS_MAX):
         house.logins.begin(rights(f"t{number}", rule("query")))
     assert house.logins.rights_of(mine[-1]) is None
+
+
+@pytest.mark.anyio
+async def test_logging_out_ends_what_goes_on_by_the_login() -> None:
+    """The WebSocket that the page has opened with the cookie is closed; one of another login goes on."""
+
+    def walk(address: str) -> tuple[int, int, bytes]:
+        with ExitStack() as stack:
+            mine, other, third = (stack.enter_context(wire(address)) for _ in range(3))
+            cookies = [_log_in(third) for _ in range(2)]
+            for connection, cookie in zip((mine, other), cookies, strict=True):
+                assert connection.ask(UPGRADE[:-2] + f"cookie: {cookie}\r\n\r\n".encode()).startswith(b"HTTP/1.1 101 ")
+            out = third.ask(f"POST /api/logout HTTP/1.1\r\ncookie: {cookies[0]}\r\ncontent-length: 0\r\n\r\n".encode())
+            opcode, _ = mine.receive_frame()
+            other.send(frame(1, command("server")))
+            return status_of(out), opcode, other.receive_frame()[1]
+
+    async with running_broker(access=Access((OPS,))) as server:
+        status, opcode, answer = await asyncio.to_thread(walk, server.broker.name)
+
+    assert (status, opcode) == (200, CLOSE)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def _log_in(connection: TextWire) -> str:
+    """Log in, and return the cookie that the broker sets."""
+    body = b'{"token":"%b"}' % secret_of("ops").encode()
+    answer = connection.ask(b"POST /api/login HTTP/1.1\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+    found = re.search(rb"set-cookie: ([^;]+);", answer, re.IGNORECASE)
+    assert found is not None, answer
+    return found[1].decode()

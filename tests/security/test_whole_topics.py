@@ -139,10 +139,15 @@ def test_service_does_not_take_the_name_of_a_topic(core: RightsCore, topic: str,
 
 def test_service_does_not_take_the_place_of_dead_letters(core: RightsCore) -> None:
     """The broker makes it when it needs it."""
-    refused = core.native(WHOLE).serve("other.dlq")
+    core.native().command("declare", topic="other", dead_letter_topic="spare", update=True)
 
-    assert isinstance(refused, RpcError)
-    assert refused.message == "other.dlq is for the dead letters of other: a service needs another name"
+    for name in ("orders.dlq", "new.dlq", "spare"):
+        refused = core.native(WHOLE).serve(name)
+        assert isinstance(refused, RpcError)
+        assert refused.message == f"{name} is for dead letters: a service needs another name"
+    taken = core.native(WHOLE).command("declare", topic="other", dead_letter_topic="Chat", update=True)
+    assert isinstance(taken, RpcError)
+    assert taken.message == "Chat is a service that runs here: name another topic for the dead letters of other"
 
 
 @pytest.mark.parametrize("service", ["Chat", "Bank", "Old"])

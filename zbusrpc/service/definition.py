@@ -130,7 +130,8 @@ def service(
         check_kind("@service(durable", durable, bool, DefinitionError)
         check_whole("@service(concurrency", concurrency, 1, CONCURRENCY_MAX, DefinitionError)
         chosen = one_spelling(name or decorated.__name__)
-        if len(chosen.encode()) > TOPIC_BYTES_MAX or any(mark in chosen for mark in "/.? #%"):
+        is_seen = chosen.isprintable() and not any(mark in chosen for mark in "/.? #%")
+        if len(chosen.encode()) > TOPIC_BYTES_MAX or not is_seen:
             raise DefinitionError(
                 f"service name {chosen!r}: up to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
             )

@@ -7,7 +7,7 @@ has one spelling (see `transport/naming.py`), which is seen to before it comes h
     group `calls`      of a durable service: which of its calls are done
     group `letters`    of a topic of dead letters: which of them were dealt with
     group `auto-...`   of a consumer that names none; it comes back to it by this name
-    topic `T.dlq`      the dead letters of T, unless T names another topic for them; no service is called so
+    topic `T.dlq`      the dead letters of T, unless T names another topic for them; no service is called as either
 
 Pure: text in, text out, or one line that says what is wrong.
 """
@@ -64,17 +64,6 @@ def check_name(what: str, name: object) -> str:
 def reserved(group: str) -> RpcError:
     """Return the error for a group that somebody wants to make, join, move or remove, and that is the broker's own."""
     return _refusal(f"group {group} is the broker's own ({RESERVED_GROUPS[group]}): use another name")
-
-
-def check_service_name(name: str) -> None:
-    """See that a service does not take the name of a topic of dead letters, which the broker makes when it needs it.
-
-    Raises:
-        RpcError: INVALID_ARGUMENT.
-    """
-    if name.endswith(DEAD_LETTER_SUFFIX):
-        topic = name.removesuffix(DEAD_LETTER_SUFFIX)
-        raise _refusal(f"{name} is for the dead letters of {topic}: a service needs another name")
 
 
 def decode_name(what: str, data: bytes) -> str:

@@ -386,6 +386,9 @@ class Store(Groups):
         check_name("dead-letter topic", target)
         if target == name:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")
+        if self.runs(target):
+            text = f"{target} is a service that runs here: name another topic for the dead letters of {name}"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
         there = self.topics.get(target)
         if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
             text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"

@@ -24,7 +24,7 @@ from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.names import CALLS_GROUP, check_name, check_service_name
+from zbusrpc.broker.mq.names import CALLS_GROUP, check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
@@ -106,7 +106,8 @@ class StoredCalls:
         Raises:
             RpcError: FAILED_PRECONDITION, or INVALID_ARGUMENT where the name is the broker's own.
         """
-        check_service_name(name)
+        if self._store.holds_letters(name):
+            raise RpcError(Code.INVALID_ARGUMENT, f"{name} is for dead letters: a service needs another name")
         known = self._store.topics.get(name)
         if known is not None and not known.options.is_service:
             text = f"{name} is a topic of messages, and no service: a service needs a name of its own"

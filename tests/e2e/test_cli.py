@@ -415,7 +415,7 @@ def test_call_takes_json_for_models(shared_site: Site, processes: Processes) -> 
         (["Lab.add", "a=1", "a=2"], "a is given twice"),
         (["Lab.add", "--tiemout", "3"], "there is no option --tiemout; "),
         (["Lab.work", "cli-slow", "60", "--timeout", "0.1"], "DEADLINE_EXCEEDED: "),
-        (["Lab.add", "1", "--timeout", "0"], "--timeout = 0.0: input should be greater than 0"),
+        (["Lab.add", "1", "--timeout", "0"], "--timeout = 0.0: input should be greater than or equal to 0.001"),
     ],
 )
 def test_failed_call_is_one_clear_line(
@@ -471,7 +471,7 @@ def test_settings_win_in_their_order(shared_site: Site, processes: Processes, tm
         ("brokr = 'x'", {}, "brokr in zbusrpc.toml is no setting; did you mean broker?"),
         ("timeout = 'soon'", {}, "timeout in zbusrpc.toml = 'soon': input should be a valid number"),
         ("= nonsense", {}, "zbusrpc.toml: "),
-        ("", {"ZBUSRPC_TIMEOUT": "-1"}, "ZBUSRPC_TIMEOUT = '-1': input should be greater than 0"),
+        ("", {"ZBUSRPC_TIMEOUT": "-1"}, "ZBUSRPC_TIMEOUT = '-1': input should be greater than or equal to 0.001"),
     ],
 )
 def test_mistake_in_the_settings_is_one_clear_line(

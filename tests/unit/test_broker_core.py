@@ -506,3 +506,21 @@ def test_call_that_is_handed_back_says_whether_it_has_run(
     broker.receive(instance, Message(Kind.RETURN, given.id, flags=return_flags, session=given.session), NOW)
 
     assert says_not_run(caller) is has_not_run
+
+
+def test_window_of_an_instance_may_grow() -> None:
+    """One that had old work to finish takes more when that is done; smaller or equal is a mistake."""
+    broker = Broker()
+    caller, instance = broker.connect("caller"), broker.connect("instance")
+    subscribe(broker, instance, window=1)
+    for number in (1, 2, 3, 4):
+        request(broker, caller, number=number)
+    assert [message.id for message in instance.outbox] == [1]
+
+    broker.receive(instance, Message(Kind.SUBSCRIBE, 2, b"Calc", b'{"window":3}'), NOW)
+
+    assert [message.id for message in instance.outbox if message.kind == Kind.REQUEST] == [1, 2, 3]
+    assert broker.services()[0]["instances"][0]["window"] == 3
+    for window in (b'{"window":3}', b'{"window":1}'):
+        with pytest.raises(ProtocolError, match="already"):
+            broker.receive(instance, Message(Kind.SUBSCRIBE, 3, b"Calc", window), NOW)

@@ -246,6 +246,49 @@ async def test_place_is_free_when_the_handler_has_ended(server: Server, patient:
         await eventually(lambda: not server.broker.services()[0]["instances"][0]["in_flight"], "free place")
 
 
+@pytest.mark.parametrize("method", ["work", "block"])
+async def test_place_is_not_free_for_a_lost_link(server: Server, patient: Patient, method: str) -> None:
+    """What came by a connection that is gone holds its place on the next one, too, until it has ended."""
+    async with serving(server, patient, concurrency=2) as worker:
+        proxy = options(connect(Patient, broker=server.broker.name), timeout=30.0)
+        call = asyncio.ensure_future(_awaitable(getattr(proxy, method))())
+        await eventually(lambda: patient.began, "start")
+
+        await lose_link(call, worker)
+        await eventually(lambda: _windows(server), "new subscription")
+
+        assert _windows(server) == [1]
+        assert await proxy.answer() == 42
+        patient.gate.set()
+        patient.may_clean.set()
+        await eventually(lambda: _windows(server) == [2], "the whole window")
+
+
+async def test_instance_without_a_free_place_subscribes_later(server: Server, patient: Patient) -> None:
+    """With all places held by what came by a lost connection, nothing is asked for before one has ended."""
+    async with serving(server, patient) as worker:
+        proxy = options(connect(Patient, broker=server.broker.name), timeout=30.0, wait_for_ready=True)
+        call = asyncio.ensure_future(aio(proxy.block)())
+        await eventually(lambda: patient.began, "start")
+        await lose_link(call, worker)
+        (post,) = worker._posts.values()
+        await eventually(lambda: post.link.connection is not None, "connection")
+        waiting = asyncio.ensure_future(proxy.answer())
+        await eventually(lambda: sum(entry["queued"] for entry in server.broker.services()) == 1, "queue")
+
+        assert _windows(server) == []
+        patient.gate.set()
+
+        assert await waiting == 42
+        assert _windows(server) == [1]
+
+
+def _windows(server: Server) -> list[int]:
+    """Return the windows of all instances of `Patient`."""
+    entries = [entry for entry in server.broker.services() if entry["service"] == "Patient"]
+    return [instance["window"] for entry in entries for instance in entry["instances"]]
+
+
 def _awaitable(method: Any) -> Any:
     return method if method.__name__ != "block" else aio(method)
 
@@ -312,6 +355,26 @@ async def test_what_has_not_begun_says_so(server: Server, patient: Patient, end:
         assert said.flags & Flag.NOT_RUN
         assert said.kind == (Kind.REPLY if end == "deadline" else Kind.RETURN)
         assert not patient.began
+
+
+async def test_method_that_waited_for_a_thread_has_not_run(server: Server, patient: Patient) -> None:
+    """With all threads busy a `def` method that is stopped has not begun, never does, and says so."""
+    async with serving(server, patient) as worker:
+        (post,) = worker._posts.values()
+        sent: list[Message] = []
+        post._send = lambda message, connection: sent.append(message)  # type: ignore[method-assign]
+        for number in (1, 2):
+            post.message_received(Message(Kind.REQUEST, number, b"Patient", b'{"method":"block"}', session=9))
+        await eventually(lambda: all(running.has_started for running in worker.unfinished()), "start")
+        await eventually(lambda: worker._threads._work_queue.qsize() == 1, "a method that waits")
+
+        post._expire(worker.unfinished()[1])
+        await eventually(lambda: sent, "answer")
+        patient.gate.set()
+        await eventually(lambda: len(sent) == 2, "end of the other")
+
+    assert [(message.id, bool(message.flags & Flag.NOT_RUN)) for message in sent] == [(2, True), (1, False)]
+    assert patient.began == ["block"]
 
 
 # -- limits that end with what set them ----------------------------------------------------------------------

@@ -241,11 +241,11 @@ class Calls:
         name = message.topic
         window, about = parse_subscription(message)
         if name in session.consumers:
-            raise ProtocolError(f"session {session.number} serves {topic_name(name)} already")
-        if about.get("durable") and not self.can_store:
+            self.topics[name].widen(session.consumers[name], window)
+        elif about.get("durable") and not self.can_store:
             self.send_error(session, message.id, refusals.no_queues(self.name))
             return
-        if self.join(session, name, window, about) is None:
+        elif self.join(session, name, window, about) is None:
             self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
             return
         self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))

@@ -17,6 +17,7 @@ from zbusrpc.broker.call_statistics import CallStatistics
 from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.editions import Editions
 from zbusrpc.broker.session import Call, Consumer
+from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag
 
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
@@ -71,6 +72,18 @@ class Topic:
         if is_new:
             self._route()
         return is_new
+
+    def widen(self, consumer: Consumer, window: int) -> None:
+        """Give `consumer` a larger window: it may have begun with a small one, for old work that has ended now.
+
+        Raises:
+            ProtocolError: it is not larger.
+        """
+        if window <= consumer.window or consumer.is_pulling:
+            name = consumer.topic.decode(errors="replace")
+            raise ProtocolError(f"session {consumer.session.number} serves {name} already")
+        more, consumer.window = window - consumer.window, window
+        consumer.pool.give(consumer, more)
 
     def leave(self, consumer: Consumer) -> None:
         """Give `consumer` nothing more; what it works on stays its own."""

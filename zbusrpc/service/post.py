@@ -111,7 +111,9 @@ class Post:
         self._topic = worker.definition.name.encode()
         self._loop = asyncio.get_running_loop()
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
-        self._is_leaving = self._has_asked = False
+        self._is_leaving = self._has_asked = self._is_asking_later = False
+        self._window = 0
+        """How many requests the broker was told to give at a time."""
         self.settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
         """Ends once a broker has taken the subscription, or with the reason why it takes none."""
         self._left: asyncio.Future[None] = self._loop.create_future()
@@ -150,19 +152,31 @@ class Post:
         if self._worker.is_served(self.address):
             self._settle(None)
             return
-        self._has_asked = True
-        about: dict[str, Any] = {
-            "version": self._worker.definition.version,
-            "methods": list(self._worker.definition.methods),
-        }
-        about |= {"durable": True} if self._worker.definition.durable else {}
-        if len(self._worker.interface) in range(1, self.link.connection.message_bytes_max // 2):
-            about["interface"] = orjson.Fragment(self._worker.interface)
-        body = orjson.dumps({"window": self._worker.concurrency, "about": about})
+        self._ask()
+
+    def _ask(self) -> None:
+        """Have the broker give requests for all places that are free: what came by a lost connection may hold some."""
+        connection, window = self.link.connection, self._worker.concurrency - len(self._left_over)
+        self._is_asking_later = window < 1
+        if connection is None or self._is_leaving or window <= self._window:
+            return
+        about = {} if self._has_asked else self._about(connection)
+        self._has_asked, self._window = True, window
+        body = orjson.dumps({"window": window, "about": about})
         self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
 
+    def _about(self, connection: Connection) -> dict[str, Any]:
+        """Return what the broker is told of the service."""
+        definition, interface = self._worker.definition, self._worker.interface
+        about: dict[str, Any] = {"version": definition.version, "methods": list(definition.methods)}
+        about |= {"durable": True} if definition.durable else {}
+        if len(interface) in range(1, connection.message_bytes_max // 2):
+            about["interface"] = orjson.Fragment(interface)
+        return about
+
     def link_lost(self, error: ZbusError) -> None:
-        self.is_subscribed = self._has_asked = False
+        self.is_subscribed = self._has_asked = self._is_asking_later = False
+        self._window = 0
         if self._is_leaving:
             self._note_left()
         else:
@@ -274,8 +288,10 @@ class Post:
         running.is_over = True
         if self.running.get(running.key) is running:
             del self.running[running.key]
-        else:
+        elif running in self._left_over:
             self._left_over.discard(running)
+            if self._has_asked or self._is_asking_later:
+                self._ask()
         if running.tick is not None:
             running.tick.pop(running, None)
         if running.is_cancelled:

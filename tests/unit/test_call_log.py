@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import re
-import sys
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -67,12 +66,16 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     output = io.StringIO()
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
-    monkeypatch.setattr(sys, "stderr", output)
     monkeypatch.setattr(telemetry, "_is_configured", False)
     telemetry.configure_logging("info", as_json=True)
+    (usual,) = root.handlers
+    here = logging.StreamHandler(output)
+    here.setFormatter(usual.formatter)
+    root.handlers[:] = [here]
     try:
         yield lambda: [json.loads(line) for line in output.getvalue().splitlines()]
     finally:
+        usual.close()
         root.handlers[:] = handlers
         root.setLevel(level)
         structlog.reset_defaults()

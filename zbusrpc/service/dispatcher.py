@@ -6,6 +6,7 @@ takes the fast way, one pass of one validator over its bytes. Everything else (J
 mistakes) takes the thorough way, which also finds the words for what is wrong.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -38,7 +39,8 @@ class BoundMethod:
 
     method: Method
     function: Callable[..., Any]
-    arguments: Form
+    arguments: Callable[[], Form]
+    """Makes what reads the parameters alone, at the first call: plain requests never need it."""
     mixture: Mixture
     is_async: bool
     to_result: Callable[[Any], Any]
@@ -85,7 +87,7 @@ class Dispatcher:
             name: BoundMethod(
                 method=method,
                 function=_function_of(instance, method),
-                arguments=schema.arguments_form(definition.name, method),
+                arguments=functools.cache(functools.partial(schema.arguments_form, definition.name, method)),
                 mixture=schema.mixture_of(definition.name, method),
                 is_async=method.color is Color.ASYNC,
                 to_result=result.validator.validate_python,
@@ -208,7 +210,7 @@ def _convert(bound: BoundMethod, params: list[Any] | dict[str, Any], named: dict
     try:
         if named and isinstance(params, list):
             return bound.mixture.read(params, named)
-        return bound.arguments.validator.validate_json(envelope.dump(params))
+        return bound.arguments().validator.validate_json(envelope.dump(params))
     except ValidationError as error:
         raise schema.invalid_arguments(error, service, bound.method) from None
 

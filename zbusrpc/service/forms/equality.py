@@ -75,7 +75,10 @@ class Walk:
         self.must_read_back = False
         """Whether what is written has to be read back, because functions of the user write it."""
         self.has_unions = False
-        """Whether a member of a union may be refused by a guard; pydantic then writes it in another way."""
+        self.has_guards = False
+        """With both, pydantic may write a member of a union that a guard refuses in another way."""
+        self.has_json = False
+        """Whether there is JSON within strings, which pydantic writes only where it is told that it will be read."""
         self._raw: dict[str, Schema] = {}
         self._walked: dict[str, Node] = {}
         self._config: Mapping[str, Any] = CONFIG
@@ -107,7 +110,9 @@ class Walk:
         walked = self._walk(schema, place)
         is_strict = bool(self._config.get("strict"))
         facts = facts_of(schema, self._resolve, is_strict=is_strict, takes_infinity=self._takes_infinity)
-        return guarded(walked, facts, place or self._what)
+        asked = guarded(walked, facts, place or self._what)
+        self.has_guards = self.has_guards or asked is not walked
+        return asked
 
     def _takes_infinity(self, schema: Schema) -> bool:
         return self._is_finite or self._judge.takes_infinity(schema)
@@ -202,6 +207,7 @@ class Walk:
         """Return the schema of a dict's keys, which are text in JSON."""
         atom, kind = self._judge.atom(schema), self._judge.kind(schema)
         if kind == "any":
+            self.has_guards = True
             ask = {"type": "function-plain", "function": guards.text_key(place or self._what)}
             return {"type": "str", "serialization": {**ask, "return_schema": {"type": "str"}}}
         keys: Node | None = None
@@ -234,6 +240,7 @@ class Walk:
 
     def _walk_json(self, schema: Schema, place: str) -> Node:
         """Return the schema of JSON within a string, which in Python stands for itself."""
+        self.has_json = True
         inner = schema.get("schema", ANY)
         walked = {**schema, "schema": self._position(inner, place)}
         return {"type": "json-or-python", "json_schema": walked, "python_schema": inner}
@@ -359,7 +366,7 @@ class Walk:
         if written and read and written != read:
             self._refuse(owner, f"bytes are written as {written} and read as {read}", "give both the same value")
         form = written or read or CONFIG["val_json_bytes"]
-        return {**config, **CONFIG, "ser_json_bytes": form, "val_json_bytes": form}
+        return {**config, **CONFIG, "ser_json_bytes": form, "val_json_bytes": form, "serialize_by_alias": True}
 
     # -- values ----------------------------------------------------------------------------------------------
 

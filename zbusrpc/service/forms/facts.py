@@ -7,7 +7,7 @@ Pure: core schemas in, functions out.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from typing import Any, Final
@@ -21,11 +21,13 @@ from zbusrpc.service.forms.core_schemas import (
     Schema,
     class_of_url,
     extra_of,
+    is_finite,
     is_known_text,
     is_pattern,
     is_secret,
     is_sequence,
 )
+from zbusrpc.service.forms.finite import values_of
 from zbusrpc.service.forms.guards import Guard, Test
 
 Resolve = Callable[[Schema], Schema]
@@ -61,11 +63,11 @@ class Facts:
         return guards.guard(place, frozenset(self.passes - tests.keys()), tuple(self.bases), tests)
 
 
-def guarded(schema: Mapping[str, Any], facts: Facts, place: str) -> dict[str, Any]:
+def guarded(schema: dict[str, Any], facts: Facts, place: str) -> dict[str, Any]:
     """Return a schema whose values are asked before they are written."""
     guard = facts.guard(place)
     if guard is None:
-        return dict(schema)
+        return schema
     asked = {"type": "function-plain", "function": guard, "return_schema": schema}
     return {**{key: value for key, value in schema.items() if key != "ref"}, "serialization": asked}
 
@@ -126,6 +128,8 @@ def _add(facts: Facts, member: Schema) -> None:
     elif kind == "typed-dict":
         facts.takes_any_keys = facts.takes_any_keys or extra_of(member) == "allow"
         facts.key_sets.append(frozenset(member["fields"]))
+    elif is_finite(member):
+        facts.passes |= {type(value) for value in values_of(member)}
     else:
         facts.takes_any_keys = facts.takes_any_keys or kind in OBJECTS
         _add_plain(facts, kind)

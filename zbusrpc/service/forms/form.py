@@ -51,7 +51,10 @@ class Form:
         self.core_schema: CoreSchema = walked
         self._what = what
         self._must_read_back = walk.must_read_back
-        self._has_unions = walk.has_unions
+        self._may_write_otherwise = walk.has_unions and walk.has_guards
+        self._options: dict[str, Any] = (
+            {"round_trip": True} if walk.has_json else {}
+        )  # each option costs every call 0.1 us
 
     # A model's own validator and serializer, which pydantic has made before, know nothing of what was changed here:
     # `_use_prebuilt` leaves them out.
@@ -72,10 +75,10 @@ class Form:
             warnings: What becomes of values of another type, as in pydantic; by default they are written as what they
                 are, and who reads them says what is wrong.
         """
-        write = functools.partial(self._serializer.to_json, by_alias=True, round_trip=True, warnings=warnings)
+        write = functools.partial(self._serializer.to_json, warnings=warnings, **self._options)
         if self._must_read_back:
             return functools.partial(self._write_and_read, write)
-        return functools.partial(self._write_member, write) if self._has_unions else write
+        return functools.partial(self._write_member, write) if self._may_write_otherwise else write
 
     def json_schema(
         self, mode: JsonSchemaMode, generator: type[GenerateJsonSchema] = GenerateJsonSchema
@@ -97,7 +100,7 @@ class Form:
             except PydanticSerializationError:
                 if not refused:
                     raise
-                body = self._serializer.to_json(value, by_alias=True, round_trip=True, warnings=False)
+                body = self._serializer.to_json(value, warnings=False, **self._options)
         if refused:
             self._compare(value, body, str(refused[0]))
         return body

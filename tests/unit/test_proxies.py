@@ -231,8 +231,9 @@ async def test_unpickled_proxy_calls_as_the_first_one() -> None:
 @pytest.mark.anyio
 async def test_libraries_await_what_is_to_be_awaited() -> None:
     """Starlette's background tasks make the call, and tenacity makes it again."""
-    background = pytest.importorskip("starlette.background")
-    tenacity = pytest.importorskip("tenacity")
+    import tenacity
+    from starlette import background
+
     server = Calc()
     async with running(server) as proxy:
         tasks = background.BackgroundTasks()

@@ -33,6 +33,8 @@ FULL_S: Final = 0.05
 FLUSH_STEP_S: Final = 0.002
 OWN: Final = "zbusrpc."
 """Loggers whose events are counted: what an application logs is its own affair."""
+WANTED: Final = "zbusrpc.access"
+"""The one of them whose lines somebody has asked for: all are written, as long as they are read."""
 Say = Callable[..., None]
 
 
@@ -132,7 +134,7 @@ class EventCounts:
 
     def note(self, record: logging.LogRecord, now: float) -> int | None:
         """Count a line: return None where it is left out, else how many before it were."""
-        if record.levelno <= logging.DEBUG or not record.name.startswith(OWN):
+        if record.levelno <= logging.DEBUG or not record.name.startswith(OWN) or record.name == WANTED:
             return 0
         event = event_of(record)
         count = self._counts.get(event)

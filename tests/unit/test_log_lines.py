@@ -14,6 +14,7 @@ import pytest
 from tests.support.waiting import wait_until
 from zbusrpc import log_lines
 from zbusrpc.log_lines import EVENT_LINES_MAX, EVENT_S, EventCounts, LineHandler
+from zbusrpc.service.post import access_log
 
 
 class Stderr:
@@ -169,3 +170,14 @@ def test_lines_of_applications_and_for_debugging_are_not_counted() -> None:
 
     for one in (record("a", logging.DEBUG), record("a", name="myapp")):
         assert {counts.note(one, 1.0) for _ in range(10 * EVENT_LINES_MAX)} == {0}
+
+
+def test_lines_that_somebody_asked_for_are_not_counted() -> None:
+    """An access log has a line for each call, however many there are."""
+    counts = EventCounts()
+
+    noted = [
+        counts.note(record("service.call", logging.INFO, access_log.name), 0.0) for _ in range(10 * EVENT_LINES_MAX)
+    ]
+
+    assert set(noted) == {0}

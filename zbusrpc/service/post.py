@@ -46,6 +46,8 @@ _UNSUBSCRIBE_ID: Final = 2
 _TRACK_ID: Final = 3
 
 log = get_logger("worker")
+access_log = get_logger("access")
+"""Its lines are all written, however many there are: see `log_lines.py`."""
 
 
 class Running:
@@ -279,7 +281,7 @@ class Post:
         code = "CANCELED" if running.is_cancelled else envelope.code_of_reply(reply)
         code = "RETURNED" if reply.kind == Kind.RETURN else code
         ms = round((time.monotonic() - began) * 1000, 1)
-        log.info("service.call", service=self._worker.definition.name, method=running.method, code=code, ms=ms)
+        access_log.info("service.call", service=self._worker.definition.name, method=running.method, code=code, ms=ms)
 
     def _end(self, running: Running, reply: Message) -> None:
         """Forget a request and say the one thing that has to be said about it."""

@@ -3,6 +3,7 @@
     may it have run      False only where whoever made the error knows that nothing was begun: a broker that gave the
                          call to nobody, a service before its handler began, this side before it sent anything
     was the link lost    the connection to the broker is gone, and with it perhaps the broker
+    what class it had     the name of a declared error whose class this side does not know
     where it came from   service and method of the call that ended with it, or OF_COMMAND for another command of this
                          side, such as a message that was not stored; None for what is raised here, on purpose
 
@@ -18,6 +19,7 @@ OF_COMMAND: Final = ("", "")
 """Origin of an error of another command than a call."""
 _WAS_LOST: Final = "__zbusrpc_was_lost__"
 _ORIGIN: Final = "__zbusrpc_origin__"
+_TYPE: Final = "__zbusrpc_type__"
 
 
 def of_command(code: Code, message: str, details: Any = None) -> RpcError:
@@ -72,4 +74,15 @@ def origin_of(error: RpcError) -> tuple[str, str] | None:
     return origin
 
 
-_NAMES: Final = (HAS_NOT_RUN, _WAS_LOST, _ORIGIN)
+def note_type(error: RpcError, name: str) -> None:
+    """Note the declared class that an error had at the service, where this side does not know it."""
+    error.__dict__[_TYPE] = name
+
+
+def type_of(error: RpcError) -> str:
+    """Return the name of the declared class that an error had at the service; nothing where it had none."""
+    name: str = error.__dict__.get(_TYPE, "")
+    return name
+
+
+_NAMES: Final = (HAS_NOT_RUN, _WAS_LOST, _ORIGIN, _TYPE)

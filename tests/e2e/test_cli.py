@@ -385,6 +385,15 @@ def test_call_converts_text_by_the_types(
     assert printed == (output or f'{{"result":{shared_site.service.pid}}}\n')
 
 
+def test_declared_error_of_a_call_keeps_its_name_as_json(shared_site: Site, processes: Processes) -> None:
+    """With --json an error is printed as it came: code, message, type and details."""
+    code, output, _ = processes.run("call", "Lab.run_dry", "red", "--json", "--broker", shared_site.address)
+
+    error = json.loads(output)["error"]
+    assert (code, error["code"], error["type"]) == (1, "FAILED_PRECONDITION", "OutOfPaint")
+    assert error["details"]["missing"] == "2.50"
+
+
 def test_call_takes_json_for_models(shared_site: Site, processes: Processes) -> None:
     """A parameter that is a model is written as JSON, and a long result is indented."""
     parcel = {

@@ -1,9 +1,13 @@
 """What people write and read on the command line: times, sizes, places, bodies."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from zbusrpc.cli.app import app
 from zbusrpc.cli.printable import printable
 from zbusrpc.cli.show import body_text, describe
 from zbusrpc.cli.starts import parse_start
@@ -135,3 +139,21 @@ def test_bodies_are_shown() -> None:
     assert (body_text(text), body_text(binary)) == ("tea", "ff 00")
     assert body_text(long) == f"{' '.join(['ff'] * 24)}... (2.0 KiB)"
     assert body_text({**text, "size": 70_000}) == "tea... (68.4 KiB)"
+
+
+def _help_pages(command: Any, path: tuple[str, ...] = ("zbusrpc",), parent: Any = None) -> Iterator[tuple[str, str]]:
+    """Yield the help page of a command and of all below it, as on a terminal of 80 columns."""
+    context = command.context_class(command, info_name=path[-1], parent=parent, terminal_width=80)
+    yield " ".join(path), command.get_help(context)
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _help_pages(below, (*path, name), context)
+
+
+def test_no_summary_of_a_help_page_is_cut() -> None:
+    """On 80 columns each line of each page of --help is whole."""
+    pages = list(_help_pages(get_command(app)))
+
+    cut = [(path, line) for path, page in pages for line in page.splitlines()[1:] if line.endswith(("...", "\u2026"))]
+    assert len(pages) > 20
+    assert not cut
+    assert max(len(line) for _, page in pages for line in page.splitlines()) <= 80

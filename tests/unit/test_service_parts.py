@@ -206,6 +206,11 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "brokenmod_here.py").write_text("x = 1 / 0\n")
     (tmp_path / "syntaxmod_here.py").write_text("x = = 1\n")
     (tmp_path / "importmod_here.py").write_text("import nothing_of_that_name\n")
+    (tmp_path / "jsonmod_here.py").write_text("import json\n\njson.loads('x')\n")
+    (tmp_path / "servicemod_here.py").write_text(
+        "from zbusrpc import service\n@service\nclass X:\n    async def f(self, a): ...\n"
+    )
+    (tmp_path / "exitmod_here.py").write_text("import sys\nsys.exit(3)\n")
     return tmp_path
 
 
@@ -227,7 +232,10 @@ def test_target_is_loaded_from_the_current_directory(modules: Path) -> None:
         ("calcmod_here:Calc.sub", r"has no sub"),
         ("brokenmod_here:X", r"ZeroDivisionError: .* \(brokenmod_here.py, line 1\)"),
         ("syntaxmod_here:X", r"SyntaxError: .*line 1"),
-        ("importmod_here:X", r"importmod_here cannot be imported: No module named 'nothing_of_that_name'"),
+        ("importmod_here:X", r"No module named 'nothing_of_that_name' \(importmod_here.py, line 1\)"),
+        ("jsonmod_here:X", r"JSONDecodeError: .* \(jsonmod_here.py, line 3\)"),
+        ("servicemod_here:X", r"DefinitionError: X.f: .* \(servicemod_here.py, line 2\)"),
+        ("exitmod_here:X", r"cannot be imported: SystemExit: 3 \(exitmod_here.py, line 2\)"),
         (".relative:X", r"cannot be imported"),
     ],
 )

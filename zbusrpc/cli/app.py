@@ -149,7 +149,7 @@ def _refuse_options(context: typer.Context) -> None:
         )
 
 
-@broker_app.command("drain")
+@broker_app.command("drain", short_help="Take a broker out, once its work is done.")
 @client_options
 def broker_drain(
     address: Annotated[str, typer.Argument(metavar="HOST:PORT", help="The broker to take out.")],
@@ -210,7 +210,7 @@ def call(
     run_call(method, params or [], settings_of(broker=broker, timeout=timeout, log_level="warning"), as_json=json)
 
 
-@app.command()
+@app.command(short_help="Show brokers live, in the terminal.")
 @client_options
 def top(
     broker: BrokerOption = None,
@@ -241,7 +241,7 @@ def storage_check(directory: DirectoryArgument, json: JsonOption = False) -> Non
     run_check(directory, as_json=json)
 
 
-@storage.command("repair")
+@storage.command("repair", short_help="Cut torn tails, quarantine damage, delete nothing.")
 def storage_repair(directory: DirectoryArgument, json: JsonOption = False) -> None:
     """Cut torn tails off and quarantine damaged segments, keeping what is good. Nothing is deleted."""
     from zbusrpc.cli.storage import run_repair
@@ -253,7 +253,7 @@ bench = typer.Typer(help="Measure this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 
 
-@bench.command("rpc")
+@bench.command("rpc", short_help="Time calls through a broker to a service.")
 @client_options
 def bench_rpc(
     broker: BrokerOption = None,
@@ -269,7 +269,7 @@ def bench_rpc(
     run_bench_rpc(settings if broker else None, concurrency=concurrency, seconds=seconds, size=size, as_json=json)
 
 
-@bench.command("produce")
+@bench.command("produce", short_help="Time messages into a topic.")
 @client_options
 def bench_produce(
     broker: BrokerOption = None,
@@ -289,7 +289,7 @@ def bench_produce(
     run_bench_produce(plan, settings.broker if broker else None, as_json=json)
 
 
-@bench.command("consume")
+@bench.command("consume", short_help="Time messages out of a topic.")
 @client_options
 def bench_consume(
     broker: BrokerOption = None,

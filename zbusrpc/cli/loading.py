@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,31 @@ def _import(name: str, target: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             near = did_you_mean(name, {module.name for module in pkgutil.iter_modules([str(Path.cwd())])})
             raise ConfigError(f"there is no module {name} here or on the path{near}") from None
-        raise ConfigError(f"module {name} cannot be imported: {error}") from None
-    except Exception as error:
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{Path(where.filename).name}, line {where.lineno}"
-        if isinstance(error, SyntaxError):
-            place = f"{Path(error.filename or name).name}, line {error.lineno}"
-        raise ConfigError(f"module {name} cannot be imported: {type(error).__name__}: {error} ({place})") from None
+        raise ConfigError(_unimportable(name, error, str(error))) from None
+    except SyntaxError as error:
+        place = _place(error.filename or name, error.lineno)
+        raise ConfigError(f"module {name} cannot be imported: {type(error).__name__}: {error.msg} ({place})") from None
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_unimportable(name, error, f"{type(error).__name__}: {error}")) from None
+
+
+def _unimportable(name: str, error: BaseException, reason: str) -> str:
+    """Say why a module cannot be imported, and in which line of the user's own code that came about."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_foreign(frame.filename)]
+    place = f" ({_place(frames[-1].filename, frames[-1].lineno)})" if frames else ""
+    return f"module {name} cannot be imported: {reason}{place}"
+
+
+def _is_foreign(filename: str) -> bool:
+    """Whether a file is Python's, of a package that is installed, or ours."""
+    path = Path(filename)
+    return filename.startswith("<") or any(path.is_relative_to(place) for place in _FOREIGN)
+
+
+def _place(filename: str, line: int | None) -> str:
+    path = Path(filename)
+    return f"{path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}, line {line}"
+
+
+_FOREIGN = (*(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
+"""Where code is that is not the user's."""

@@ -20,7 +20,7 @@ from zbusrpc.cli.options import (
 from zbusrpc.config import Settings
 
 messages = typer.Typer()
-dlq = typer.Typer(help="Look at messages that could not be handled, and try them again.", no_args_is_help=True)
+dlq = typer.Typer(help="Messages that could not be handled: look, try again.", no_args_is_help=True)
 StartOption = Annotated[str | None, typer.Option(help=START)]
 OffsetsArgument = Annotated[list[int] | None, typer.Argument(metavar="OFFSET", min=0)]
 
@@ -32,7 +32,7 @@ def _settings(broker: str | None, log_level: str = "warning") -> Settings:
 # -- messages ------------------------------------------------------------------------------------------------
 
 
-@messages.command()
+@messages.command(short_help="Store messages: arguments, or lines of standard input.")
 @client_options
 def pub(
     topic: TopicArgument,
@@ -180,7 +180,7 @@ def declare(
     run_declare(topic, options, _settings(broker), update=update, as_json=json)
 
 
-@messages.command()
+@messages.command(short_help="List the consume groups of a topic.")
 @client_options
 def groups(topic: TopicArgument, broker: BrokerOption = None, json: JsonOption = False) -> None:
     """List the consume groups of a topic: where they are and what they have to do."""
@@ -227,7 +227,7 @@ def declare_group(
     run_declare_group(topic, group, options, start, _settings(broker), update=update, as_json=json)
 
 
-@messages.command()
+@messages.command(short_help="Move a group to another place of its topic.")
 @client_options
 def seek(
     topic: TopicArgument,
@@ -260,7 +260,7 @@ def resume(topic: TopicArgument, group: GroupArgument, broker: BrokerOption = No
     run_pause(topic, group, _settings(broker), paused=False, as_json=json)
 
 
-@messages.command()
+@messages.command(short_help="Remove a topic's messages, or let a group pass them.")
 @client_options
 def empty(
     topic: TopicArgument,
@@ -308,7 +308,7 @@ def dlq_ls(
     run_ls(topic, _settings(broker), start=start or "oldest", count=count, as_json=json)
 
 
-@dlq.command("show")
+@dlq.command("show", short_help="Print all of one dead letter.")
 @client_options
 def dlq_show(
     topic: TopicArgument,
@@ -322,7 +322,7 @@ def dlq_show(
     run_show(topic, offset, _settings(broker), as_json=json)
 
 
-@dlq.command("retry")
+@dlq.command("retry", short_help="Give dead letters back to their groups.")
 @client_options
 def dlq_retry(
     topic: TopicArgument,

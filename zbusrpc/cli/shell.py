@@ -16,6 +16,7 @@ from zbusrpc import envelope
 from zbusrpc.cli.printable import printable, printable_lines
 from zbusrpc.cluster.fleet import close_fleets
 from zbusrpc.errors import ConfigError, RpcError
+from zbusrpc.outcome import type_of
 
 R = TypeVar("R")
 
@@ -51,7 +52,7 @@ def ask(main: Coroutine[Any, Any, R], *, as_json: bool) -> R:
     except RpcError as error:
         if not as_json:
             fail(str(error))
-        print_text(envelope.error_body(error).decode() + "\n")
+        print_text(envelope.error_body(error, type_name=type_of(error)).decode() + "\n")
         raise SystemExit(1) from None
 
 

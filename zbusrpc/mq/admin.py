@@ -15,6 +15,7 @@ from typing import Any
 from typing_extensions import Unpack
 
 from zbusrpc.config import TIMEOUT_S
+from zbusrpc.mq.checks import list_of_offsets
 from zbusrpc.mq.commands import command
 from zbusrpc.mq.infos import (
     DeadLetter,
@@ -195,7 +196,7 @@ async def retry_dead(
     """
     fields: dict[str, Any] = {
         "topic": topic,
-        "offsets": offsets if offsets is None else list(offsets),
+        "offsets": list_of_offsets(offsets),
         "as_new": as_new,
     }
     return RetryResult.model_validate(await command("retry_dead", broker, timeout, **fields))
@@ -210,7 +211,7 @@ async def purge_dead(
         topic: The topic that they come from.
         offsets: Only these; by default all, up to 10,000 at a time.
     """
-    chosen = None if offsets is None else list(offsets)
+    chosen = list_of_offsets(offsets)
     return int((await command("purge_dead", broker, timeout, topic=topic, offsets=chosen))["purged"])
 
 

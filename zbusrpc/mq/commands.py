@@ -25,6 +25,7 @@ from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.mq.checks import check_seconds
 from zbusrpc.mq.naming import brokers_of
 from zbusrpc.outcome import of_command
 from zbusrpc.service.context import ambient_deadline
@@ -56,6 +57,7 @@ async def command(
     Raises:
         RpcError: a broker refuses, none can be reached, or one does not answer within `timeout` seconds.
     """
+    check_seconds("timeout", timeout)
     deadline = time.monotonic() + timeout
     ambient = ambient_deadline()
     if ambient is not None:

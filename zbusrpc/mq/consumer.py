@@ -21,6 +21,7 @@ from typing_extensions import TypeVar, Unpack
 from zbusrpc.config import CONCURRENCY_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.mq.bodies import BodyError, reader_of
+from zbusrpc.mq.checks import check_count, check_handler, check_seconds
 from zbusrpc.mq.handlers import Handler, run_handlers
 from zbusrpc.mq.memberships import Memberships
 from zbusrpc.mq.message import Received, ReceivedMessage
@@ -97,8 +98,9 @@ class Consumer(Generic[T]):
             ConfigError: `broker` is no address.
             DefinitionError: `body` is a type that has no form in JSON.
         """
-        if not 0 <= window <= WINDOW_MAX:
-            raise UsageError(f"window={window} is not in 0..{WINDOW_MAX}")
+        check_count("window", window, 0, WINDOW_MAX)
+        if group is not None and not isinstance(group, str):
+            raise UsageError(f"group={group!r:.80}: a group is named by a str")
         if update and not declare:
             raise UsageError("update=True changes the group that is declared: leave declare=False away")
         topic_bytes(topic)
@@ -210,8 +212,8 @@ class Consumer(Generic[T]):
             RpcError: the broker has ended it, or cannot be reached in this time.
             UsageError: as of `start`, or a value cannot be used.
         """
-        if not 1 <= count <= WINDOW_MAX or not timeout >= 0:
-            raise UsageError(f"fetch({count}, timeout={timeout}): a count in 1..{WINDOW_MAX}, a timeout from 0")
+        check_count("fetch: count", count, 1, WINDOW_MAX)
+        check_seconds("fetch: timeout", timeout)
         await self.start()
         self._acknowledge_handed_out()
         deadline = time.monotonic() + timeout
@@ -256,8 +258,10 @@ class Consumer(Generic[T]):
             RpcError: the broker has ended it; handlers that ran have finished.
             UsageError: as of `start`, or the window is 0.
         """
-        if concurrency < 1 or self._auto_ack:
-            raise UsageError(f"run(concurrency={concurrency}): at least 1, and no auto_ack: run acknowledges by itself")
+        check_handler(handler)
+        check_count("run: concurrency", concurrency, 1)
+        if self._auto_ack:
+            raise UsageError("run() acknowledges by itself: make the consumer without auto_ack")
         await self.start()
         await run_handlers(self, handler, concurrency)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypedDict, TypeVar
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
-from zbusrpc.errors import Code, RpcError
+from zbusrpc.errors import Code, RpcError, UsageError, did_you_mean, one_of
 from zbusrpc.message import encode_headers
 from zbusrpc.mq.bodies import HEADER_BYTES, HEADER_CONTENT_TYPE, NO_TYPE, Write, encode_text
 from zbusrpc.outcome import of_command
@@ -67,12 +67,19 @@ def prepare(
     headers: Mapping[str, str] | None = None,
     ttl: float | None = None,
     delay: float | None = None,
+    **unknown: Any,
 ) -> tuple[bytes, bytes]:
     """Check a message and return its entry, and the id that was given: nothing where `make_id` made one.
 
     Raises:
         RpcError: INVALID_ARGUMENT; the text names the value and the limit.
+        UsageError: there is no such option.
     """
+    if unknown:
+        name, value = next(iter(unknown.items()))
+        known = MessageOptions.__annotations__
+        hint = did_you_mean(name, known) or f"; there are {one_of(known)}"
+        raise UsageError(f"{name}={value!r:.80}: a message has no option {name}{hint}")
     data, content_type = write(body)
     given_id = _text("id", id, ID_BYTES_MAX) if id else b""
     entry = encode_entry(
@@ -131,6 +138,8 @@ def _text(what: str, text: str, limit: int) -> bytes:
 
 
 def _headers(headers: Mapping[str, str], content_type: str) -> bytes:
+    if not isinstance(headers, Mapping):
+        raise _refusal(f"headers = {headers!r:.80}: it is a dict of strings, not {type(headers).__name__}")
     own = {HEADER_CONTENT_TYPE: content_type} if content_type != NO_TYPE else {}
     if not all(isinstance(text, str) for pair in headers.items() for text in pair):
         raise _refusal(f"headers = {dict(headers)}: names and values are strings")

@@ -19,7 +19,7 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Self
 
@@ -30,6 +30,7 @@ from zbusrpc.cluster.selection import Selector, selector_of
 from zbusrpc.config import MIB
 from zbusrpc.errors import Code, UsageError
 from zbusrpc.mq.bodies import writer_of
+from zbusrpc.mq.checks import check_count
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.lanes import Lanes
 from zbusrpc.mq.naming import brokers_of, topic_bytes
@@ -89,8 +90,8 @@ class Producer(Generic[T]):
             ConfigError: `broker` is no address.
             DefinitionError: `body` is a type that has no form in JSON.
         """
-        if in_flight_max < 1 or in_flight_bytes_max < 1:
-            raise UsageError(f"in_flight_max={in_flight_max}, in_flight_bytes_max={in_flight_bytes_max}: 1 or more")
+        check_count("in_flight_max", in_flight_max, 1)
+        check_count("in_flight_bytes_max", in_flight_bytes_max, 1)
         self.topic = topic
         """Name of the topic."""
         self._topic_bytes, self._brokers = topic_bytes(topic), brokers_of(broker)
@@ -201,6 +202,8 @@ class Producer(Generic[T]):
             UsageError: as of `send`.
         """
         lanes = self._enter(timeout)
+        if isinstance(messages, str | bytes) or not isinstance(messages, Iterable):
+            raise UsageError(f"send_batch({messages!r:.80}): a list of bodies, such as [{messages!r:.80}]")
         prepared = [self._prepare(message) for message in messages]
         if not prepared:
             return []

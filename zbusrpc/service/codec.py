@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import note_type
 from zbusrpc.service import schema, untyped
 from zbusrpc.service.arguments import options_of, type_of
 from zbusrpc.service.definition import Definition, Method
@@ -65,7 +66,9 @@ class DynamicCodec:
 
     def revive(self, error: envelope.WireError) -> RpcError:
         """Return the error to raise."""
-        return RpcError(error.code, error.message, error.details)
+        raised = RpcError(error.code, error.message, error.details)
+        note_type(raised, error.type_name)
+        return raised
 
     def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Return arguments by the names of their parameters, for errors."""

@@ -30,6 +30,16 @@ DIAL_TIMEOUT_S = 5.0
 """For the TCP connection and the exchange of HELLOs together."""
 TLS_ALERT: Final = 0x15
 """What a broker that speaks TLS answers to anything else begins with (RFC 8446, 5.1): here the length of a frame."""
+OTHERS: Final = {
+    b"SSH-": "an SSH server",
+    b"-ERR": "a Redis server",
+    b"-DEN": "a Redis server",
+    b"220 ": "a mail or FTP server",
+    b"220-": "a mail or FTP server",
+    b"AMQP": "an AMQP broker",
+    b"INFO": "a NATS server",
+}
+"""Who it is whose first answer begins so: what people run beside a broker, and may name by mistake."""
 
 log = get_logger("link")
 
@@ -262,13 +272,23 @@ def explain(address: Address, error: Exception) -> str:
         reason = _explain_system(address, error)
     elif isinstance(error, ValueError):
         reason = f"{address.host!r:.80} is no host name"
-    elif isinstance(error, FrameTooLargeError) and error.size >> 24 == TLS_ALERT:
-        reason = f"it speaks TLS: write tls://{address}"
+    elif isinstance(error, FrameTooLargeError):
+        reason = _explain_foreign(address, error.size.to_bytes(4, "big"))
     elif isinstance(error, LinkError):
         reason = _explain_closed(address, "it may want a certificate that it trusts: ZBUSRPC_TLS_CLIENT_CERT")
     else:
         return f"broker {address}: {error}"
     return f"cannot reach broker {address}: {reason}"
+
+
+def _explain_foreign(address: Address, opening: bytes) -> str:
+    """Say who listens there, by the first bytes of its answer, which were taken for the length of a frame."""
+    if opening[0] == TLS_ALERT:
+        return f"it speaks TLS: write tls://{address}"
+    if opening == b"HTTP":
+        return "it speaks HTTP alone, as web servers and brokers of zbus do; name the port of a zbusrpc broker"
+    who = OTHERS.get(opening)
+    return f"it is {who or f'no broker: its answer begins with {opening!r}'}; name the port of a zbusrpc broker"
 
 
 def _explain_system(address: Address, error: OSError) -> str:

@@ -37,6 +37,7 @@ HELLO_BYTES_MAX: Final = 4096
 """Limit of the first frame. It also keeps the first byte of a connection zero, by which the framing is told."""
 
 _HEADER_SIZE: Final = HEADER.size
+_LENGTH_BYTES: Final = 4
 _KIND_MIN: Final = min(Kind)
 _KIND_MAX: Final = max(Kind)
 _HAS_HEADERS: Final = int(Flag.HEADERS)
@@ -134,6 +135,15 @@ class Decoder:
             position = stop
             yield message
         self._tail = data[position:]
+        if self._tail:
+            self._check_beginning()
+
+    def _check_beginning(self) -> None:
+        """Refuse a frame as soon as its length is there: another kind of server may say little more, and wait."""
+        if len(self._tail) >= _LENGTH_BYTES:
+            size = int.from_bytes(self._tail[:_LENGTH_BYTES], "big")
+            if size > self.message_bytes_max:
+                raise FrameTooLargeError(size, self.message_bytes_max)
 
     def _refusal(self, size: int, kind: int, topic_size: int) -> ProtocolError:
         if size > self.message_bytes_max:

@@ -77,6 +77,7 @@ SHOWN_BYTES: Final = Bound("bytes of a body to show", 0, 2**31, "the largest mes
 WINDOW: Final = Bound("window", 0, 4096, "messages that one consumer may have; 0 is for pulling")
 PULLED: Final = Bound("messages of a pull", 1, 4096, "as a window")
 KEEP_S: Final = Bound("time to keep", 0, 100 * _YEAR_S, "longer than any disk")
+EXPIRES_S: Final = Bound("time without consumers", 1, 100 * _YEAR_S, "as a time to keep")
 KEEP_BYTES: Final = Bound("bytes to keep", 1, _INT64_MAX, "what is stored as JSON has 64 bits")
 SEGMENT_BYTES: Final = Bound("bytes of a segment", 4096, 2**30, "an index holds 32 bits")
 DUPLICATE_IDS: Final = Bound("ids to remember", 0, 10_000_000, "a GB of memory")

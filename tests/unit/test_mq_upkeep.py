@@ -70,3 +70,111 @@ def test_keep_bytes_holds_beyond_the_ids_that_are_remembered() -> None:
 
     assert 60 < lab.topic().log.start_offset <= 80
     assert lab.peer().produce("orders", entry("again", id_="id 85"))["duplicates"] == [[0, 85]]
+
+
+# -- who holds a topic back ----------------------------------------------------------------------------------
+
+
+def test_message_that_nobody_could_consume_is_not_consumed() -> None:
+    """Before there is a group, a topic that keeps until consumed keeps everything, for the first one."""
+    lab, anna = lab_with(segment_bytes=4096, duplicate_window_s=0, keep_consumed=False)
+    for _ in range(50):
+        anna.produce("orders", entry("x" * 500))
+    lab.pass_time(3600)
+
+    look_after(lab)
+
+    assert len(lab.peer().consume("orders", "billing").entries) == 50
+
+
+def test_messages_without_a_group_go_by_age() -> None:
+    """That nobody consumes a topic keeps nothing from what its age says."""
+    lab, anna = lab_with(segment_bytes=4096, duplicate_window_s=0, keep_consumed=False, keep_s=60)
+    for _ in range(50):
+        anna.produce("orders", entry("x" * 500))
+    lab.pass_time(3600)
+
+    look_after(lab)
+
+    assert lab.topic().log.start_offset > 30
+
+
+@pytest.mark.parametrize("options", [{"keep_consumed": False}, {"keep_s": 5}, {"keep_bytes": 4096}])
+def test_group_that_holds_a_topic_back_is_named(options: dict[str, object]) -> None:
+    """Listings name the group without which more would have been removed, until it has caught up or gone."""
+    lab = filled(**options)
+    peer = lab.peer()
+    peer.command("declare_group", topic="orders", group="audit", start="oldest")
+    lab.pass_time(WINDOW_S + 1)
+
+    look_after(lab)
+    held = peer.command("topic", topic="orders")["held_back_by"]
+    peer.command("remove", topic="orders", group="audit")
+    look_after(lab)
+
+    assert held == "audit"
+    assert peer.command("topic", topic="orders")["held_back_by"] is None
+    assert lab.topic().log.start_offset > 0
+
+
+# -- groups that end by themselves ---------------------------------------------------------------------------
+
+
+def idle(lab: QueueLab, seconds: float) -> list[str]:
+    """Let time pass, looked after as in a broker, and return the groups that there are then."""
+    upkeep = Upkeep(lab.store)
+    for _ in range(10):
+        upkeep.look_after_some()
+        lab.pass_time(seconds / 10)
+    upkeep.look_after_some()
+    lab.run()
+    return sorted(lab.topic().groups)
+
+
+def test_group_ends_when_nobody_has_consumed_for_its_time() -> None:
+    """One that was made to expire goes, with a line in the log and on the disk; others stay for ever."""
+    lab, anna = lab_with("one")
+    anna.command("declare_group", topic="orders", group="kept")
+    anna.command("declare_group", topic="orders", group="left", expires_s=100)
+
+    assert idle(lab, 95) == ["kept", "left"]
+    assert idle(lab, 110) == ["kept"]
+    lab.crash()
+    assert sorted(lab.topic().groups) == ["kept"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_consumer_keeps_a_group(is_there: bool) -> None:
+    """While it is there, and from its last visit on, however short."""
+    lab, anna = lab_with("one")
+    anna.command("declare_group", topic="orders", group="left", expires_s=100)
+    assert idle(lab, 90) == ["left"]
+
+    consumer = lab.peer().consume("orders", "left", create=False)
+    if not is_there:
+        consumer.leave()
+
+    assert idle(lab, 90) == ["left"]
+    assert idle(lab, 300) == (["left"] if is_there else [])
+
+
+def test_time_without_consumers_is_known_after_restarts_and_goes_by_the_steady_clock() -> None:
+    """It adds up over restarts, without the time in which the broker was down; a clock that is set changes nothing."""
+    lab, anna = lab_with("one")
+    anna.command("declare_group", topic="orders", group="left", expires_s=100)
+    idle(lab, 60)
+
+    lab.restart()
+    lab.jump_clock(10**10)
+    assert idle(lab, 20) == ["left"]
+    assert idle(lab, 40) == []
+
+
+def test_group_that_is_asked_for_by_its_name_stays() -> None:
+    """A consumer that makes its group if there is none adopts one that was left behind."""
+    lab, anna = lab_with("one")
+    anna.command("declare_group", topic="orders", group="left", expires_s=100)
+
+    lab.peer().consume("orders", "left").leave()
+
+    assert idle(lab, 300) == ["left"]

@@ -12,6 +12,7 @@ from zbusrpc.broker.access import Operation, Rights, Rule
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.text_peer import TextPeer
+from zbusrpc.broker.zbus.declaring import EXPIRES_S
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.transport.address import parse_addresses
@@ -258,7 +259,10 @@ def test_stream_that_goes_back_takes_no_message_from_the_group(core: ZbusCore, a
 def test_stream_goes_on_with_what_is_left(core: ZbusCore) -> None:
     """Where what comes next was removed meanwhile the oldest that there is comes: of the rest nothing is missing."""
     core.lab.store.declare(
-        "R", {"segment_bytes": 4096, "keep_bytes": 8192}, update=False, done=lambda made, error: None
+        "R",
+        {"segment_bytes": 4096, "keep_bytes": 8192, "duplicate_window_ids": 0},
+        update=False,
+        done=lambda made, error: None,
     )
     core.run()
     producer, first = core.session(), core.session()
@@ -354,3 +358,24 @@ def test_consume_that_waits_for_its_group_keeps_its_rights(core: ZbusCore, anna:
     (consumer,) = core.group("native").pool.members
     assert consumer.rights is mine
     assert anna.session.rights is not mine
+
+
+# -- groups that are left behind -----------------------------------------------------------------------------
+
+
+def test_group_that_a_url_has_left_behind_ends_by_itself(core: ZbusCore) -> None:
+    """The topic's own group, made without being named, expires; one that somebody has named stays."""
+    session = core.session()
+    session.http("/declare/A")
+    session.http("/consume/A?timeout=0")
+    session.http("/declare/B/named")
+    session.http("/declare/C")
+    session.http("/declare/C/C")
+    core.run()
+
+    def expiry(topic: str, group: str) -> int | None:
+        return core.lab.group(topic, group).options.expires_s
+
+    assert expiry("A", "A") == EXPIRES_S
+    assert expiry("B", "named") is None
+    assert expiry("C", "C") is None

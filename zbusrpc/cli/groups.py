@@ -36,23 +36,27 @@ def run_groups(topic: str, settings: Settings, *, as_json: bool) -> None:
         ">CON-\nSUMERS",
         "FILTER",
     )
-    print_table(*with_brokers(columns, [_row(group) for group in found["groups"]], found["groups"]))
+    print_table(
+        *with_brokers(columns, [_row(group, found.get("held_back_by")) for group in found["groups"]], found["groups"])
+    )
 
 
-def _row(group: dict[str, Any]) -> tuple[str, ...]:
+def _row(group: dict[str, Any], holding: str | None) -> tuple[str, ...]:
     return (
         group["group"],
         str(group["next_offset"]),
         f"{group['lag']:,}",
         *[f"{group[name]:,}" for name in PENDING],
         str(len(group["consumers"])),
-        " ".join(_notes(group["options"])),
+        " ".join(_notes(group["options"], is_holding=group["group"] == holding)),
     )
 
 
-def _notes(options: dict[str, Any]) -> list[str]:
+def _notes(options: dict[str, Any], *, is_holding: bool) -> list[str]:
     notes = [options["filter"]] if options["filter"] else []
-    return notes + [word for word in ("paused", "exclusive") if options[word]]
+    notes += [word for word in ("paused", "exclusive") if options[word]]
+    notes += [f"expires:{duration_text(options['expires_s'])}"] if options.get("expires_s") else []
+    return notes + (["holds-messages-back"] if is_holding else [])
 
 
 def group_options(*, lease: str | None, backoff: str | None, backoff_max: str | None, **given: Any) -> GroupOptions:

@@ -24,6 +24,8 @@ def run_topics(match: str, settings: Settings, *, as_json: bool) -> None:
     for topic in found:
         if topic["closed_because"]:
             print_text(f"{topic['topic']} takes no messages: {topic['closed_because']}\n")
+        if topic.get("held_back_by"):
+            print_text(f"{topic['topic']} keeps what it would remove for group {topic['held_back_by']}\n")
 
 
 def _row(topic: dict[str, Any]) -> tuple[str, ...]:

@@ -63,6 +63,8 @@ class TopicInfo(Info):
     """Messages that were not stored since then, because their id was known."""
     closed_because: str | None = None
     """Why nothing is stored any more, after a fault of the disk."""
+    held_back_by: str | None = None
+    """The group for which messages stay that would have been removed else."""
     options: Options
     """As `TopicOptions`, all of them."""
     is_new: bool = Field(False, validation_alias="created")

@@ -66,6 +66,8 @@ class GroupOptions(TypedDict, total=False):
     """Seconds before the second delivery, by default 1; the wait doubles from then on, and half of it is random."""
     backoff_max: float
     """Longest such wait in seconds, by default 300."""
+    expires: int | None
+    """Seconds without a consumer after which the group goes, while the broker runs; by default it stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ _WIRE_NAMES: Final = {
     "lease": "lease_ms",
     "backoff": "backoff_ms",
     "backoff_max": "backoff_max_ms",
+    "expires": "expires_s",
 }
 """Those that are called otherwise, with the unit."""
 _OWN_NAMES: Final = {wire: own for own, wire in _WIRE_NAMES.items()}

@@ -94,6 +94,8 @@ class TopicRow(TypedDict):
     created_ms: int
     closed_because: str | None
     """Why it takes no messages, where a fault of the disk has closed it."""
+    held_back_by: str | None
+    """The group for which messages stay that would have been removed else."""
     group_count: int
     consumers: int
     dead_letters: int
@@ -299,6 +301,7 @@ def _topic_row(
         "next_offset": said["next_offset"],
         "created_ms": topic.created_ms,
         "closed_because": said["closed_because"],
+        "held_back_by": said["held_back_by"],
         "group_count": said["group_count"],
         "consumers": said["consumers"],
         "dead_letters": _letters_of(store, topic),

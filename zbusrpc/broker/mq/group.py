@@ -75,6 +75,8 @@ class Group(Deliveries):
         """Names it in the journal."""
         self.pool: CreditPool[Subscription] = CreditPool()
         """The consumers."""
+        self.was_used = False
+        """Whether somebody has taken part since this was last looked at."""
         self.is_gone = False
         """Whether it was removed."""
         self.has_more = False
@@ -94,6 +96,7 @@ class Group(Deliveries):
 
     def join(self, consumer: Subscription) -> None:
         """Let a consumer take part."""
+        self.was_used = True
         self.pool.join(consumer, is_suspended=consumer.session.is_congested)
 
     def leave(self, consumer: Subscription, seen: int = sys.maxsize) -> None:

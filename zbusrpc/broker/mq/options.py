@@ -101,6 +101,8 @@ class GroupOptions(Options):
     """Longest such wait."""
     in_flight_max: Annotated[int, bounds.IN_FLIGHT] | None = None
     """How many messages all consumers together may have and not have answered; None bounds each by its window."""
+    expires_s: Annotated[int, bounds.EXPIRES_S] | None = None
+    """It goes when nobody has consumed from it for so long, not counting the time in which the broker was down."""
     mask: Mask = 0
     """What a zbus client declared it with: see `broker/zbus/masks.py`."""
 

@@ -53,6 +53,8 @@ class Place:
         """The next offset to hand out for the first time: all below it are done, or in `pending`."""
         self.pending: dict[int, Delivery] = {}
         """What was read and is not done, by offset."""
+        self.idle_s = 0.0
+        """How long nobody has consumed, not counting the time in which the broker was down."""
         self._changes = Changes()
 
     def is_done(self, offset: int) -> bool:
@@ -71,7 +73,8 @@ class Place:
     def describe(self) -> dict[str, Any]:
         """Return everything a restart needs to know; `changes` goes on from here."""
         place = self._changes.take_all(self.position, self.pending)
-        return {"name": self.name, "options": self.options.model_dump(mode="json"), **place}
+        idle = {"idle_s": round(self.idle_s)} if self.idle_s else {}
+        return {"name": self.name, "options": self.options.model_dump(mode="json"), **idle, **place}
 
     def changes(self) -> dict[str, Any]:
         """Return what changed since the last `changes` or `describe`."""

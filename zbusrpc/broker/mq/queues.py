@@ -220,6 +220,8 @@ class Queues:
         if group is not None:
             self.store.check_group(topic, group, asked.group_options())
             self.store.when_started(group, made)
+            if group.options.expires_s is not None and asked.create and "expires_s" not in asked.group_options():
+                self.store.change_group(group, {"expires_s": None}, lambda error: None)  # it is wanted by its name now
             return
         if asked.group and not asked.create:
             raise self.store.no_group(topic, asked.group, session.rights)

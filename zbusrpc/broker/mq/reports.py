@@ -38,6 +38,7 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
         "produced": topic.produced,
         "duplicates": topic.duplicates_suppressed,
         "closed_because": log.closed_because,
+        "held_back_by": topic.held_back_by or None,
         "options": topic.options.model_dump(mode="json"),
     }
 

@@ -157,11 +157,12 @@ class Store(Groups):
         )
         self.topics[found.name] = topic
         self.on_change(found.name)
-        topic.committer.when_idle(partial(self._note_readable, topic))  # what a crash left is synced first
+        topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
         for key, said in groups.items():
             group = self._make_group(topic, said["name"], options[key], key)
             group.seek(max(said["next"], opened.start_offset))
             group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
+            group.idle_s = said.get("idle_s", 0.0)
             if not said["has_gap"]:
                 group.note_stored(said["next"])
             self.journal.adopt(key, group)
@@ -169,9 +170,6 @@ class Store(Groups):
             if group.options.delete_on_exit:
                 self.scheduler.later(ABANDONED_S, partial(self.remove_if_unused, group))
         return topic
-
-    def _note_readable(self, topic: Topic) -> None:
-        self.on_readable(topic)
 
     def _committer(self, opened: Any, durability: Durability) -> Committer:
         scheduler = self.scheduler

@@ -27,6 +27,9 @@ from zbusrpc.broker.storage.commit import Committer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.storage.retention import count_expendable
+from zbusrpc.broker.storage.segment import OFFSETS_END
+from zbusrpc.broker.storage.sync import Retired
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.entries import Entry
 
@@ -66,6 +69,8 @@ class Topic:
         self.groups: dict[str, Group] = {}
         self.group_names: dict[str, str] = {}
         """Names of groups by what they are in lower case, for those who do not care."""
+        self.held_back_by = ""
+        """The group for which messages stay that would be removed else."""
         self.is_removed = False
         self.duplicates_suppressed = 0
         self.produced = 0
@@ -315,10 +320,37 @@ class Topic:
 
     def needed_offset(self) -> int:
         """Return the lowest offset that a group still needs; the end where there is none."""
-        lowest = self.log.next_offset
+        return self._slowest()[0]
+
+    def _slowest(self) -> tuple[int, str]:
+        """Return the lowest offset that a group still needs, and which group that is."""
+        lowest, name = self.log.next_offset, ""
         for group in self.groups.values():
-            lowest = min(lowest, group.position, min(group.pending, default=lowest))
-        return lowest
+            offset = min(group.position, min(group.pending, default=group.position))
+            if offset < lowest:
+                lowest, name = offset, group.name
+        return lowest, name
+
+    def retire(self, now_ms: int) -> Retired:
+        """Let go of what retention does not keep, and note which group keeps it from more.
+
+        A message counts as consumed when there are groups, and all have passed it. The ids of late messages are read
+        again after a restart, so those stay.
+
+        Raises:
+            ReadFailedError: the disk did not say where they begin.
+        """
+        log = self.log
+        if len(log.segments) == 1:
+            self.held_back_by = ""
+            return log.retire(now_ms)
+        needed, slowest = self._slowest()
+        spared = self.duplicate_window_offset()
+        segments, retention = list(log.segments), log.options.retention
+        count = count_expendable(segments, retention, now_ms, OFFSETS_END, spared_offset=spared) if slowest else 0
+        retired = log.retire(now_ms, needed, passed_offset=needed if self.groups else 0, spared_offset=spared)
+        self.held_back_by = slowest if count > len(retired.segments) else ""
+        return retired
 
     def forget_emptied(self) -> None:
         """Keep nothing in memory of what was in the log: neither messages nor their ids."""

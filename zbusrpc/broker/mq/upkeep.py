@@ -4,16 +4,19 @@ Each second a slice of the topics is looked at, so that ten thousand of them tak
 """
 
 from typing import Final
+from weakref import WeakKeyDictionary
 
+from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.segment import OFFSETS_END
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.telemetry import get_logger
 
 PERIOD_S: Final = 1.0
 SLICE_MIN: Final = 64
+IDLE_STEP_S: Final = 3600.0
+"""How exactly it is written how long nobody has consumed from a group: a restart forgets less than that."""
 ROUND_PERIODS: Final = 30
 """All topics are looked at within half a minute, however many there are."""
 
@@ -27,6 +30,7 @@ class Upkeep:
         self._store = store
         self._names: list[str] = []
         self._is_compacting = False
+        self._looked_at: WeakKeyDictionary[Group, float] = WeakKeyDictionary()
 
     def begin(self) -> None:
         """Look after the store from now on."""
@@ -49,18 +53,33 @@ class Upkeep:
 
     def _look_after(self, topic: Topic) -> None:
         scheduler, now_ms = self._store.scheduler, self._store.scheduler.now_ms()
-        needed = topic.needed_offset()
-        try:  # a restart reads the ids of late messages again
-            spared = topic.duplicate_window_offset() if len(topic.log.segments) > 1 else OFFSETS_END
+        self._end_unused(topic)
+        try:
+            retired = topic.retire(now_ms)
         except StorageError as error:
             self._note(topic, "retention", error)
             return
-        retired = topic.log.retire(now_ms, needed, spared)
         if retired.segments:
             log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
             scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))
         if topic.options.compact and not self._is_compacting:
-            self._compact(topic, now_ms, needed)
+            self._compact(topic, now_ms, topic.needed_offset())
+
+    def _end_unused(self, topic: Topic) -> None:
+        """Remove the groups of a topic that nobody has consumed from for as long as they were made to wait."""
+        now = self._store.scheduler.now()
+        for group in [group for group in topic.groups.values() if group.options.expires_s is not None]:
+            expires_s, before_s = group.options.expires_s or 0, group.idle_s
+            is_used = group.was_used or group.pool.members
+            group.idle_s = 0.0 if is_used else before_s + now - self._looked_at.get(group, now)
+            group.was_used, self._looked_at[group] = False, now
+            if group.idle_s >= expires_s:
+                log.warning("mq.group_expired", topic=topic.name, group=group.name, idle_s=round(group.idle_s))
+                self._store.remove_group(topic, group, lambda error: None)
+            elif int(group.idle_s / min(IDLE_STEP_S, expires_s / 10)) != int(
+                before_s / min(IDLE_STEP_S, expires_s / 10)
+            ):
+                self._store.journal.put(group.key, group, lambda error: None)
 
     def _compact(self, topic: Topic, now_ms: int, needed: int) -> None:
         """Compact a topic in another thread, one at a time, where that pays; ids of late messages are spared."""

@@ -331,20 +331,18 @@ class Log:
 
     # -- letting go --------------------------------------------------------------------------------------
 
-    def retire(self, now_ms: int, needed_offset: int = 0, spared_offset: int = OFFSETS_END) -> Retired:
+    def retire(self, now_ms: int, needed_offset: int = 0, **offsets: int) -> Retired:
         """Let go of the segments that retention does not keep, and return what removes their files.
 
-        `needed_offset` is the lowest that somebody still needs, which counts as the options say; what is at or above
-        `spared_offset` stays whatever they say. Removing may take long and may be done in another
-        thread; until then a restart brings the segments back, which retention then finds again.
+        What is needed, and the other offsets, are those of `count_expendable`. Removing may take long and may be done
+        in another thread; until then a restart brings the segments back, which retention then finds again.
         """
         active = self._segments.all[-1]
         if now_ms - active.created_ms >= self.options.segment_age_ms_max and not active.is_empty:
             with contextlib.suppress(WriteFailedError):  # a full disk needs retention most
                 self._roll(active.next_offset, now_ms)
-        return self._let_go(
-            count_expendable(self._segments.all, self.options.retention, now_ms, needed_offset, spared_offset)
-        )
+        retention = self.options.retention
+        return self._let_go(count_expendable(self._segments.all, retention, now_ms, needed_offset, **offsets))
 
     def empty(self, now_ms: int) -> Retired:
         """Let go of every record there is, and return what removes their files; offsets go on.

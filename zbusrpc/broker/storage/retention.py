@@ -32,9 +32,22 @@ KEEP_EVERYTHING: Final = Retention()
 
 
 def count_expendable(
-    segments: Sequence[Segment], retention: Retention, now_ms: int, needed_offset: int, spared_offset: int = OFFSETS_END
+    segments: Sequence[Segment],
+    retention: Retention,
+    now_ms: int,
+    needed_offset: int,
+    *,
+    passed_offset: int | None = None,
+    spared_offset: int = OFFSETS_END,
 ) -> int:
-    """Return how many of `segments`, from the oldest, may go; none with a record at or above `spared_offset`."""
+    """Return how many of `segments`, from the oldest, may go.
+
+    Args:
+        needed_offset: The lowest that somebody still needs.
+        passed_offset: Below it everything was passed by somebody, where that is not what nobody needs.
+        spared_offset: No segment goes with a record at or above it.
+    """
+    passed_offset = needed_offset if passed_offset is None else passed_offset
     excess = sum(segment.size for segment in segments) - (retention.bytes_max or 0)
     age_ms_max = retention.age_ms_max
     count = 0
@@ -43,7 +56,7 @@ def count_expendable(
         is_old = age_ms_max is not None and age_ms > age_ms_max
         is_excess = retention.bytes_max is not None and excess > 0
         is_ripe = age_ms >= retention.passed_age_ms_min
-        is_passed = retention.when_passed and is_ripe and segment.next_offset <= needed_offset
+        is_passed = retention.when_passed and is_ripe and segment.next_offset <= passed_offset
         is_spared = retention.spare_needed and segment.next_offset > needed_offset
         if is_spared or segment.next_offset > spared_offset or not (is_old or is_excess or is_passed):
             break

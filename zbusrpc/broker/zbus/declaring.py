@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
 ACK_TIMEOUT_MS: Final = 10_000
+EXPIRES_S: Final = 7 * 86_400
+"""A group that nobody has named, which is made with its topic or by a `consume`, goes when nobody has consumed from it
+for so long: else one URL would have the topic kept for ever. As long as messages are kept by default."""
 ACK_WINDOW: Final = 100
 """Of groups that ask for acknowledgement: the defaults of zbus 0.11."""
 
@@ -118,8 +121,11 @@ def _declare_group(
         info = infos.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
         exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
+    if names_group and group is not None and group.options.expires_s is not None:
+        options = options | {"expires_s": None}  # it is wanted by its name now
     if group is None:
         hub.queues.store.check_free(topic, name)
+        options = options if names_group else {"expires_s": EXPIRES_S} | options
         where = start or _beside_the_first(topic)
         hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer)
         return
@@ -198,7 +204,7 @@ def make_own_group(
         finally:
             session.rights = later
 
-    options = GroupOptions(**_masked({}, topic))
+    options = GroupOptions(**_masked({"expires_s": EXPIRES_S}, topic))
     dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made)
     return True
 

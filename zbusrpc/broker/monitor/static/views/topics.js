@@ -131,6 +131,7 @@ function topicDetail({ store, cluster, actions, openRow }, key) {
       facts.update([
         ["Broker", row.broker],
         ["Durability", row.durability],
+        ["Held back by", row.held_back_by || "nobody"],
         ["Mask", row.mask_names.join(" ") || "none"],
         ["Messages", number(row.messages)],
         ["Size", bytes(row.bytes)],

@@ -1,8 +1,11 @@
 """Ids that a peer chooses: another token that chooses the same gets at nothing, and keeps nobody from anything."""
 
+from typing import Any
+
 import pytest
 
 from tests.support.rights_core import ADMIN, Native, RightsCore, entry, rights, rule
+from zbusrpc.broker.access import Rights
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError
@@ -157,6 +160,29 @@ def test_place_by_id_finds_the_last_message_of_anybody(core: RightsCore) -> None
     core.native().command("declare_group", topic="orders", group="g", start={"id": ID})
 
     assert core.lab.group("orders", "g").position == 2
+
+
+# -- addresses of brokers --------------------------------------------------------------------------------------
+
+
+def test_address_of_a_broker_is_reported_by_its_token_alone() -> None:
+    """Nobody takes over what another's broker serves by saying that he is at its address, while it lives."""
+    core = RightsCore()
+    facts = {"mask": 0, "consumers": 1, "depth": 0, "created_ms": 0, "groups": []}
+
+    def report(token: Rights, topic: str) -> Any:
+        told = {"is_full": True, "server": {"address": "bank:1", "boot": token.name}, "topics": {topic: facts}}
+        return core.native(token).ask(Kind.REPORT, told | {"version": 1})
+
+    mine, other = (rights(name, rule("track_pub")) for name in ("mine", "other"))
+    assert not isinstance(report(mine, "Bank"), RpcError)
+    refused = report(other, "Evil")
+    again = report(mine, "Bank")
+
+    assert isinstance(refused, RpcError)
+    assert refused.code is Code.ALREADY_EXISTS
+    assert not isinstance(again, RpcError)
+    assert set(core.hub.tracker.registry.servers["bank:1"].topics) == {"Bank"}
 
 
 # -- a fault of one ------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ class Source(Protocol):
 class Server:
     """A broker, as a tracker knows it."""
 
-    __slots__ = ("facts", "lease_until", "source", "topics", "version")
+    __slots__ = ("facts", "lease_until", "owner", "source", "topics", "version")
 
     def __init__(self, facts: ServerFacts, source: Source | None, lease_until: float | None) -> None:
         self.facts = facts
@@ -46,6 +46,8 @@ class Server:
         """The session that reports it; None for the broker itself."""
         self.lease_until = lease_until
         """None where it lives as long as its session."""
+        self.owner = 0
+        """By whose token it is reported: while it lives, nobody reports its address by another."""
         self.version = 0
         """The greatest version of itself that it has told."""
 
@@ -69,21 +71,23 @@ class Registry:
 
     # -- what is reported --------------------------------------------------------------------------------
 
-    def report(self, source: Source, report: Report, now: float, *, is_leased: bool = True) -> int:
+    def report(self, source: Source, report: Report, now: float, *, is_leased: bool = True, owner: int = 0) -> int:
         """Take a report in, and return the greatest version that the broker had told before.
 
         Args:
             source: The session that it came by.
             is_leased: Whether it says in time that it lives; a broker of zbus lives as long as its session.
+            owner: Of the token by which it came (see `Rights.owner`).
 
         Raises:
-            RpcError: as of `renew`. ALREADY_EXISTS: the address is the tracker's own. RESOURCE_EXHAUSTED: there are
-                too many brokers, or topics. INVALID_ARGUMENT: it changes the address, and does not hold everything.
+            RpcError: as of `renew`. ALREADY_EXISTS: the address is the tracker's own, or that of a broker which lives
+                and is reported by another token. RESOURCE_EXHAUSTED: there are too many brokers, or topics.
+                INVALID_ARGUMENT: it changes the address, and does not hold everything.
         """
         if report.is_leaving:
             self.leave(source)
             return 0
-        server = self._begin(source, report) if report.is_full else _check(self._server_of(source), report)
+        server = self._begin(source, report, owner) if report.is_full else _check(self._server_of(source), report)
         server.lease_until = now + LEASE_S if is_leased else None
         if self._looked_at is None:
             self._looked_at = now
@@ -94,13 +98,15 @@ class Registry:
         self._take_topics(server, report)
         return known
 
-    def _begin(self, source: Source, report: Report) -> Server:
+    def _begin(self, source: Source, report: Report, owner: int) -> Server:
         assert report.server is not None
         _check_count(len(report.topics))
         address = report.server.address
         known = self.servers.get(address)
         if known is not None and known.source is None:
             raise RpcError(Code.ALREADY_EXISTS, f"{address} is the address of this tracker; see --advertise")
+        if known is not None and known.owner != owner:
+            raise RpcError(Code.ALREADY_EXISTS, f"{address} is reported by another token, and lives; see --advertise")
         if known is None and len(self.servers) >= SERVERS_MAX:
             raise RpcError(Code.RESOURCE_EXHAUSTED, f"the tracker's limit of {SERVERS_MAX} brokers is reached")
         if known is not None and known.source is not None and source.number < known.source.number:
@@ -117,6 +123,7 @@ class Registry:
             if self._by_source.pop(known.source, None) is not None:
                 self._ousted[known.source] = address
             known.source = source
+        known.owner = owner
         self._by_source[source] = address
         self._ousted.pop(source, None)
         self.gone.discard(address)

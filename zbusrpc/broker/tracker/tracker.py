@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, Protocol
 
 from zbusrpc import envelope
-from zbusrpc.broker.access import Access, Operation, Rights
+from zbusrpc.broker.access import Access, Operation, Rights, owner_of
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.tracker.registry import LOOK_S, Registry, Server
 from zbusrpc.errors import RpcError
@@ -176,7 +176,8 @@ class Tracker:
             told = {name: facts for name, facts in report.topics.items() if rights.allows(Operation.TRACK_PUB, name)}
             report = report.model_copy(update={"topics": told})
         self._version = max(self._version, report.seen)
-        known = self.registry.report(source, report, self._clock.now(), is_leased=is_leased)
+        now, owner = self._clock.now(), owner_of(rights)
+        known = self.registry.report(source, report, now, is_leased=is_leased, owner=owner)
         self._push_later()
         if not self._is_looking:
             self._is_looking = True

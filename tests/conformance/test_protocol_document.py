@@ -3,14 +3,17 @@
 import re
 from pathlib import Path
 
+from zbusrpc import bounds
 from zbusrpc.broker.gateway import METADATA_BYTES_MAX, STATUS
-from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX, Limits
+from zbusrpc.broker.memory import INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, SMALL_BYTES
 from zbusrpc.broker.tracker import registry, teller, tracker
 from zbusrpc.cluster.topology import VOTE_FACTOR
-from zbusrpc.config import MESSAGE_BYTES_MAX
+from zbusrpc.config import MESSAGE_BYTES_MAX, MIB
 from zbusrpc.errors import Code
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport import topology
+from zbusrpc.transport.connection import OUTBOX_BYTES_MAX
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, HELLO_BYTES_MAX, TOPIC_BYTES_MAX, Decoder
 
@@ -83,3 +86,19 @@ def test_section_on_tracking_names_every_field_and_number() -> None:
     assert (topology.VERSION_MAX, topology.LEARNT_MAX) == (2**53 - 1, 2**52)
     assert f"| {registry.SERVERS_MAX}, {registry.TOPICS_MAX} |" in DOCUMENT
     assert topology.REPORT_BYTES_MAX == 16 * 1024 * 1024
+
+
+def test_bounds_of_memory_are_those_of_the_code() -> None:
+    """Each row of bytes says what the code does."""
+    rows = {
+        "a peer that does not read what is sent to it": f"{OUTBOX_BYTES_MAX // MIB} MiB waiting for it",
+        "body of a SUBSCRIBE": f"{SUBSCRIBE_BYTES_MAX // MIB} MiB, {ABOUT_BYTES_MAX // 1024} KiB",
+        "services of one session": f"{SERVICES_PER_SESSION_MAX}",
+        "parts of messages that wait for the rest": f"{INPUT_BYTES_MAX // MIB} MiB",
+        "what waits for peers that do not read": f"{OUTPUT_BYTES_MAX // MIB} MiB",
+        "a payload, or the body of a request, of who has shown no token": f"{SMALL_BYTES // 1024} KiB",
+        "delay of a message": f"{bounds.DELAY_MS.most // 1000 // 31_536_000} year",
+    }
+    for start, said in rows.items():
+        (row,) = re.findall(rf"^\| {start}.*$", DOCUMENT, re.MULTILINE)
+        assert said in row

@@ -134,6 +134,11 @@ class Access:
         """Return the rights of whoever shows `secret`: "" is anonymous, and None means that it is unknown."""
         return self._known(digest_of(secret)) if secret else self.anonymous
 
+    def may_ask(self, secret: str) -> bool:
+        """Say whether whoever shows `secret` is known, or may do something all the same."""
+        rights = self.rights_of(secret)
+        return rights is not None and bool(rights.digest or rights.rules)
+
     def renewed(self, rights: Rights | None) -> Rights | None:
         """Return what the holder of `rights`, which are of an earlier file, has now; None where its token is gone."""
         return self._known(rights.digest) if rights is not None and rights.digest else self.anonymous

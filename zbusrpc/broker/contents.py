@@ -5,7 +5,7 @@ Pure: bytes in, values out.
 
 import orjson
 
-from zbusrpc.broker.limits import WINDOW_MAX
+from zbusrpc.broker.limits import ABOUT_BYTES_MAX, SUBSCRIBE_BYTES_MAX, WINDOW_MAX
 from zbusrpc.broker.session import Session
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import HEADER_ATTEMPT, Message, encode_headers, readable_headers
@@ -28,18 +28,24 @@ def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:
     Raises:
         ProtocolError: the topic or the body of the SUBSCRIBE cannot be used.
     """
+    if len(message.body) > SUBSCRIBE_BYTES_MAX:
+        raise ProtocolError(f"unusable SUBSCRIBE: {len(message.body)} bytes exceed the limit of {SUBSCRIBE_BYTES_MAX}")
     try:
         name = message.topic.decode()
         body = orjson.loads(message.body)
         window, about = body["window"], body.get("about", {})
+        about = about if isinstance(about, dict) else {}
         orjson.dumps([[[[[[[[about]]]]]]]])  # deeper than can be written it would spoil every list that shows it
+        size = len(orjson.dumps({key: value for key, value in about.items() if key != "interface"}))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(f"unusable SUBSCRIBE: {error!r}") from None
     if not name.isprintable():
         raise ProtocolError(f"unusable SUBSCRIBE: the name {name!r} holds what cannot be seen")
     if not name or type(window) is not int or not 1 <= window <= WINDOW_MAX:
         raise ProtocolError(f"unusable SUBSCRIBE: window {window!r} is not in 1..{WINDOW_MAX} or no topic is named")
-    return window, about if isinstance(about, dict) else {}
+    if size > ABOUT_BYTES_MAX:
+        raise ProtocolError(f"unusable SUBSCRIBE: about has {size} bytes without interface, over {ABOUT_BYTES_MAX}")
+    return window, about
 
 
 def note_attempt(message: Message, attempts: int) -> None:

@@ -6,6 +6,7 @@ another method than GET and POST. Pure.
 
 from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
+from urllib.parse import parse_qsl
 
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access import Access, Rights
@@ -115,7 +116,7 @@ class Doorkeeper:
         shown = shown_by(request.headers, self._house.logins.cookie) or self._held
         if shown is None and command is not None and command.name in _SIGNS_OF_LIFE:
             return True
-        rights = self._rights_of(access, shown)
+        rights = _rights_of(self._house, access, shown)
         if rights is None:
             text = "this broker does not know the token"
             _note(session, text)
@@ -125,11 +126,6 @@ class Doorkeeper:
             self._held = shown
         session.rights = rights
         return True
-
-    def _rights_of(self, access: Access, shown: Shown | None) -> Rights | None:
-        if shown is None:
-            return access.anonymous
-        return self._house.logins.rights_of(shown.secret) if shown.is_login else access.rights_of(shown.secret)
 
     def _doubt(self, request: HttpRequest, command: Command | None) -> str:
         """Return what to say where a page of another site may have had a browser ask; nothing where none can have."""
@@ -142,6 +138,25 @@ class Doorkeeper:
         if shown is not None:
             return _COOKIE_TELLS_NOT if shown.is_cookie else ""
         return _BROWSER_TELLS_NOT if _is_of_browser(headers) else ""
+
+
+def is_known(house: House, headers: dict[str, str], target: bytes) -> bool:
+    """Say by the head of a request whether who sends it is known, or may do something all the same."""
+    access = house.access
+    if access is None:
+        return True
+    shown = shown_by(headers, house.logins.cookie)
+    if shown is None and b"token" in target:
+        query = parse_qsl(target.partition(b"?")[2].decode("latin-1"))
+        shown = next((Shown(value) for name, value in query if name.lower() == "token"), None)
+    rights = _rights_of(house, access, shown)
+    return rights is not None and bool(rights.digest or rights.rules)
+
+
+def _rights_of(house: House, access: Access, shown: Shown | None) -> Rights | None:
+    if shown is None:
+        return access.anonymous
+    return house.logins.rights_of(shown.secret) if shown.is_login else access.rights_of(shown.secret)
 
 
 def _admits_method(origins: Origins, request: HttpRequest, command: Command | None, exchange: Exchange) -> bool:

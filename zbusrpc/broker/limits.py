@@ -13,6 +13,12 @@ RETRY_AFTER_S: Final = 0.5
 """What a full queue asks its callers to wait: a human's blink, and long enough for a queue to move."""
 INTERFACE_BYTES_MAX: Final = 64 * 1024
 """What an instance tells of its methods, as JSON; more is not kept."""
+SUBSCRIBE_BYTES_MAX: Final = 1024 * 1024
+"""The body of a SUBSCRIBE, which holds what an instance tells of its methods."""
+ABOUT_BYTES_MAX: Final = 64 * 1024
+"""What an instance says of itself besides, as JSON: it is kept, and shown in every list."""
+SERVICES_PER_SESSION_MAX: Final = 256
+"""Services of one connection: 32 MiB of what they say of themselves."""
 LINGER_S: Final = 30.0
 """A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from zbusrpc.broker.broker import UNKNOWN_TOKEN
+from zbusrpc.broker.memory import SMALL_BYTES
 from zbusrpc.broker.session import Session
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
 from zbusrpc.message import Message
@@ -35,6 +36,8 @@ class NativePeer:
             rights = access.rights_of(hello.token.get_secret_value())
             if rights is None:
                 raise ProtocolError(UNKNOWN_TOKEN)
+            if not access.may_ask(hello.token.get_secret_value()):
+                self.connection.limit_input(SMALL_BYTES)
         name = f"{hello.name or 'client'}@{self.connection.peername}"
         self._session = self._server.connect(name, self, self.connection.message_bytes_max, rights)
         return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
@@ -43,14 +46,27 @@ class NativePeer:
         self._server.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
 
     def turn_ended(self) -> None:
+        self._server.input.hold(self, self.connection.held_bytes)
         self._server.flush()
 
+    def hold_back(self, is_held_back: bool) -> None:
+        """Read no more, or go on: the broker holds too many parts of messages."""
+        self.connection.hold_back(is_held_back)
+
+    def cut_off(self) -> None:
+        """End the connection: too much waits for those that do not read."""
+        log.warning("broker.does_not_read", peer=self.connection.peername)
+        self.connection.fail(LinkError(f"{self.connection.peername} does not read"))
+
     def congestion_changed(self, is_congested: bool) -> None:
+        self._server.output.hold(self, self.connection.waiting_bytes if is_congested else 0)
         if self._session is not None:
             self._server.set_congested(self._session, is_congested)
 
     def connection_closed(self, error: ZbusError | None) -> None:
         self._server.door.leave(self)
+        self._server.input.hold(self, 0)
+        self._server.output.hold(self, 0)
         if self._session is not None:
             self._server.disconnect(self._session)
         if isinstance(error, ProtocolError):
@@ -61,6 +77,8 @@ class NativePeer:
     def send(self, messages: list[Message]) -> None:
         """Write messages of the core to the peer."""
         self.connection.write(messages)
+        if self.connection.is_congested:
+            self._server.output.hold(self, self.connection.waiting_bytes)
 
     def close(self, reason: str) -> None:
         """Say GOODBYE and close."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
-from zbusrpc.broker.limits import RETRY_AFTER_S, Limits
+from zbusrpc.broker.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
 from zbusrpc.broker.session import Call, Session
 from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import Flag, Message
@@ -140,6 +140,11 @@ def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | N
     of_what = f" on topic {topic}" if topic else ""
     of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
     return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
+
+
+def too_many_services() -> RpcError:
+    """The connection serves all that one may."""
+    return too_many("services of one connection", SERVICES_PER_SESSION_MAX)
 
 
 def too_many(what: str, limit: int) -> RpcError:

@@ -25,6 +25,7 @@ from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.logins import Logins
+from zbusrpc.broker.memory import INPUT_BYTES_MAX, Input, Output
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
@@ -92,6 +93,8 @@ class Server:
         """Who is logged in by the page."""
         self.door = Door(limits.connections_per_address_max)
         """Where connections take their places."""
+        self.input, self.output = Input(max(INPUT_BYTES_MAX, 2 * message_bytes_max)), Output()
+        """What all peers together make this broker keep."""
         self._clock = Clock()
         self.hub = Hub(self.broker, now=monotonic, now_ms=self._clock.now_ms, later=self._later)
         """What text sessions share."""

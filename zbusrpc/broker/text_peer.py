@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from zbusrpc.broker import gateway
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.line import Line
+from zbusrpc.broker.patience import Patience, Verdict
 from zbusrpc.broker.reception import Reception, is_message
 from zbusrpc.broker.session import Session
+from zbusrpc.broker.socket_messages import SocketMessages
+from zbusrpc.broker.weighed import Weighed
 from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.errors import Code, RpcError
-from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, OUTBOX_HIGH_BYTES, format_peername, keep_alive
+from zbusrpc.transport.connection import OUTBOX_HIGH_BYTES, format_peername, keep_alive
 from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
 from zbusrpc.transport.websocket import WebSocket
 
@@ -34,32 +37,24 @@ if TYPE_CHECKING:
 PIPELINE_MAX: Final = 256
 """Requests of one connection that may wait for their answers in order; more are not read."""
 TICK_S: Final = 10.0
-IDLE_TICKS_MAX: Final = 6
-"""An HTTP connection without requests is closed after a minute."""
-ZBUS_IDLE_TICKS_MAX: Final = 18
-"""One of zbus after three: its clients send a heartbeat each minute at least."""
-PARTIAL_TICKS_MAX: Final = 3
-"""A request that is incomplete for half a minute is answered 408; so long a full line may not move."""
-PING_TICKS: Final = 3
-"""A WebSocket that was silent so long is sent a ping; an event stream gets a comment."""
 LAST_ANSWERS_S: Final = 0.5
 """A connection that is closed for what the client has sent: it gets the answers to what came before, and the reason,
 which the system would drop if more came in."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class TextPeer(asyncio.Protocol):
+class TextPeer(Weighed):
     """One text connection."""
 
     def __init__(self, server: "Server") -> None:
-        self._server = server
-        self._decoder = HttpDecoder(server.message_bytes_max)
+        super().__init__(server)
+        self._decoder = HttpDecoder(server.message_bytes_max, self._limit_of)
         self._socket: WebSocket | None = None
         self._exchanges: deque[Exchange] = deque()
         self._out: list[bytes] = []
         self._unsure: list[Exchange] = []
         """Those whose messages go back if what is written next meets no live connection."""
-        self._ticks = self._idle_ticks = self._partial_ticks = 0
+        self._patience = Patience()
         self._is_zbus = False
         self._is_ending = False
         self._is_congested = False
@@ -85,7 +80,7 @@ class TextPeer(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_ending or self._fault is not None:
             return
-        self._idle_ticks = 0
+        self._patience.note_block()
         if self._socket is not None:
             self._receive_frames(data)
         else:
@@ -98,12 +93,13 @@ class TextPeer(asyncio.Protocol):
                 self._flush()
         if self._line or len(self._exchanges) >= PIPELINE_MAX:
             self._adjust_reading()
+        self._server.input.hold(self, self._decoder.held_bytes if self._socket is None else self._socket.held_bytes)
         self._server.flush_soon()
 
     def _receive_requests(self, data: bytes) -> None:
         try:
             for request in self._decoder.feed(data):
-                self._partial_ticks = 0
+                self._patience.note_whole()
                 if request.is_upgrade and "websocket" not in request.headers.get("upgrade", "").lower():
                     # RFC 9110, 7.8: it may be ignored. The decoder has stopped, so this is the last request here.
                     request.is_upgrade = request.keep_alive = False
@@ -113,7 +109,8 @@ class TextPeer(asyncio.Protocol):
         self._move()
 
     def _takes_answers(self) -> bool:
-        return not self._is_congested and len(self._exchanges) < PIPELINE_MAX
+        is_taken = not self._is_congested and self._unsent_bytes < OUTBOX_HIGH_BYTES
+        return is_taken and len(self._exchanges) < PIPELINE_MAX
 
     def _move(self) -> None:
         """Carry out what stands in the line, some of it a turn, and at its end say what was wrong."""
@@ -138,11 +135,13 @@ class TextPeer(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_congested = True
+        self._weigh_waiting()
         self._adjust_reading()
         self._server.set_congested(self._session, True)
 
     def resume_writing(self) -> None:
         self._is_congested = False
+        self._server.output.hold(self, 0)
         self._adjust_reading()
         self._server.set_congested(self._session, False)
         self._server.hub.catch_up(self._dialect)
@@ -153,6 +152,7 @@ class TextPeer(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._weigh_nothing()
         self._is_ending = True
         self._line.drain(is_message)
         self._dialect.close()
@@ -201,43 +201,31 @@ class TextPeer(asyncio.Protocol):
         self._exchanges.clear()
         self._is_ending = False
         self._socket = web_socket
+        self._messages = SocketMessages(self._server.message_bytes_max)
         rest, self._decoder = self._decoder.after_upgrade, HttpDecoder(self._server.message_bytes_max)
         self._receive_frames(rest)
 
     def _receive_frames(self, data: bytes) -> None:
         assert self._socket is not None
         for message in self._socket.feed(data):
-            self._partial_ticks = 0
+            self._patience.note_whole()
             self._take_message(message)
         self._move()
         self._flush()  # pongs and the like
 
     def _take_message(self, data: bytes) -> None:
         """Let the request that a WebSocket message is join the line."""
-        decoder = self._decoder
         try:
-            requests = list(decoder.feed(data))
-            if len(requests) == 1 and not decoder.is_partial:
-                self._join_alone(requests[0])
-                return
-            what = f"{len(requests)} and a part" if decoder.is_partial else str(len(requests))
-            status, text = HTTPStatus.BAD_REQUEST, f"a WebSocket message holds one whole zbus message, not {what}"
+            self._line.join(self._messages.request_of(data))
         except HttpError as error:
-            status, text = error.status, str(error)
-        self._decoder = HttpDecoder(self._server.message_bytes_max)  # each message begins anew
-        self._open(is_ordered=False).answer_text(status, text)
-
-    def _join_alone(self, request: HttpRequest) -> None:
-        """Let the request of one WebSocket message join the line; there is nothing to upgrade to from here."""
-        if request.is_upgrade:
-            request.is_upgrade = False
-            self._decoder = HttpDecoder(self._server.message_bytes_max)
-        self._line.join(request)
+            self._open(is_ordered=False).answer_text(error.status, str(error))
 
     # -- answers -----------------------------------------------------------------------------------------
 
     def _answered(self, exchange: Exchange) -> None:
         """Have an answer written at the end of this turn."""
+        if not exchange.is_stream:
+            self._weigh_answer(exchange.data)
         if self._line.note_answer(exchange):
             self._move_soon()
         self._server.broker.send(self._session, exchange)
@@ -263,9 +251,10 @@ class TextPeer(asyncio.Protocol):
 
     def _write_only(self, exchange: Exchange) -> None:
         """Write an answer beside which there is nothing to write."""
-        transport = self._transport
+        transport, data = self._transport, cast("bytes", exchange.data)
+        self._unsent_bytes -= len(data)
         if not transport.is_closing():
-            transport.write(cast("bytes", exchange.data))
+            transport.write(data)
         if transport.is_closing():
             self._lose(exchange)
 
@@ -278,6 +267,7 @@ class TextPeer(asyncio.Protocol):
             and item.keep_alive
             and not item.is_stream
             and not self._is_reading_paused
+            and not self._line
             and not self._decoder.wants_continue
         )
 
@@ -285,6 +275,8 @@ class TextPeer(asyncio.Protocol):
         data, exchange.data = exchange.data, exchange.data if not exchange.is_stream else None
         if data is None:
             return
+        if not exchange.is_stream:
+            self._unsent_bytes -= len(data)
         if self._socket is not None and self._socket.is_closing:  # which sends nothing any more
             self._lose(exchange)
             return
@@ -305,7 +297,7 @@ class TextPeer(asyncio.Protocol):
             if exchange.is_stream:
                 break
             exchanges.popleft()
-            self._partial_ticks = 0
+            self._patience.note_whole()
             keep_alive = exchange.keep_alive
         if keep_alive and not exchanges and self._decoder.wants_continue:
             self._decoder.wants_continue = False
@@ -335,8 +327,8 @@ class TextPeer(asyncio.Protocol):
         if self._transport.is_closing():
             for exchange in unsure:
                 self._lose(exchange)
-        if self._is_congested and self._transport.get_write_buffer_size() > OUTBOX_BYTES_MAX:
-            self._transport.abort()
+        if self._is_congested:
+            self._weigh_waiting()
 
     def close(self, reason: str) -> None:
         """Answer what has not been answered with the reason, and close."""
@@ -367,7 +359,7 @@ class TextPeer(asyncio.Protocol):
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        is_full = bool(self._line) or not self._takes_answers()
+        is_full = bool(self._line) or self._is_held_back or not self._takes_answers()
         if is_full == self._is_reading_paused or self._transport.is_closing():
             return
         self._is_reading_paused = is_full
@@ -378,18 +370,21 @@ class TextPeer(asyncio.Protocol):
 
     def _tick(self) -> None:
         """Close a connection that is idle or dribbling, and show one that waits that it is alive."""
-        self._ticks += 1
-        is_stuck = self._is_reading_paused and not self._is_congested  # else it is not seen that the peer has gone
+        is_waited_for = self._is_congested or self._is_held_back
+        is_stuck = self._is_reading_paused and not is_waited_for  # else it is not seen that the peer has gone
         is_partial = (self._decoder.is_partial or is_stuck) if self._socket is None else self._socket.is_partial
         is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested
-        self._idle_ticks = 0 if is_waiting and self._socket is None else self._idle_ticks + 1
-        self._partial_ticks = self._partial_ticks + 1 if is_partial else 0
-        if self._partial_ticks >= PARTIAL_TICKS_MAX:
+        verdict = self._patience.tick(
+            is_partial=is_partial and not self._is_held_back,
+            is_waiting=self._is_held_back or (bool(is_waiting) and self._socket is None),
+            is_zbus=self._is_zbus,
+        )
+        if verdict is Verdict.END_PARTIAL:
             self._end_partial()
-        elif self._idle_ticks >= (ZBUS_IDLE_TICKS_MAX if self._is_zbus else IDLE_TICKS_MAX):
+        elif verdict is Verdict.END_IDLE:
             self._transport.abort() if self._is_congested else self._transport.close()
         else:
-            if self._ticks % PING_TICKS == 0:
+            if verdict is Verdict.SHOW_LIFE:
                 self._show_life()
             self._timer = self._loop.call_later(TICK_S, self._tick)
 

@@ -75,7 +75,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._handle = self._receive_hello
         self._backlog: deque[Iterator[Message]] = deque()
-        self._is_reading_paused = False
+        self._is_reading_paused = self._is_held_back = False
         self._outbox: list[Message] = []
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -140,12 +140,31 @@ class Connection(asyncio.Protocol):
         if self._is_reading_paused:
             self._adjust_reading()
 
+    @property
+    def held_bytes(self) -> int:
+        """What has come of a frame that is not whole."""
+        return self._decoder.held_bytes
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What was written and the peer has not read, about."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    def limit_input(self, message_bytes_max: int) -> None:
+        """Take no payload that is larger, from now on."""
+        self._decoder.message_bytes_max = message_bytes_max
+
+    def hold_back(self, is_held_back: bool) -> None:
+        """Read no more, or go on."""
+        self._is_held_back = is_held_back
+        self._adjust_reading()
+
     def _adjust_reading(self) -> None:
         """Read unless there is enough to handle, or (the broker) the peer itself does not read."""
         if self._transport is None or self._transport.is_closing():
             return
         stalls = self.is_congested and not self._is_client
-        self._is_reading_paused = stalls or len(self._backlog) >= BACKLOG_BLOCKS_MAX
+        self._is_reading_paused = stalls or self._is_held_back or len(self._backlog) >= BACKLOG_BLOCKS_MAX
         if self._is_reading_paused:
             self._transport.pause_reading()
         else:
@@ -292,12 +311,12 @@ class Connection(asyncio.Protocol):
 
     def _tick(self, tick_s: float) -> None:
         """Notice a peer that is silent, stalled or dribbling; ping when this side was quiet."""
-        self._silent_ticks = 0 if self._heard or self.is_congested else self._silent_ticks + 1
+        self._silent_ticks = 0 if self._heard or self.is_congested or self._is_held_back else self._silent_ticks + 1
         waiting = self._transport.get_write_buffer_size() if self.is_congested and self._transport else 0
         self._congested_ticks = self._congested_ticks + 1 if waiting and waiting >= self._waiting_before else 0
         self._waiting_before = waiting
         is_dribbling = self._decoder.is_partial and self._decoder.completed == self._completed_before
-        self._partial_ticks = self._partial_ticks + 1 if is_dribbling else 0
+        self._partial_ticks = self._partial_ticks + 1 if is_dribbling and not self._is_held_back else 0
         self._completed_before = self._decoder.completed
         if self._silent_ticks >= TICKS_PER_IDLE:
             self.fail(LinkError(f"nothing heard from {self.peername} for {tick_s * TICKS_PER_IDLE:g} s"))

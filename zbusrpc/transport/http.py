@@ -7,7 +7,7 @@ Promises: every bound is tested before more than one block beyond it is stored; 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,6 +18,8 @@ from zbusrpc.errors import ProtocolError
 
 HEADERS_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
+SMALL_BODY_BYTES: Final = 64 * 1024
+"""What a head may announce without a look at who has sent it."""
 TARGET_BYTES_MAX: Final = 16 * 1024
 JSON_TYPE: Final = "application/json"
 CLIENT_CLOSED_REQUEST: Final = 499
@@ -102,8 +104,13 @@ def _decode(value: bytes) -> str:
 class HttpDecoder:
     """Turns received blocks into requests; one for each connection."""
 
-    def __init__(self, body_bytes_max: int) -> None:
-        self._body_bytes_max = body_bytes_max
+    def __init__(self, body_bytes_max: int, limit_of: Callable[[dict[str, str], bytes], int] | None = None) -> None:
+        """Take bodies up to a size, or what `limit_of` says of the headers and target of a request with a larger one.
+
+        It is asked only where the body has more than SMALL_BODY_BYTES, or does not say how many.
+        """
+        self._body_bytes_max = self._most = body_bytes_max
+        self._limit_of = limit_of
         self._parser = httptools.HttpRequestParser(self)
         self._done: list[HttpRequest] = []
         self._error: HttpError | None = None
@@ -118,6 +125,11 @@ class HttpDecoder:
         self._last_headers: dict[str, str] = {}
         self._last_keep_alive = False
         self._reset()
+
+    @property
+    def held_bytes(self) -> int:
+        """What has come of the body of a request that is not whole."""
+        return self._body_bytes if self.is_partial else 0
 
     def has_begun_with(self, name: str) -> bool:
         """Say whether the request that is being decoded, or was refused, has a header of this name."""
@@ -217,8 +229,12 @@ class HttpDecoder:
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         length = self._headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > self._body_bytes_max:
-            self._refuse_body(int(length[:20]))
+        size = int(length[:20]) if length.isdecimal() else 0
+        self._body_bytes_max = self._most
+        if self._limit_of is not None and (size > SMALL_BODY_BYTES or "transfer-encoding" in self._headers):
+            self._body_bytes_max = self._limit_of(self._headers, self._target)
+        if size > self._body_bytes_max:
+            self._refuse_body(size)
         if self._headers.get("expect", "").lower() == "100-continue":
             self.wants_continue = True
 

@@ -92,6 +92,11 @@ class Decoder:
         """Whether part of a frame is waiting for the rest."""
         return bool(self._tail) or self._large is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """What has come of a frame that is not whole."""
+        return len(self._tail) + (self._large.held_bytes if self._large is not None else 0)
+
     def feed(self, data: bytes) -> Iterator[Message]:
         """Yield the messages that `data` completes.
 
@@ -182,6 +187,10 @@ class _LargeMessage:
     @property
     def is_full(self) -> bool:
         return not self._missing
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._body)
 
     def fill(self, data: bytes, position: int) -> int:
         """Copy what belongs to the body and return where the next frame begins."""

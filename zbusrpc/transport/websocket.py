@@ -99,6 +99,11 @@ class WebSocket:
         return self._protocol.close_rcvd is not None
 
     @property
+    def held_bytes(self) -> int:
+        """What has come of a message that is not whole."""
+        return self._protocol.held_bytes
+
+    @property
     def is_partial(self) -> bool:
         """Whether part of a message or of a frame is waiting for the rest."""
         return self._protocol.is_partial
@@ -125,6 +130,10 @@ class _MessageProtocol(ServerProtocol):
     @property
     def is_partial(self) -> bool:
         return self._frame_bytes > 0 or self._is_in_message
+
+    @property
+    def held_bytes(self) -> int:
+        return self._frame_bytes + len(self._fragments)
 
     def receive_messages(self, data: bytes) -> list[bytes]:
         """Return the messages that `data` completes."""

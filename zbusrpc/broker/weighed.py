@@ -1,0 +1,61 @@
+"""A weighed connection: what its peer makes the broker keep is counted, see `memory.py`."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from zbusrpc.broker.doorkeeper import is_known
+from zbusrpc.broker.memory import SMALL_BYTES
+from zbusrpc.telemetry import get_logger
+from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername
+
+if TYPE_CHECKING:
+    from zbusrpc.broker.server import Server
+
+log = get_logger("broker")
+
+
+class Weighed(asyncio.Protocol):
+    """What text connections have in common with others that are counted."""
+
+    _transport: asyncio.Transport
+
+    def __init__(self, server: "Server") -> None:
+        self._server = server
+        self._is_held_back = False
+        self._unsent_bytes = 0
+        """Of answers that are known, and wait for those before them or for the end of the turn."""
+
+    def hold_back(self, is_held_back: bool) -> None:
+        """Read no more, or go on: the broker holds too many parts of messages."""
+        self._is_held_back = is_held_back
+        self._adjust_reading()
+
+    def cut_off(self) -> None:
+        """End the connection at once: too much waits for a peer that does not read."""
+        log.warning("broker.does_not_read", peer=format_peername(self._transport.get_extra_info("peername")))
+        self._transport.abort()
+
+    def _adjust_reading(self) -> None:
+        raise NotImplementedError
+
+    def _limit_of(self, headers: dict[str, str], target: bytes) -> int:
+        """Return how large the body of a request may be of which the head has come."""
+        return self._server.message_bytes_max if is_known(self._server, headers, target) else SMALL_BYTES
+
+    def _weigh_answer(self, data: bytes | None) -> None:
+        """Count an answer that is known."""
+        self._unsent_bytes += len(data or b"")
+        if self._unsent_bytes > OUTBOX_BYTES_MAX:
+            self.cut_off()
+
+    def _weigh_waiting(self) -> None:
+        """Count what was written and waits for a peer that reads too slowly."""
+        waiting = self._transport.get_write_buffer_size()
+        self._server.output.hold(self, waiting)
+        if waiting > OUTBOX_BYTES_MAX:
+            self.cut_off()
+
+    def _weigh_nothing(self) -> None:
+        """Count nothing any more: the connection is gone."""
+        self._server.input.hold(self, 0)
+        self._server.output.hold(self, 0)

@@ -50,6 +50,7 @@ BROKER_SHELLS = {
     "arrival",
     "tls_listener",
     "text_peer",
+    "weighed",
     "native_peer",
     "node",
     "loop_scheduler",

@@ -44,6 +44,8 @@ class LineHandler(logging.Handler):
     def __init__(self, say: Say) -> None:
         """Have `say` log what was dropped: an event with its facts."""
         super().__init__()
+        self.stream = sys.stderr
+        """Where lines go; None where there is no standard error, as in a service of Windows."""
         self._say = say
         self._events = EventCounts()
         self._begin()
@@ -106,9 +108,9 @@ class LineHandler(logging.Handler):
                 self._say("log.lines_left_out", of=event, lines=lines)
 
     def _write(self, line: bytes) -> None:
-        """Write a line to whatever is the standard error now; where there is none, it is for nobody."""
+        """Write a line; where nobody can take it, it is for nobody."""
         try:
-            descriptor = sys.stderr.fileno()
+            descriptor = self.stream.fileno()
         except (AttributeError, OSError, ValueError):
             self._write_text(line)
             return
@@ -123,7 +125,7 @@ class LineHandler(logging.Handler):
 
     def _write_text(self, line: bytes) -> None:
         with suppress(AttributeError, OSError, ValueError):
-            sys.stderr.write(line.decode())
+            self.stream.write(line.decode())
 
 
 class EventCounts:

@@ -96,14 +96,15 @@ def test_standard_error_that_is_closed_stops_nobody(pipe: Stderr, monkeypatch: p
     os.close(pipe.writing)
     lines.log("nobody writes")
     lines.handler.flush()
-    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(lines.handler, "stream", None)
     lines.log("nothing there")
     lines.handler.flush()
-    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    back = io.StringIO()
+    monkeypatch.setattr(lines.handler, "stream", back)
     lines.log("back again")
     lines.handler.flush()
 
-    assert sys.stderr.getvalue() == "back again\n"  # type: ignore[attr-defined]
+    assert back.getvalue() == "back again\n"
 
 
 def test_waiting_for_a_reader_at_the_end_is_bounded(pipe: Stderr, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,9 +142,12 @@ def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | N
     return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
 
 
-def too_many_services() -> RpcError:
-    """The connection serves all that one may."""
-    return too_many("services of one connection", SERVICES_PER_SESSION_MAX)
+def of_service(broker: str, session: Session, *, can_be_kept: bool) -> RpcError | None:
+    """The broker stores nothing, or the connection serves all that one may; None where neither is so."""
+    if not can_be_kept:
+        return no_queues(broker)
+    is_full = len(session.consumers) >= SERVICES_PER_SESSION_MAX
+    return too_many("services of one connection", SERVICES_PER_SESSION_MAX) if is_full else None
 
 
 def too_many(what: str, limit: int) -> RpcError:

@@ -242,8 +242,8 @@ class Calls:
         window, about = parse_subscription(message)
         if name in session.consumers:
             self.topics[name].widen(session.consumers[name], window)
-        elif about.get("durable") and not self.can_store:
-            self.send_error(session, message.id, refusals.no_queues(self.name))
+        elif refusal := refusals.of_service(self.name, session, can_be_kept=self.can_store or not about.get("durable")):
+            self.send_error(session, message.id, refusal)
             return
         elif self.join(session, name, window, about) is None:
             self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))

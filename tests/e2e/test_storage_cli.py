@@ -207,6 +207,19 @@ def test_storage_repairs_a_flipped_bit(processes: Processes, stopped: Path) -> N
     assert bodies == [f"order {number}" for number in range(100) if number != 50]
 
 
+def test_altered_options_are_found_by_check_and_broker(processes: Processes, stopped: Path) -> None:
+    """A digit of topic.json that changed is no other option: check and broker say so."""
+    (said,) = stopped.glob("topics/*/topic.json")
+    said.write_text(said.read_text().replace("604800.0", "204800.0"))
+
+    code, found, _ = storage(processes, "check", str(stopped))
+    broker, _ = processes.broker("--data-dir", str(stopped))
+
+    assert code == 1
+    assert "topic.json: it is not as it was written" in found
+    assert "checksum" in broker.log("mq.unreadable_topic")[0]["reason"]
+
+
 def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, stopped: Path) -> None:
     """No command and no request takes it for one that is empty, or that there is not."""
     (said,) = stopped.glob("topics/*/topic.json")

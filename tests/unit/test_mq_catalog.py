@@ -388,3 +388,33 @@ def test_two_directories_that_say_the_same_name_are_not_mixed_up(is_own_uid: boo
     lab.crash()
     lab.run()
     assert bodies_of(lab.peer().command("peek", topic="orders")) == ["one", "two", "three"]
+
+
+def test_changed_byte_of_what_is_said_of_a_topic_is_found() -> None:
+    """Whichever it is: an option that somebody altered is not taken for what was declared."""
+    disk = FaultyDisk()
+    catalog_on(disk).write(TOPIC)
+    path = next(path for path in disk.names if path.endswith("topic.json"))
+    data = bytes(disk.names[path].data)
+
+    for position in range(len(data)):
+        write_file(disk, path, data[:position] + bytes((data[position] ^ 1,)) + data[position + 1 :])
+        (found,) = catalog_on(disk).read()
+        assert isinstance(found, Unreadable), (position, found)
+        assert "topic.json" in found.reason
+    for size in range(len(data)):
+        write_file(disk, path, data[:size])
+        (found,) = catalog_on(disk).read()
+        assert isinstance(found, Unreadable), size
+
+
+def test_topic_of_a_broker_that_wrote_no_checksum_is_read() -> None:
+    """It is taken as it is, and has one when it is written next."""
+    disk = FaultyDisk()
+    catalog_on(disk).write(TOPIC)
+    path = next(path for path in disk.names if path.endswith("topic.json"))
+    write_file(disk, path, TOPIC.model_dump_json(indent=2, exclude={"checksum"}).encode() + b"\n")
+
+    assert list(catalog_on(disk).read()) == [TOPIC]
+    catalog_on(disk).rewrite(TOPIC)
+    assert b"checksum" in disk.names[path].data

@@ -11,12 +11,21 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress
 
-from zbusrpc.broker.mq.catalog import JOURNAL_DIRECTORY, REGISTER_DIRECTORY, TOPIC_FILE
+from zbusrpc.broker.mq.catalog import (
+    JOURNAL_DIRECTORY,
+    REGISTER_DIRECTORY,
+    REMOVED_SUFFIX,
+    TOPIC_FILE,
+    TopicFile,
+    Unreadable,
+    look_at_topic,
+)
 from zbusrpc.broker.storage.check import check_log, repair_log
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
-from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.files import ReadOnlyDisk, RealDisk
+from zbusrpc.broker.storage.errors import ReadFailedError, StorageError
+from zbusrpc.broker.storage.files import Disk, ReadOnlyDisk, RealDisk
 from zbusrpc.broker.storage.lock import locked_around
+from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.salvage import Finding
 from zbusrpc.broker.storage.segment import LOG_SUFFIX
 from zbusrpc.cli.shell import print_text
@@ -38,14 +47,24 @@ class Looked:
 def run_check(directory: str, *, as_json: bool) -> None:
     """Print what is wrong with the logs in a directory; exit with 1 where anything is."""
     disk = ReadOnlyDisk()
-    _run(directory, lambda path: list(check_log(disk, path)), "Checking", as_json=as_json)
+
+    def look(path: str) -> list[Finding]:
+        topic = _topic_at(disk, path)
+        return list(check_log(disk, path, is_compacted=topic is not None and topic.options.compact))
+
+    _run(directory, look, "Checking", as_json=as_json)
 
 
 def run_repair(directory: str, *, as_json: bool) -> None:
     """Put the logs in a directory in order, and print what was done; nothing is deleted."""
     disk = RealDisk()
     now_ms = time.time_ns() // 1_000_000
-    _run(directory, lambda path: repair_log(disk, path, now_ms), "Repairing", as_json=as_json)
+
+    def look(path: str) -> list[Finding]:
+        topic = _topic_at(disk, path)
+        return repair_log(disk, path, now_ms, topic.options.log_options() if topic is not None else LogOptions())
+
+    _run(directory, look, "Repairing", as_json=as_json)
 
 
 def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
@@ -104,6 +123,8 @@ def _logs(directory: str) -> Iterator[tuple[str, str]]:
 def _topics(directory: str) -> Iterator[tuple[str, str]]:
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
+        if name.endswith(REMOVED_SUFFIX):
+            continue  # the next start goes on removing it
         if os.path.isdir(path) and (os.path.basename(directory) == TOPICS_DIRECTORY or _topic_name(path)):
             yield _topic_name(path) or name, path
 
@@ -111,6 +132,21 @@ def _topics(directory: str) -> Iterator[tuple[str, str]]:
 def _name_in(directory: str, root: str, name: str) -> str:
     """Return the name of a log, with its node where there are several."""
     return name if root == directory else f"{os.path.basename(root)}/{name}"
+
+
+def _topic_at(disk: Disk, directory: str) -> TopicFile | None:
+    """Return what is said of the topic in a directory, or None where it holds another log, such as the journal.
+
+    Raises:
+        StorageError: what is said of it cannot be read, so that a broker does not serve it.
+    """
+    above = os.path.basename(os.path.dirname(os.path.abspath(directory)))
+    if above != TOPICS_DIRECTORY and not disk.exists(os.path.join(directory, TOPIC_FILE)):
+        return None
+    found = look_at_topic(disk, directory)
+    if isinstance(found, Unreadable):
+        raise ReadFailedError(f"{found.directory}: {found.reason}")
+    return found
 
 
 def _topic_name(directory: str) -> str:

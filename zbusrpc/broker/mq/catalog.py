@@ -9,7 +9,8 @@
         topics/<name>-<uid>.removed  is being deleted
 
 A topic's directory says all that is to be known of it, so that it can be copied. What the file `topic.json` says is
-replaced by writing another, syncing it, and renaming it.
+replaced by writing another, syncing it, and renaming it. Its last line is a checksum of all before it, CRC-32 as eight
+digits; a file of a broker that wrote none is taken as it is.
 
 Promises: a topic that `write` has returned for survives a power cut; one that `discard` has does not come back.
 """
@@ -18,12 +19,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
+from zlib import crc32
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
-from zbusrpc.broker.storage.errors import FormatVersionError, reason_of
+from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
 
 TOPIC_FILE: Final = "topic.json"
@@ -32,18 +34,21 @@ REGISTER_DIRECTORY: Final = "groups"
 REMOVED_SUFFIX: Final = ".removed"
 TEMPORARY_SUFFIX: Final = ".tmp"
 CATALOG_VERSION: Final = 1
+_CHECKSUM: Final = b',\n  "checksum": "'
 
 
 class TopicFile(BaseModel):
     """What `topic.json` says."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     version: int = CATALOG_VERSION
     name: str
     uid: str
     created_ms: int
     options: TopicOptions
+    checksum: str = ""
+    """Of the text before it; set when it is written."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,40 +96,13 @@ class Catalog:
         for name in self._disk.list(self._root):
             directory = os.path.join(self._root, name)
             try:
-                if name.endswith(REMOVED_SUFFIX) or self._is_unfinished(directory):
+                found = look_at_topic(self._disk, directory)
+                if found is None:
                     self._disk.remove_directory(directory)
-                    continue
-                topic = self._read(directory)
+                else:
+                    yield found
             except OSError as error:
                 yield Unreadable(directory=directory, reason=reason_of(error))
-            except ValidationError as error:
-                reason = f"{TOPIC_FILE}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-                yield Unreadable(directory=directory, reason=reason)
-            else:
-                if self.directory(topic) == directory:
-                    yield topic
-                else:
-                    reason = f"its {TOPIC_FILE} is that of {self.directory(topic)}; give a copy a uid of its own"
-                    yield Unreadable(directory=directory, reason=reason)
-
-    def _is_unfinished(self, directory: str) -> bool:
-        """Say whether a topic was being made here when the broker ended; nobody was told of it."""
-        return not set(self._disk.list(directory)) - {TOPIC_FILE + TEMPORARY_SUFFIX}
-
-    def _read(self, directory: str) -> TopicFile:
-        path = os.path.join(directory, TOPIC_FILE)
-        with opened(self._disk, path) as file:
-            data = file.pread(file.size(), 0)
-        try:
-            topic = TopicFile.model_validate_json(data)
-        except ValidationError:
-            version = _version_of(data)
-            if version > CATALOG_VERSION:
-                raise FormatVersionError(path, version, CATALOG_VERSION) from None
-            raise
-        if topic.version > CATALOG_VERSION:
-            raise FormatVersionError(path, topic.version, CATALOG_VERSION)
-        return topic
 
     def write(self, topic: TopicFile) -> None:
         """Make a topic; may run in another thread.
@@ -147,7 +125,7 @@ class Catalog:
         if self._disk.exists(temporary):
             self._disk.remove(temporary)
         with opened(self._disk, temporary, create=True) as file:
-            file.append(topic.model_dump_json(indent=2).encode() + b"\n")
+            file.append(encode_topic(topic))
             file.sync()
         self._disk.rename(temporary, path)
         self._disk.sync_directory(directory)
@@ -171,6 +149,59 @@ class Catalog:
             OSError: that is left to the next start.
         """
         self._disk.remove_directory(directory)
+
+
+def look_at_topic(disk: Disk, directory: str) -> TopicFile | Unreadable | None:
+    """Return what a directory says that it holds; None of one that was being made or removed, of which nobody knows.
+
+    Raises:
+        FormatVersionError: a newer zbusrpc wrote it.
+    """
+    try:
+        if directory.endswith(REMOVED_SUFFIX) or not set(disk.list(directory)) - {TOPIC_FILE + TEMPORARY_SUFFIX}:
+            return None
+        topic = _read(disk, directory)
+    except OSError as error:
+        return Unreadable(directory=directory, reason=reason_of(error))
+    except ValidationError as error:
+        reason = f"{TOPIC_FILE}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
+        return Unreadable(directory=directory, reason=reason)
+    except DamageError as error:
+        return Unreadable(directory=directory, reason=str(error))
+    own = f"{slug(topic.name)}-{topic.uid}"
+    if own != os.path.basename(os.path.abspath(directory)):
+        theirs = os.path.join(os.path.dirname(directory), own)
+        reason = f"its {TOPIC_FILE} is that of {theirs}; give a copy a uid of its own"
+        return Unreadable(directory=directory, reason=reason)
+    return topic
+
+
+def _read(disk: Disk, directory: str) -> TopicFile:
+    path = os.path.join(directory, TOPIC_FILE)
+    with opened(disk, path) as file:
+        data = file.pread(file.size(), 0)
+    try:
+        topic = TopicFile.model_validate_json(data)
+    except ValidationError:
+        version = _version_of(data)
+        if version > CATALOG_VERSION:
+            raise FormatVersionError(path, version, CATALOG_VERSION) from None
+        raise
+    if topic.version > CATALOG_VERSION:
+        raise FormatVersionError(path, topic.version, CATALOG_VERSION)
+    if topic.checksum and data != _with_checksum(data.rpartition(_CHECKSUM)[0]):
+        raise DamageError(TOPIC_FILE, "it is not as it was written: its checksum is another")
+    return topic.model_copy(update={"checksum": ""})
+
+
+def encode_topic(topic: TopicFile) -> bytes:
+    """Return the file that says what there is to say of a topic."""
+    text = topic.model_dump_json(indent=2, exclude={"checksum"}).encode()
+    return _with_checksum(text.removesuffix(b"\n}"))
+
+
+def _with_checksum(text: bytes) -> bytes:
+    return text + _CHECKSUM + b'%08x"\n}\n' % crc32(text)
 
 
 def _version_of(data: bytes) -> int:

@@ -87,15 +87,16 @@ class SparseIndex:
         return _HEAD.pack(INDEX_MAGIC, INDEX_VERSION, self.generation, crc32(rest), *head)[:_CRC_END] + rest
 
     @classmethod
-    def decode(cls, data: bytes, base_offset: int, generation: int) -> Self | None:
-        """Return the index of that generation of the segment at `base_offset`, or None when `data` is none."""
+    def decode(cls, data: bytes, base_offset: int, generation: int | None) -> Self | None:
+        """Return the index of that generation of a segment, or of any where that is None; None when `data` is none."""
         if len(data) < _HEAD.size or (len(data) - _HEAD.size) % 24:
             return None
         magic, version, its, crc, base, end, next_offset, latest_ms = _HEAD.unpack_from(data)
         is_index = magic == INDEX_MAGIC and version == INDEX_VERSION
-        if not is_index or (base, its) != (base_offset, generation) or crc32(memoryview(data)[_CRC_END:]) != crc:
+        is_its = base == base_offset and generation in {None, its}
+        if not is_index or not is_its or crc32(memoryview(data)[_CRC_END:]) != crc:
             return None
-        index = cls(base, end, generation)
+        index = cls(base, end, its)
         index.next_offset, index.latest_ms = next_offset, latest_ms
         entries = _big_endian(array("Q", data[_HEAD.size :]))
         index._offsets, index._positions, index._times = entries[0::3], entries[1::3], entries[2::3]

@@ -11,22 +11,15 @@ last 8 MiB. Damage in what is not read is found, and answered the same way, when
 
 import contextlib
 import os
+from itertools import pairwise
 
-from zbusrpc.broker.storage.errors import DamageError, ReadFailedError, reason_of
-from zbusrpc.broker.storage.files import Disk, File, opened
+from zbusrpc.broker.storage.errors import ReadFailedError, reason_of
+from zbusrpc.broker.storage.files import Disk, opened
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
-from zbusrpc.broker.storage.record import find_record
 from zbusrpc.broker.storage.salvage import Finding, FindingKind, finish_salvage, salvage
-from zbusrpc.broker.storage.segment import (
-    LOG_SUFFIX,
-    OFFSET_DIGITS,
-    OFFSETS_END,
-    SEGMENT_HEAD_BYTES,
-    Segment,
-    index_path,
-    segment_name,
-)
+from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, index_path, segment_name
+from zbusrpc.broker.storage.survey import State, gaps, look_at, missing, segment_bases, strays, unbegun
 
 
 def open_log(
@@ -49,7 +42,7 @@ def open_log(
         StorageError: the disk does not let it be read or put in order.
     """
     try:
-        opening = _Opening(disk, directory)
+        opening = _Opening(disk, directory, is_compacted=options.compact)
         segments = opening.segments()
     except OSError as error:
         raise ReadFailedError(f"cannot open the log in {directory}: {reason_of(error)}") from error
@@ -62,8 +55,8 @@ def open_log(
 class _Opening:
     """One log on its way from files to segments."""
 
-    def __init__(self, disk: Disk, directory: str) -> None:
-        self._disk, self._directory = disk, directory
+    def __init__(self, disk: Disk, directory: str, *, is_compacted: bool) -> None:
+        self._disk, self._directory, self._is_compacted = disk, directory, is_compacted
         self.findings: list[Finding] = []
         self.scanned: list[Segment] = []
         """Segments with bytes of which is not known whether they are safe."""
@@ -75,15 +68,19 @@ class _Opening:
         except FileNotFoundError:
             self._disk.make_directory(self._directory)
             return []
+        self.findings += strays(names)
+        lost, next_offset = missing(self._disk, self._directory, names)
+        self.findings += [] if self._is_compacted else lost
         names = finish_salvage(self._disk, self._directory, names)
         bases = segment_bases(names)
         segments = []
-        for number, base in enumerate(bases):
-            until = bases[number + 1] if number + 1 < len(bases) else OFFSETS_END
+        for base, until in pairwise([*bases, OFFSETS_END]):
             segment = self._open(base, until)
             if segment is not None:
                 segments.append(segment)
-                self.next_offset = segment.next_offset
+                self.next_offset = max(self.next_offset, segment.next_offset)
+        self.next_offset = max(self.next_offset, next_offset)
+        self.findings += [] if self._is_compacted else gaps(segments)
         for segment in segments[:-1]:
             if segment not in self.scanned:
                 segment.index = None
@@ -92,61 +89,36 @@ class _Opening:
     def _open(self, base: int, until: int) -> Segment | None:
         """Open one segment; None when it was never begun properly."""
         segment = Segment(os.path.join(self._directory, segment_name(base)), base, 0)
-        is_last = until == OFFSETS_END
         with opened(self._disk, segment.path) as file:
-            is_good = self._recover(segment, file, is_last=is_last)
-            if not is_good and is_last and not _holds_anything(file):
-                self._discard(segment, file.size())
+            seen = look_at(self._disk, segment, file, is_last=until == OFFSETS_END)
+            self.next_offset = max(self.next_offset, seen.next_offset)
+            if seen.state is State.UNBEGUN:
+                self._discard(segment, seen.size)
                 return None
-        if not is_good:
+            if seen.state is State.TORN:
+                file.truncate(segment.size)
+                self._report_torn(segment.name, segment.size, seen.size - segment.size)
+        if seen.state is State.DAMAGED:
             return self._salvage(segment, until)
         if segment.size != segment.indexed_end:
             self.scanned.append(segment)
         return segment
 
-    def _recover(self, segment: Segment, file: File, *, is_last: bool) -> bool:
-        """Learn what a segment holds, and cut its torn tail off. Returns False when it is damaged."""
-        length = file.size()
-        try:
-            stopped_at = segment.recover(self._disk, file, length)
-        except DamageError:
-            return False
-        if segment.size != length:
-            rest = file.pread(length - stopped_at, stopped_at)
-            if not is_last or find_record(rest, 1) >= 0:
-                return False
-            file.truncate(segment.size)
-            self._report_torn(segment.name, segment.size, length - segment.size)
-        return True
-
     def _discard(self, segment: Segment, size: int) -> None:
         """Remove a last segment that was being begun: it has no record, but its name tells where offsets go on."""
-        self._report_torn(segment.name, 0, size)
+        self.findings.append(unbegun(segment, size))
         with contextlib.suppress(FileNotFoundError):
             self._disk.remove(index_path(segment.path))
         self._disk.remove(segment.path)
-        self.next_offset = max(self.next_offset, segment.base_offset)
 
     def _salvage(self, damaged: Segment, until: int) -> Segment:
         self.findings.append(salvage(self._disk, damaged, until=until))
         segment = Segment(damaged.path, damaged.base_offset, 0)
         with opened(self._disk, segment.path) as file:
-            segment.recover(self._disk, file, file.size())
+            segment.recover(file, file.size(), None)
         self.scanned.append(segment)
         return segment
 
     def _report_torn(self, name: str, position: int, size: int) -> None:
         if size:
             self.findings.append(Finding(kind=FindingKind.TORN_TAIL, name=name, position=position, lost_bytes=size))
-
-
-def segment_bases(names: list[str]) -> list[int]:
-    """Return the base offsets of the segments among `names`, lowest first."""
-    stems = (name.removesuffix(LOG_SUFFIX) for name in names if name.endswith(LOG_SUFFIX))
-    return sorted(int(stem) for stem in stems if len(stem) == OFFSET_DIGITS and stem.isdecimal())
-
-
-def _holds_anything(file: File) -> bool:
-    """Say whether a file whose head is damaged has anything but zeros behind it."""
-    size = file.size()
-    return size > SEGMENT_HEAD_BYTES and any(file.pread(size, 0))

@@ -40,6 +40,12 @@ class FindingKind(StrEnum):
     """The last write was not finished when the broker or the machine died. It was cut off."""
     DAMAGE = "damage"
     """Bytes that were complete before have changed or are gone. The file is quarantined."""
+    MISSING = "missing segment"
+    """Its index is here, and it is not: somebody took it away, or a crash cut its removal short."""
+    GAP = "gap"
+    """Offsets that no file has: a segment is gone, or its end, or what is lost was reported before."""
+    STRAY = "stray file"
+    """It is none of a log's; nothing reads it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +61,14 @@ class Finding:
     """How many bytes are not served."""
     kept_as: str = ""
     """The name under which the damaged file is kept, where it was quarantined."""
+    note: str = ""
+    """What else there is to say."""
 
     def __str__(self) -> str:
+        if self.kind in {FindingKind.GAP, FindingKind.STRAY}:
+            return f"{self.name}: {self.kind}{': ' if self.note else ''}{self.note}"
         text = f"{self.name}: {self.kind} of {self.lost_bytes} bytes at byte {self.position}"
+        text += f"; {self.note}" if self.note else ""
         return f"{text}; the file is kept as {self.kept_as}" if self.kept_as else text
 
 

@@ -161,8 +161,10 @@ class Segment:
 
     # -- opening -----------------------------------------------------------------------------------------
 
-    def recover(self, disk: Disk, file: File, length: int) -> int:
+    def recover(self, file: File, length: int, index: SparseIndex | None) -> int:
         """Learn what the file of `length` bytes holds: from its index, and by a scan of what stands behind it.
+
+        An index of another generation says nothing.
 
         Afterwards `size` is where whole batches end. Returns where whole records end: the file may be longer.
 
@@ -173,8 +175,7 @@ class Segment:
         """
         head = file.pread(SEGMENT_HEAD_BYTES, 0)
         self.created_ms, self.generation = decode_segment_head(head, self.name, self.base_offset)
-        index = read_index(disk, self.path, self.base_offset, self.generation)
-        if index is None:
+        if index is None or index.generation != self.generation:
             index = SparseIndex(self.base_offset, SEGMENT_HEAD_BYTES, self.generation)
         elif index.end > length:
             raise DamageError(self.name, f"has {length} bytes, though {index.end} bytes were on the disk")

@@ -136,7 +136,8 @@ class Retired:
         """Remove the files, oldest first, so that what a crash leaves is always the newest part of the log.
 
         The directory is synced before, so that the name of a later segment is safe, which tells where offsets go on,
-        and afterwards, so that no crash brings the files back.
+        and afterwards, so that no crash brings the files back. The indexes go first: one whose segment is gone says
+        that somebody took that away.
 
         Raises:
             OSError: a file could not be removed, or the directory not be synced.
@@ -145,11 +146,11 @@ class Retired:
             return
         directory = os.path.dirname(self.segments[0].path)
         self._disk.sync_directory(directory)
-        for segment in self.segments:
-            for path in (segment.path, index_path(segment.path)):
+        for paths in ([index_path(segment.path) for segment in self.segments], [one.path for one in self.segments]):
+            for path in paths:
                 with contextlib.suppress(FileNotFoundError):
                     self._disk.remove(path)
-        self._disk.sync_directory(directory)
+            self._disk.sync_directory(directory)
 
 
 class Replaced:

@@ -220,23 +220,31 @@ def test_logins_are_bounded(house: House) -> None:
     assert house.logins.rights_of(mine[-1]) is None
 
 
+@pytest.mark.parametrize("is_renewed", [False, True], ids=["", "after the file was read again"])
 @pytest.mark.anyio
-async def test_logging_out_ends_what_goes_on_by_the_login() -> None:
+async def test_logging_out_ends_what_goes_on_by_the_login(is_renewed: bool) -> None:
     """The WebSocket that the page has opened with the cookie is closed; one of another login goes on."""
 
-    def walk(address: str) -> tuple[int, int, bytes]:
-        with ExitStack() as stack:
+    with ExitStack() as stack:
+
+        def log_in_twice(address: str) -> tuple[TextWire, TextWire, TextWire, str]:
             mine, other, third = (stack.enter_context(wire(address)) for _ in range(3))
             cookies = [_log_in(third) for _ in range(2)]
             for connection, cookie in zip((mine, other), cookies, strict=True):
                 assert connection.ask(UPGRADE[:-2] + f"cookie: {cookie}\r\n\r\n".encode()).startswith(b"HTTP/1.1 101 ")
-            out = third.ask(f"POST /api/logout HTTP/1.1\r\ncookie: {cookies[0]}\r\ncontent-length: 0\r\n\r\n".encode())
+            return mine, other, third, cookies[0]
+
+        def log_out(mine: TextWire, other: TextWire, third: TextWire, cookie: str) -> tuple[int, int, bytes]:
+            out = third.ask(f"POST /api/logout HTTP/1.1\r\ncookie: {cookie}\r\ncontent-length: 0\r\n\r\n".encode())
             opcode, _ = mine.receive_frame()
             other.send(frame(1, command("server")))
             return status_of(out), opcode, other.receive_frame()[1]
 
-    async with running_broker(access=Access((OPS,))) as server:
-        status, opcode, answer = await asyncio.to_thread(walk, server.broker.name)
+        async with running_broker(access=Access((OPS,))) as server:
+            opened = await asyncio.to_thread(log_in_twice, server.broker.name)
+            if is_renewed:
+                server.replace_access(Access((rights("ops", rule("admin")),)))
+            status, opcode, answer = await asyncio.to_thread(log_out, *opened)
 
     assert (status, opcode) == (200, CLOSE)
     assert answer.startswith(b"HTTP/1.1 200 ")

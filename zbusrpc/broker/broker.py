@@ -12,7 +12,7 @@ Pure: no clock, no socket, no `await`. A message that a peer must not send raise
 changed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -170,11 +170,17 @@ class Broker:
             return False
         return True
 
-    def replace_access(self, access: Access) -> dict[int, str]:
-        """Give each session the rights that its token has now; return which are to be closed, and why, by number."""
+    def replace_access(self, access: Access, logins: Mapping[Rights, Rights]) -> dict[int, str]:
+        """Give each session the rights that its token has now; return which are to be closed, and why, by number.
+
+        Args:
+            logins: The rights of logins now, by those that they had.
+        """
         to_close: dict[int, str] = {}
         for session in self._sessions.values():
             rights = access.renewed(session.rights)
+            if session.rights is not None:
+                rights = logins.get(session.rights, rights)
             if rights is None:
                 to_close[session.number] = UNKNOWN_TOKEN
                 continue

@@ -66,10 +66,16 @@ class Logins:
         """End a login, and return the rights that nobody has any more by it."""
         return self._logins.pop(digest_of(id_), (None, 0.0))[0]
 
-    def renew(self, access: Access) -> None:
-        """Let each login have the rights that its token has now; those whose token is gone end."""
+    def renew(self, access: Access) -> dict[Rights, Rights]:
+        """Let each login have the rights that its token has now, and return them by those that it had.
+
+        Those whose token is gone end.
+        """
+        renewed: dict[Rights, Rights] = {}
         before, self._logins = self._logins, OrderedDict()
         for key, (rights, until) in before.items():
             now = access.renewed(rights)
             if now is not None and now.digest:
-                self._logins[key] = Rights(now.name, now.rules, now.digest), until
+                renewed[rights] = Rights(now.name, now.rules, now.digest)
+                self._logins[key] = renewed[rights], until
+        return renewed

@@ -210,10 +210,10 @@ class Server:
         """
         self.access = access
         self._note_access()
-        self.logins.renew(access)
+        logins = self.logins.renew(access)
         self.hub.renew(access)
         self.monitor.live.renew(access)
-        for number, reason in self.broker.replace_access(access).items():
+        for number, reason in self.broker.replace_access(access, logins).items():
             peer = self._peers.get(number)
             if peer is not None:
                 tell_one(peer.close, reason)

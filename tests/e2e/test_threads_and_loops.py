@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -291,3 +292,73 @@ def test_wait_of_a_blocking_call_is_bounded_by_its_time_limit(shared_site: Site)
             blocking(options(connect("Silent", broker=shared_site.address), timeout=0.2).anything)()
 
     assert caught.value.code is Code.DEADLINE_EXCEEDED
+
+
+CALLS_AT_THE_END = {
+    "an exit handler": "import atexit; atexit.register(late)",
+    "an exit handler from before": "",
+    "a finalizer": "import weakref; kept = type('Kept', (), {})(); weakref.finalize(kept, late)",
+    "a thread": "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), late())).start()",
+    "a forked child": "import multiprocessing as m; child = m.get_context('fork').Process(target=late); "
+    "child.start(); child.join()",
+    "a signal handler": "import os, signal; signal.signal(signal.SIGUSR1, lambda *_: late()); "
+    "os.kill(os.getpid(), signal.SIGUSR1)",
+    "__del__ at the very end": "sys.modules['kept'] = type('Kept', (), {'__del__': lambda self: late()})()",
+}
+"""Where programs make a blocking call late."""
+
+LATE_CALL = """
+import atexit, sys
+if sys.argv[2] == "an exit handler from before":
+    atexit.register(lambda: late())
+from tests.support.lab import Lab
+from zbusrpc import UsageError, connect, options
+lab = options(connect(Lab, broker=sys.argv[1]), timeout=20.0)
+lab.subtract(0, 0)
+def late(subtract=lab.subtract, refusal=UsageError, out=sys.stdout):
+    try:
+        out.write(f"{subtract(5, 3)}\\n")
+    except refusal as error:
+        out.write(f"{error}\\n")
+    out.flush()
+"""
+
+
+@pytest.mark.parametrize("place", CALLS_AT_THE_END)
+def test_blocking_call_at_the_end_of_a_program_works_or_is_refused(
+    shared_site: Site, processes: Processes, place: str
+) -> None:
+    """Where no other thread runs any more a call raises one line; anywhere before it works, and it never hangs."""
+    program = [sys.executable, "-c", LATE_CALL + CALLS_AT_THE_END[place], shared_site.address, place]
+    caller = processes.start(*program, is_fresh=True)
+
+    assert caller.wait_exit() == 0, caller.errors
+    refused = "Lab.subtract: the interpreter ends, and runs no calls; call before that, or by atexit.register"
+    assert caller.output == ("2\n" if not place.startswith("__del__") else f"{refused}\n")
+
+
+def test_blocking_call_where_gevent_has_replaced_threads_is_refused_at_once(
+    shared_site: Site, processes: Processes
+) -> None:
+    """It would wait for ever for a background thread that is none; the way out that the error names works."""
+    pytest.importorskip("gevent")
+    program = """
+import sys
+from gevent import monkey
+monkey.patch_all(thread=sys.argv[2] == "all")
+from tests.support.lab import Lab
+from zbusrpc import UsageError, connect
+try:
+    print(connect(Lab, broker=sys.argv[1]).subtract(5, 3))
+except UsageError as error:
+    print(error)
+"""
+    outputs = []
+    for patched in ("all", "without threads"):
+        caller = processes.start(sys.executable, "-c", program, shared_site.address, patched, is_fresh=True)
+        assert caller.wait_exit() == 0, caller.errors
+        outputs.append(caller.output)
+
+    assert outputs[0].startswith("Lab.subtract blocks, and gevent has replaced the threads that it needs; use monkey.")
+    assert "patch_all(thread=False)" in outputs[0]
+    assert outputs[1] == "2\n"

@@ -7,6 +7,7 @@ through one connection. A forked child starts a thread of its own.
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
@@ -34,11 +35,13 @@ def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any, i
         instead: What to write where a loop is running.
 
     Raises:
-        UsageError: an event loop is running in this thread, which the call would block.
+        UsageError: an event loop is running in this thread, which the call would block; or there are no threads that
+            could run it, because the interpreter ends or a library has replaced them.
     """
     if asyncio._get_running_loop() is not None:
         fix = instead or f"await aio({name})(...)"
         raise UsageError(f"{name} blocks, and an event loop is running here; write: {fix}")
+    _check_threads(name)
     portal = _portal or _start()
     future = portal.start_task_soon(function, *args)
     try:
@@ -46,6 +49,24 @@ def run_blocking(name: str, function: Callable[..., Awaitable[R]], *args: Any, i
     except BaseException:  # KeyboardInterrupt reaches only the waiting: let go of the call, too
         future.cancel()
         raise
+
+
+def _check_threads(name: str) -> None:
+    """See that the background thread can run: without it a call would wait for ever.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if sys.is_finalizing():  # no thread but this one runs any more
+        raise UsageError(f"{name}: the interpreter ends, and runs no calls; call before that, or by atexit.register")
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        library, fix = "gevent", "monkey.patch_all(thread=False), or workers of threads such as gunicorn -k gthread"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        library, fix = "eventlet", "monkey_patch(thread=False), or workers of threads such as gunicorn -k gthread"
+    else:
+        return
+    raise UsageError(f"{name} blocks, and {library} has replaced the threads that it needs; use {fix}")
 
 
 async def close_blocking_callers(brokers: tuple[Address, ...]) -> None:

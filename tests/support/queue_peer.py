@@ -5,7 +5,7 @@ from typing import Any
 import orjson
 
 from tests.support.native import NativePeer
-from zbusrpc.envelope import parse_error
+from zbusrpc.envelope import error_of
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.entries import Entry, decode_entries, encode_entry, encode_ranges
@@ -46,7 +46,7 @@ class QueuePeer(NativePeer):
             self.next_message()
         reply = self._replies.pop(request_id)
         if reply.flags & Flag.ERROR:
-            raise _error_in(reply)
+            raise error_of(reply)
         return orjson.loads(reply.body)["result"]
 
     def outcome(self, request_id: int) -> Any:
@@ -69,7 +69,7 @@ class QueuePeer(NativePeer):
         elif message.kind == Kind.DELIVER:
             self.entries.setdefault(message.session, []).extend(decode_entries(message.body))
         elif message.kind == Kind.LEAVE:
-            self.ended[message.session] = _error_in(message)
+            self.ended[message.session] = error_of(message)
         return message
 
     # -- what is asked -----------------------------------------------------------------------------------
@@ -117,8 +117,3 @@ class QueuePeer(NativePeer):
     def ack(self, subscription: int, *offsets: int) -> int:
         """Acknowledge messages, and return how many it concerned once that survives a kill -9."""
         return int(self.ask(Kind.ACK, encode_ranges(sorted(offsets)), session=subscription))
-
-
-def _error_in(message: Message) -> RpcError:
-    error = parse_error(message.body)
-    return RpcError(error.code, error.message, error.details)

@@ -23,6 +23,7 @@ from zbusrpc.broker.refusals import not_allowed
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import not_run
 from zbusrpc.telemetry import get_logger
 
 CHOSEN_MAX: Final = 10_000
@@ -165,7 +166,7 @@ class Letters:
         """
         if self.topic in self._store.retrying:
             text = f"the dead letters of topic {self.topic.name} are being given back; ask again when that is done"
-            raise RpcError(Code.ABORTED, text, {"may_have_run": False})
+            raise not_run(Code.ABORTED, text)
 
     def _give_back(
         self, work: "_GivingBack", offsets: Sequence[int] | None, *, as_new: bool, rights: Rights | None

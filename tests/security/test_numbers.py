@@ -18,6 +18,7 @@ from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc import bounds
 from zbusrpc.bounds import Bound
 from zbusrpc.broker.gateway import take
+from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.mq import options, requests
 from zbusrpc.broker.usage import own_usage
@@ -96,7 +97,7 @@ def test_bound_is_kept_to_one(bound: Bound) -> None:
 def core() -> ZbusCore:
     """Return a broker with a topic of two groups, a message, and somebody who consumes."""
     core = ZbusCore()
-    core.monitor = Monitor(core.hub, usage=own_usage)  # type: ignore[attr-defined]
+    core.monitor = Monitor(core.hub, usage=own_usage, logins=Logins(core.lab.scheduler.now))  # type: ignore[attr-defined]
     anna = core.lab.peer("anna")
     anna.declare("orders")
     anna.command("declare_group", topic="orders", group="billing")

@@ -16,6 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.property.queue_model import ATTEMPTS_MAX, LEASE_S, ModelGroup, ModelMessage, QueueModel
 from tests.support.queue_lab import HOUR_MS, Consumer, Peer, QueueLab, entry
+from zbusrpc.broker.mq.counters import DONE
+from zbusrpc.broker.mq.delivery import State
+from zbusrpc.broker.mq.group import Group
 from zbusrpc.transport.entries import Entry
 
 GROUPS = st.sampled_from(["a", "b"])
@@ -47,6 +50,7 @@ class QueueAndModel(RuleBasedStateMachine):
         self.model = QueueModel()
         self.consumers: list[Consumer] = []
         self.jumped_ms = 0
+        self.uncounted: dict[Group, int] = {}
         self.letters_before: dict[str, Counter[int]] = {}
 
     @initialize()
@@ -175,6 +179,7 @@ class QueueAndModel(RuleBasedStateMachine):
         assert result["offset"] == offset
 
     def _begin_anew(self, name: str, offset: int) -> None:
+        self.uncounted.clear()  # what is passed or comes again by it was counted, or is not
         self.model.groups[name] = ModelGroup(start=offset)
         self.letters_before[name] = self._letters(name)
 
@@ -249,11 +254,19 @@ class QueueAndModel(RuleBasedStateMachine):
         if "orders" not in self.lab.store.topics:
             return
         for name, group in self.lab.topic().groups.items():
+            self._check_counters(group)
             for one in group.pool.members:
                 assert 0 <= one.in_flight <= one.window
                 assert one.credit == one.window - one.in_flight - one.overdue
             pending = {offset for offset in group.pending if group.pending[offset].consumer is not None}
             assert pending <= set(self.model.groups[name].attempts)
+
+    def _check_counters(self, group: Group) -> None:
+        """Each message that was passed and is not in hand is in one counter, and in no other."""
+        done = sum(getattr(group.counters, name) for name in DONE)
+        in_hand = sum(one.state is not State.DEAD for one in group.pending.values())
+        before = done - (group.position - in_hand)
+        assert self.uncounted.setdefault(group, before) == before
 
     def _letters(self, name: str) -> Counter[int]:
         """Return how many dead letters of a group there are, by offset."""

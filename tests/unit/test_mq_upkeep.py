@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.queue_lab import QueueLab, entry, lab_with
+from zbusrpc.broker.mq.counters import DONE
 from zbusrpc.broker.mq.upkeep import Upkeep
 
 COUNT = 100
@@ -178,3 +179,50 @@ def test_group_that_is_asked_for_by_its_name_stays() -> None:
     lab.peer().consume("orders", "left").leave()
 
     assert idle(lab, 300) == ["left"]
+
+
+# -- what is counted -----------------------------------------------------------------------------------------
+
+
+def test_what_was_removed_unread_is_counted_and_in_no_lag() -> None:
+    """A group's lag is what exists, with consumers and without, and what it will not get is in a counter of its own."""
+    lab = filled(keep_bytes=1, keep_unconsumed=False)
+    peer = lab.peer()
+    peer.command("declare_group", topic="orders", group="idle", start="oldest")
+    lab.pass_time(WINDOW_S + 1)
+
+    look_after(lab)
+    shown = peer.command("topic", topic="orders")
+    idle_group = next(group for group in shown["groups"] if group["group"] == "idle")
+    exist = shown["next_offset"] - shown["start_offset"]
+    consumer = peer.consume("orders", "idle")
+
+    assert 0 < exist < COUNT
+    assert (idle_group["lag"], idle_group["counters"]["removed"]) == (exist, COUNT - exist)
+    assert len(consumer.work_off()) == exist
+    assert lab.group(name="idle").counters.removed == COUNT - exist
+    assert lab.group(name="billing").counters.removed == 0
+
+
+def test_every_message_is_in_one_counter() -> None:
+    """Acknowledged, dead, expired, left out by the filter, compacted: the counters add up to what there was."""
+    lab, anna = lab_with(segment_bytes=4096, duplicate_window_s=0, duplicate_window_ids=0, compact=True)
+    anna.produce("orders", entry("first", key="first", tag="a"))
+    for number in range(60):
+        anna.produce("orders", entry("x" * 300, key=f"key {number % 3}", tag="a"))
+    lab.pass_time(3600)
+    look_after(lab)
+    anna.produce("orders", entry("one", tag="a"), entry("bad", tag="a"), entry("short", tag="a", ttl_ms=5))
+    anna.produce("orders", entry("other", tag="b"))
+    lab.pass_time(1)
+
+    consumer = anna.consume("orders", "billing", filter="a")
+    consumer.nack(consumer.offset_of("bad"), then="dead")
+    consumer.work_off()
+    consumer.ack_all()
+
+    counters = lab.group().counters.as_dict()
+    assert lab.group().pending == {}
+    assert {name: counters[name] for name in ("dead", "expired", "skipped")} == {"dead": 1, "expired": 1, "skipped": 1}
+    assert counters["compacted"] > 0
+    assert sum(counters[name] for name in DONE) == 65

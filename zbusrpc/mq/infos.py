@@ -110,7 +110,8 @@ class GroupInfo(Info):
     """The first that it is not done with."""
     consumers: list[ConsumerInfo]
     counters: dict[str, int]
-    """What happened since the broker started: delivered, acked, redelivered, dead, skipped, expired, gone, late."""
+    """What happened since the broker started: delivered, redelivered, late; and of those that it is
+    done with, each in one: acked, dead, expired, removed, compacted, skipped."""
     options: Options
     """As `GroupOptions`, all of them."""
     is_new: bool = Field(False, validation_alias="created")

@@ -1,10 +1,28 @@
 """Counters of a group: what happened in it since the broker started."""
 
+from typing import Final
+
+DONE: Final = ("acked", "dead", "expired", "removed", "compacted", "skipped")
+"""What may have become of a message; those that nobody has to acknowledge count as acked when they are handed out."""
+
 
 class GroupCounters:
-    """What happened in a group since the broker started."""
+    """What happened in a group since the broker started.
 
-    __slots__ = ("acked", "dead", "delivered", "expired", "gone", "late", "redelivered", "skipped")
+    Each message that the group is done with is in exactly one of DONE; one that is tried again begins anew.
+    """
+
+    __slots__ = (
+        "acked",
+        "compacted",
+        "dead",
+        "delivered",
+        "expired",
+        "late",
+        "redelivered",
+        "removed",
+        "skipped",
+    )
 
     def __init__(self) -> None:
         self.delivered = self.acked = self.dead = 0
@@ -12,8 +30,8 @@ class GroupCounters:
         """Of those delivered: not for the first time."""
         self.skipped = 0
         """Left out by the filter."""
-        self.expired = self.gone = 0
-        """Not delivered: their time to live was over, or retention had removed them."""
+        self.expired = self.removed = self.compacted = 0
+        """Not handled: their time to live was over, retention had removed them, or compaction (or damage) had."""
         self.late = 0
         """Acknowledgements of messages that were not with that consumer any more."""
 

@@ -12,7 +12,7 @@ Pure: time comes in, records come from `load`, randomness from `jitter`.
 
 from collections import deque
 from collections.abc import Callable
-from heapq import heappush
+from heapq import heappop, heappush
 from typing import Final
 
 from zbusrpc.broker.mq.counters import GroupCounters
@@ -35,18 +35,52 @@ class Deliveries(Place):
     """The messages that a group has in hand."""
 
     def __init__(
-        self, name: str, options: GroupOptions, position: int, *, load: Load, jitter: Callable[[], float]
+        self,
+        name: str,
+        options: GroupOptions,
+        position: int,
+        *,
+        start: Callable[[], int],
+        load: Load,
+        jitter: Callable[[], float],
     ) -> None:
         super().__init__(name, options, position)
         self.dead: list[tuple[Delivery, str]] = []
         """What used up its attempts, and why: to be taken by whoever drives the group."""
         self.counters = GroupCounters()
-        self._load, self._jitter = load, jitter
+        self._start, self._load, self._jitter = start, load, jitter
         self._waiting: list[int] = []  # a heap of offsets
         self._delays = Delays()
         self._leases = Leases()
         self._keys = KeyOrder()
         self._unlearned: deque[int] = deque()  # offsets of which the key is not known, rising
+
+    # -- what comes again --------------------------------------------------------------------------------
+
+    def _next_again(self, now_ms: int) -> tuple[Delivery, Record] | None:
+        """Return the first of those that wait to be handed out again."""
+        while self._waiting:
+            delivery = self.pending.get(self._waiting[0])
+            if delivery is None or delivery.state is not State.WAITING:
+                heappop(self._waiting)
+                continue
+            record = self._keys.take_record(delivery) or self._load(delivery.offset)
+            heappop(self._waiting)  # not before the disk has given it
+            if record is None:
+                self._count_missing(delivery.offset, delivery.offset + 1)
+                self._finish(delivery)
+            elif not delivery.is_lifted and self._has_expired(record, now_ms):
+                self._finish(delivery)
+            else:
+                self.counters.redelivered += delivery.attempts > 0
+                return delivery, record
+        return None
+
+    def _count_missing(self, first: int, end: int) -> None:
+        """Count messages from `first` to before `end` that are not there any more."""
+        removed = max(0, min(end, self._start()) - first)
+        self.counters.removed += removed
+        self.counters.compacted += end - first - removed
 
     # -- what becomes of messages ------------------------------------------------------------------------
 

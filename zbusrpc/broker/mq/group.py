@@ -22,7 +22,6 @@ from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from heapq import heappop
 from itertools import islice
 from typing import Final
 
@@ -65,11 +64,12 @@ class Group(Deliveries):
         *,
         key: bytes,
         fetch: Fetch,
+        start: Callable[[], int],
         end: Callable[[], int],
         load: Load,
         jitter: Callable[[], float],
     ) -> None:
-        super().__init__(name, options, position, load=load, jitter=jitter)
+        super().__init__(name, options, position, start=start, load=load, jitter=jitter)
         self.topic_name = topic_name
         self.key = key
         """Names it in the journal."""
@@ -158,6 +158,7 @@ class Group(Deliveries):
                 self._leases.begin(delivery, until)
                 self._changes.touch(delivery.offset)
             else:
+                self.counters.acked += 1
                 self._finish(delivery)
                 if consumer.window:
                     pool.give(consumer)
@@ -171,23 +172,13 @@ class Group(Deliveries):
 
     def _next(self, now: float, now_ms: int) -> tuple[Delivery, Record] | None:
         """Return the next message that may be handed out now."""
-        while self._waiting:
-            delivery = self.pending.get(self._waiting[0])
-            if delivery is None or delivery.state is not State.WAITING:
-                heappop(self._waiting)
-                continue
-            record = self._keys.take_record(delivery) or self._load(delivery.offset)
-            heappop(self._waiting)  # not before the disk has given it
-            if record is None:
-                self.counters.gone += 1
-                self._finish(delivery)
-            elif not delivery.is_lifted and self._has_expired(record, now_ms):
-                self._finish(delivery)
-            else:
-                self.counters.redelivered += delivery.attempts > 0
-                return delivery, record
+        again = self._next_again(now_ms) if self._waiting else None
+        if again is not None:
+            return again
         while self._buffer or self._fill():
             record = self._buffer.popleft()
+            if record.offset > self.position:
+                self._count_missing(self.position, record.offset)
             self.position = record.offset + 1
             if self._matches is not None and not self._matches(record.tag):
                 self.counters.skipped += 1
@@ -205,8 +196,18 @@ class Group(Deliveries):
         if len(self.pending) < PENDING_MAX:
             self._buffer.extend(self._fetch(self.position))
             if not self._buffer:
-                self.position = max(self.position, self._end())  # what stood there last is damaged, or compacted
+                self._pass_missing(self._end())  # what stood there last is removed, damaged, or compacted
         return bool(self._buffer)
+
+    def note_removed(self) -> None:
+        """Pass what retention has removed, although nobody consumes."""
+        if not self._buffer:
+            self._pass_missing(self._start())
+
+    def _pass_missing(self, offset: int) -> None:
+        if offset > self.position:
+            self._count_missing(self.position, offset)
+            self.position = offset
 
     # -- what consumers say ------------------------------------------------------------------------------
 

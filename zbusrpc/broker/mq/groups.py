@@ -155,6 +155,7 @@ class Groups:
             0,
             key=key,
             fetch=topic.fetch,
+            start=topic.removed_until,
             end=lambda: topic.readable_offset,
             load=topic.load,
             jitter=self._rng.random,

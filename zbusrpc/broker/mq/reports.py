@@ -64,8 +64,12 @@ def describe_group(topic: Topic, group: Group) -> dict[str, Any]:
 
 
 def lag_of(topic: Topic, group: Group) -> int:
-    """Return how many messages a group is not done with; those that its filter will leave out count."""
-    return max(0, topic.log.next_offset - group.position) + len(group.pending)
+    """Return how many messages a group is not done with and that exist; those that its filter will leave out count."""
+    start = topic.log.start_offset
+    pending = len(group.pending)
+    if pending and not topic.options.keep_unconsumed:
+        pending = sum(offset >= start for offset in group.pending)
+    return max(0, topic.log.next_offset - max(group.position, start)) + pending
 
 
 def statistics_of(topics: Collection[Topic]) -> dict[str, int]:

@@ -352,6 +352,12 @@ class Topic:
         self.held_back_by = slowest if count > len(retired.segments) else ""
         return retired
 
+    def removed_until(self) -> int:
+        """Return below which offset retention has removed what is missing, and not compaction."""
+        options = self.options
+        is_kept = options.compact and options.keep_s is None and options.keep_bytes is None
+        return 0 if is_kept else self.log.start_offset
+
     def forget_emptied(self) -> None:
         """Keep nothing in memory of what was in the log: neither messages nor their ids."""
         self._tail.clear()

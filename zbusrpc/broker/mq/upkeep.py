@@ -61,9 +61,20 @@ class Upkeep:
             return
         if retired.segments:
             log.info("mq.retired", topic=topic.name, segments=len(retired.segments), bytes=retired.size_bytes)
+            self._note_removed(topic)
             scheduler.in_worker(retired.remove, lambda error: self._note(topic, "retention", error))
         if topic.options.compact and not self._is_compacting:
             self._compact(topic, now_ms, topic.needed_offset())
+
+    def _note_removed(self, topic: Topic) -> None:
+        """Let groups pass what was removed, and tell of those that will not get it."""
+        for group in topic.groups.values():
+            before = group.counters.removed
+            group.note_removed()
+            if group.counters.removed > before:
+                count = group.counters.removed - before
+                log.warning("mq.removed_unread", topic=topic.name, group=group.name, messages=count)
+                self._store.note_change(group)
 
     def _end_unused(self, topic: Topic) -> None:
         """Remove the groups of a topic that nobody has consumed from for as long as they were made to wait."""

@@ -438,3 +438,16 @@ def test_letters_are_shown_page_by_page() -> None:
 
     assert bodies_of(first) == [f"{number}" for number in range(12) if number not in {3, 4}]
     assert bodies_of(second) == [f"{number}" for number in range(12, 25)]
+
+
+def test_group_that_the_broker_keeps_for_itself_is_not_behind() -> None:
+    """Which letters were dealt with is kept by a group: that nobody reads them is no lag; those who do read may lag."""
+    lab, anna = lab_with_dead("a", "b")
+    name = lab.store.dead_letter_name(lab.store.topics["orders"])
+    anna.command("purge_dead", topic="orders", offsets=[0])
+    anna.command("declare_group", topic=name, group="watchers")
+
+    lags = {group["group"]: group["lag"] for group in anna.command("topic", topic=name)["groups"]}
+
+    assert lags == {"letters": 0, "watchers": 2}
+    assert letters(lab) == ["b"]

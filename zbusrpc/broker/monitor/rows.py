@@ -235,7 +235,9 @@ class Rows:
         return [self._group_row(topic, group, rate) for _, group in sorted(topic.groups.items())]
 
     def _group_row(self, topic: Topic, group: Group, rate: Rate) -> GroupRow:
-        said = describe_group(topic, group)
+        store = self._store
+        is_own = store is not None and store.is_own(topic, group.name)
+        said = describe_group(topic, group, is_own=is_own)
         return {
             "topic": topic.name,
             "group": group.name,

@@ -79,7 +79,8 @@ class Commands:
     def _describe(self, command: requests.DescribeTopic) -> Any:
         topic = self._topic(command.topic)
         names = visible_groups(self._rights, topic.name, sorted(topic.groups))
-        groups = [describe_group(topic, topic.groups[name]) for name in names]
+        store = self._store
+        groups = [describe_group(topic, topic.groups[name], is_own=store.is_own(topic, name)) for name in names]
         return describe_topic(topic) | {"groups": groups}
 
     def _stats(self, command: requests.Stats) -> Any:

@@ -72,10 +72,14 @@ class Groups:
         Raises:
             RpcError: INVALID_ARGUMENT.
         """
-        if group == CALLS_GROUP and topic.options.rpc:
+        if self.is_own(topic, group):
             raise reserved(group)
-        if group == LETTERS_GROUP and self.holds_letters(topic.name):
-            raise reserved(group)
+
+    def is_own(self, topic: Topic, group: str) -> bool:
+        """Say whether a group is one that the broker keeps for itself: nobody is behind with its messages."""
+        if group == CALLS_GROUP:
+            return topic.options.rpc
+        return group == LETTERS_GROUP and self.holds_letters(topic.name)
 
     def group(self, topic: Topic, name: str, rights: Rights | None = None) -> Group:
         """Return a group that somebody with `rights` wants to change.

@@ -43,14 +43,14 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
     }
 
 
-def describe_group(topic: Topic, group: Group) -> dict[str, Any]:
-    """Return what a listing shows of a group."""
+def describe_group(topic: Topic, group: Group, *, is_own: bool = False) -> dict[str, Any]:
+    """Return what a listing shows of a group; one that is the broker's own lags behind nothing."""
     states = Counter(delivery.state.name.lower() for delivery in group.pending.values())
     return {
         "topic": topic.name,
         "group": group.name,
         "next_offset": group.position,
-        "lag": lag_of(topic, group),
+        "lag": 0 if is_own else lag_of(topic, group),
         **{name: states[name] for name in ("in_flight", "waiting", "delayed", "held", "dead")},
         "begun": sum(one.is_begun for one in group.pending.values() if one.state is State.IN_FLIGHT),
         "oldest_offset": min(group.pending, default=group.position),

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.inprocess import running_broker
 from tests.support.neighbours import open_neighbours
+from tests.support.queue_lab import lab_with
 from tests.support.waiting import eventually
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.storage.descriptors import OTHERS, RESERVED, Reserve, connections_of, raise_limit
@@ -153,3 +154,17 @@ def test_broker_without_descriptors_serves_those_who_are_there(tmp_path: Path) -
             assert [topic.log.closed_because for topic in store.topics.values()] == [None] * len(store.topics)
 
     in_child(lambda: asyncio.run(serve()))
+
+
+def test_log_that_fails_is_told_and_one_that_is_closed_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    """Once, with why; closing is nothing to be told of."""
+    lab, anna = lab_with("one")
+    anna.declare("other")
+
+    lab.topic().log.fail("the disk is gone")
+    lab.topic().log.fail("again")
+    lab.topic("other").log.close()
+
+    lines = [record.getMessage() for record in caplog.records if "storage.log_closed" in record.getMessage()]
+    assert len(lines) == 1
+    assert "the disk is gone" in lines[0]

@@ -409,7 +409,7 @@ class Log:
                     self.sync()
                 self._store_last_index(self._segments.all[-1])
             finally:
-                self.fail("it was closed")
+                self.closed_because = self.closed_because or f"the log in {self.directory} is closed: it was closed"
         for segment in self._segments.all:
             self._handles.forget(segment.path)
 

@@ -163,7 +163,7 @@ class Dialect:
         headers = command.headers
         stored.check_limits(headers)
         limit_ms = values.number_of(headers, "timeout-ms", bounds.TIMEOUT_OR_NONE_MS) or CALL_TIMEOUT_MS
-        kept = stored.kept_headers(command)
+        kept = stored.kept_headers(command) | stored.origin_of(command)
         if "id" in headers:
             kept["id"] = headers["id"]
         body = command.body
@@ -289,7 +289,8 @@ class Dialect:
         body = bytes(message.body)
         self._served[sender, id_] = message, calling.jsonrpc_id_of(body)
         self._serving[message.session, message.id] = sender, id_
-        head = header_line("origin_id", id_) + "origin_url: /\r\n" + header_line("topic", place.topic.name)
+        head = header_line("origin_id", id_) + stored.origin_lines(headers)
+        head += header_line("topic", place.topic.name)
         head += header_line("consume_group", place.group.name) + header_line("sender", sender)
         exchange.answer(HTTPStatus.OK, body, head + stored.other_lines(headers))
 

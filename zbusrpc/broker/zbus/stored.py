@@ -84,15 +84,25 @@ def entry_of(command: Command, sender: str) -> Entry:
     """
     headers = command.headers
     check_limits(headers)
-    kept = kept_headers(command)
+    kept = kept_headers(command) | origin_of(command)
     if not command.is_by_url:
         kept["sender"] = sender
-    else:
-        kept["origin_url"] = _url_to_show(command)
-        if command.method != "GET":
-            kept["origin_method"] = command.method
     id_, tag = headers.get("id", ""), headers.get("tag", "")
     return Entry(0, 0, 0, id_.encode(), tag.encode(), b"", encode_kept(kept), command.body)
+
+
+def origin_of(command: Command) -> dict[str, str]:
+    """Return what tells consumers of the request itself: URL and method, where they are not those of `GET /`."""
+    origin = {"origin_url": _url_to_show(command)} if command.url != b"/" else {}
+    if command.method != "GET":
+        origin["origin_method"] = command.method
+    return origin
+
+
+def origin_lines(headers: dict[str, str]) -> str:
+    """Take what `origin_of` has put among the headers of a call out, and return it as lines."""
+    url = one_line(headers.pop("origin_url", "/"))
+    return f"origin_url: {url}\r\n" + header_line("origin_method", headers.pop("origin_method", ""))
 
 
 def _url_to_show(command: Command) -> str:

@@ -462,6 +462,21 @@ def test_curl_works_with_queues_and_services(web_lab: WebLab, queue: str, tmp_pa
 
 
 @pytest.mark.skipif(CURL is None, reason="there is no curl; on Debian: apt-get install curl")
+def test_bodies_of_a_curl_that_offers_http2_arrive(web_lab: WebLab, queue: str, tmp_path: Path) -> None:
+    """It offers to upgrade with its first request of a connection; small, large and chunked bodies are stored whole."""
+    produce, file = f"http://{web_lab.address}/produce/{queue}", tmp_path / "data"
+    file.write_bytes(bytes(range(256)) * 8192)
+    chunked = ("-H", "Transfer-Encoding: chunked")
+
+    curl("--http2", produce, "--data-binary", "small", "--next", "--silent", produce, "--data-binary", "second")
+    curl("--http2", produce, "--data-binary", f"@{file}")  # it waits for 100 Continue, too
+    curl("--http2", produce, *chunked, "--data-binary", f"@{file}")
+
+    consume = f"http://{web_lab.address}/consume/{queue}?timeout=20"
+    assert [curl(consume) for _ in range(4)] == [b"small", b"second", file.read_bytes(), file.read_bytes()]
+
+
+@pytest.mark.skipif(CURL is None, reason="there is no curl; on Debian: apt-get install curl")
 def test_curl_shows_the_reason_of_an_error(web_lab: WebLab) -> None:
     """A person who mistypes reads why."""
     with pytest.raises(subprocess.CalledProcessError) as caught:

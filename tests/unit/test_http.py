@@ -65,15 +65,167 @@ def test_requests_before_the_wrong_one_are_yielded() -> None:
     assert next(decoder).target == b"/a"
 
 
-def test_upgrade_is_told_with_what_follows() -> None:
-    """A client that wants to go on with another protocol says so, and what follows is left as it came."""
-    decoder = HttpDecoder(100)
-    head = b"GET /rpc HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
-    (request,) = decoder.feed(head + b"rest")
+OPENING = b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
 
+
+def test_upgrade_is_told_with_what_follows() -> None:
+    """A client that wants to go on with WebSocket says so, and what follows is left as it came, in blocks or not."""
+    decoder = HttpDecoder(100)
+    (request,) = decoder.feed(b"GET /rpc HTTP/1.1\r\n" + OPENING + b"\r\nrest HTTP/1.1 200 OK\r\n")
+
+    assert list(decoder.feed(b"GET / HTTP/1.1\r\n\r\n")) == []
     assert request.target == b"/rpc"
     assert request.is_upgrade
-    assert decoder.after_upgrade == b"rest"
+    assert decoder.after_upgrade == b"rest HTTP/1.1 200 OK\r\nGET / HTTP/1.1\r\n\r\n"
+
+
+IGNORED = {
+    "curl --http2": "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AA\r\n",
+    "nginx with its lines for WebSocket": "Upgrade: h2c\r\nConnection: upgrade\r\n",
+    "nginx with those, for a client that offers nothing": "Upgrade: \r\nConnection: upgrade\r\n",
+    "a WebSocket, which opens with GET": "Upgrade: websocket\r\nConnection: Upgrade\r\n",
+    "several": "Upgrade: TLS/1.2, h2c\r\nConnection: keep-alive\r\nConnection: Upgrade\r\n",
+}
+BODIES = {
+    "a length": (b"Content-Length: 5\r\n", b"hello"),
+    "chunks": (b"Transfer-Encoding: chunked\r\n", b"2\r\nhe\r\n3;x=1\r\nllo\r\n0\r\nTrailer: x\r\n\r\n"),
+    "an expectation": (b"Expect: 100-continue\r\nContent-Length: 5\r\n", b"hello"),
+}
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+@pytest.mark.parametrize("size", BODIES)
+@pytest.mark.parametrize("offer", IGNORED)
+def test_body_after_an_upgrade_that_is_ignored_is_read(offer: str, size: str, block: int) -> None:
+    """A request that offers an upgrade is one like others, with what comes after it, however the network cuts it."""
+    framing, body = BODIES[size]
+    head = b"POST /produce/T HTTP/1.1\r\nHost: a\r\n" + IGNORED[offer].encode() + framing + b"X-Own: 1\r\n\r\n"
+    data = (head + body) * 2 + b"GET /last HTTP/1.1\r\n\r\n"
+    decoder = HttpDecoder(100)
+
+    requests = [one for at in range(0, len(data), block) for one in decoder.feed(data[at : at + block])]
+
+    assert [(one.method, one.target, one.body) for one in requests] == [
+        ("POST", b"/produce/T", b"hello"),
+        ("POST", b"/produce/T", b"hello"),
+        ("GET", b"/last", b""),
+    ]
+    assert all(one.keep_alive and not one.is_upgrade for one in requests)
+    assert {"host": "a", "x-own": "1"}.items() <= requests[0].headers.items()
+    assert not decoder.is_partial
+    assert not decoder.wants_continue
+
+
+def test_expectation_beside_an_upgrade_that_is_ignored_is_known() -> None:
+    """Who offers an upgrade and waits for 100 Continue would wait for ever else."""
+    decoder = HttpDecoder(100)
+    head = (
+        b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n"
+    )
+
+    assert list(decoder.feed(head)) == []
+    assert decoder.wants_continue
+    assert decoder.is_partial
+    assert [one.body for one in decoder.feed(b"x")] == [b"x"]
+    assert not decoder.wants_continue
+
+
+@pytest.mark.parametrize(
+    ("lines", "keeps_alive"),
+    [(b"HTTP/1.1\r\n", True), (b"HTTP/1.1\r\nConnection: close\r\n", False), (b"HTTP/1.0\r\n", False)],
+)
+def test_upgrade_that_is_ignored_changes_nothing_of_the_connection(lines: bytes, keeps_alive: bool) -> None:
+    """It goes on as it would without the offer, which a client of HTTP/1.0 cannot make (RFC 9110, 7.8)."""
+    (request,) = decode(b"POST / " + lines + OPENING + b"Content-Length: 1\r\n\r\nx")
+
+    assert (request.body, request.keep_alive, request.is_upgrade) == (b"x", keeps_alive, False)
+
+
+@pytest.mark.parametrize(
+    ("framing", "status"),
+    [
+        (b"Transfer-Encoding: gzip\r\n", 400),
+        (b"Transfer-Encoding: chunked\r\nTransfer-Encoding: \r\n", 400),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", 400),
+        (b"Content-Length: 1\r\nContent-Length: 2\r\n", 400),
+        (b"Content-Length: 101\r\n", 413),
+    ],
+)
+def test_upgrade_that_is_ignored_loosens_no_rule(framing: bytes, status: int) -> None:
+    """A body whose end is in doubt is refused beside an offer to upgrade, too."""
+    with pytest.raises(HttpError) as caught:
+        decode(b"POST / HTTP/1.1\r\nUpgrade: h2c\r\nConnection: Upgrade\r\n" + framing + b"\r\n1\r\nx\r\n0\r\n\r\n")
+
+    assert caught.value.status == status
+
+
+def test_connect_is_the_last_request() -> None:
+    """What follows is for a tunnel that is not there."""
+    (request,) = decode(b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n")
+
+    assert (request.method, request.keep_alive, request.is_upgrade) == ("CONNECT", False, False)
+
+
+FORWARDED = b"HTTP/1.1 200 OK\r\ncmd: produce\r\ntopic: T\r\ncontent-length: %d\r\n\r\n%b"
+
+
+@pytest.mark.parametrize("block", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "body", [b"hello", b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 " * 40 + b"H", b"x\r\nHTTP/1.1 404 Not Found\r\n\r\n"]
+)
+def test_message_in_the_form_of_a_response_is_a_request(body: bytes, block: int) -> None:
+    """Whatever surrounds it and stands in it, it is one message, whose status is a header from then on."""
+    forwarded = FORWARDED % (len(body), body)
+    chunked = b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (
+        len(body) + 1,
+        body + b"!",
+    )
+    data = forwarded + b"HEAD /h HTTP/1.1\r\nvia: HTTP/1.1 200 OK\r\n\r\n" + forwarded + chunked + forwarded
+    decoder = HttpDecoder(1000)
+
+    requests = [one for at in range(0, len(data), block) for one in decoder.feed(data[at : at + block])]
+
+    assert [(one.method, one.target, one.body) for one in requests] == [
+        ("GET", b"/", body),
+        ("HEAD", b"/h", b""),
+        ("GET", b"/", body),
+        ("POST", b"/c", body + b"!"),
+        ("GET", b"/", body),
+    ]
+    assert requests[0].headers["origin_status"] == "200"
+    assert "origin_status" not in requests[1].headers
+    assert requests[1].headers["via"] == "HTTP/1.1 200 OK"
+    assert all(one.keep_alive for one in requests)
+    assert not decoder.is_partial
+
+
+def test_beginning_of_a_response_is_a_part_of_a_message() -> None:
+    """What may become its start line is waited for as other requests are."""
+    decoder = HttpDecoder(100)
+
+    assert list(decoder.feed(b"HT")) == []
+    assert decoder.is_partial
+    assert [one.target for one in HttpDecoder(100).feed(b"HEAD /h HTTP/1.1\r\n\r\n")] == [b"/h"]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"HTTP/1.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 OK\r\ncmd: ping\r\n\r\n",
+        b"HTTP/1.1 2000 OK\r\ncmd: ping\r\n\r\n",
+        b"HTTP/1.1 200 " + b"x" * 1000 + b"\r\ncmd: ping\r\n\r\n",
+        b"HTTP/2 200\r\ncmd: ping\r\n\r\n",
+        b"HTTP/1.1 200 OK\ncmd: ping\n\n",
+        b"HTTP/1.1 200" + b"x" * 1000,
+    ],
+)
+def test_response_that_is_no_message_of_zbus_is_refused(start: bytes) -> None:
+    """Only what says by `cmd` what to do with it is one."""
+    with pytest.raises(HttpError) as caught:
+        decode(b"GET /a HTTP/1.1\r\n\r\n" + start)
+
+    assert caught.value.status == 400
 
 
 def test_expectation_is_known_until_the_body_came() -> None:

@@ -100,9 +100,6 @@ class TextPeer(Weighed):
         try:
             for request in self._decoder.feed(data):
                 self._patience.note_whole()
-                if request.is_upgrade and "websocket" not in request.headers.get("upgrade", "").lower():
-                    # RFC 9110, 7.8: it may be ignored. The decoder has stopped, so this is the last request here.
-                    request.is_upgrade = request.keep_alive = False
                 self._line.join(request)
         except HttpError as error:
             self._fault = error

@@ -1,6 +1,10 @@
 """HTTP/1.1 without I/O: requests out of bytes (by httptools), bytes out of responses.
 
-A zbus message on the wire is an HTTP request, so this is the codec of both; `text.py` writes zbus's responses.
+A zbus message on the wire is an HTTP request, so this is the codec of both; `text.py` writes zbus's responses. It may
+have the start line of a response as well: see `response_form.py`.
+
+An offer to upgrade is taken where a WebSocket is opened. Every other one is ignored (RFC 9110, 7.8), and its request is
+one like others, with its body. httptools skips such a body, so it is given the head once more, without the offer.
 
 Promises: every bound is tested before more than one block beyond it is stored; whatever is wrong with a request is an
 `HttpError` with its status, raised after the requests before it were yielded.
@@ -15,6 +19,7 @@ from typing import Any, Final
 import httptools
 
 from zbusrpc.errors import ProtocolError
+from zbusrpc.transport import response_form
 
 HEADERS_BYTES_MAX: Final = 32 * 1024
 HEADERS_MAX: Final = 100
@@ -47,7 +52,7 @@ class HttpRequest:
     keep_alive: bool
     """Whether the connection goes on after the response."""
     is_upgrade: bool = False
-    """Whether the client wants to go on with another protocol."""
+    """Whether the client wants to go on with WebSocket."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,6 +89,8 @@ _NAMES: Final[dict[bytes, str]] = {}
 """Names of headers as they came, and in lower case: there are few, and each comes often."""
 _NAMES_MAX: Final = 1024
 _NAME_REMEMBERED_MAX: Final = 64
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
+"""Headers by which httptools finds the end of a body, and of the connection."""
 _GET_LINE: Final = re.compile(rb"GET (/[!-~]*) (HTTP/1\.[01])").fullmatch
 
 
@@ -104,13 +111,20 @@ def _decode(value: bytes) -> str:
 class HttpDecoder:
     """Turns received blocks into requests; one for each connection."""
 
-    def __init__(self, body_bytes_max: int, limit_of: Callable[[dict[str, str], bytes], int] | None = None) -> None:
+    def __init__(
+        self,
+        body_bytes_max: int,
+        limit_of: Callable[[dict[str, str], bytes], int] | None = None,
+        *,
+        upgrades: bool = True,
+    ) -> None:
         """Take bodies up to a size, or what `limit_of` says of the headers and target of a request with a larger one.
 
-        It is asked only where the body has more than SMALL_BODY_BYTES, or does not say how many.
+        It is asked only where the body has more than SMALL_BODY_BYTES, or does not say how many. `upgrades` says
+        whether a request may open a WebSocket.
         """
         self._body_bytes_max = self._most = body_bytes_max
-        self._limit_of = limit_of
+        self._limit_of, self._upgrades = limit_of, upgrades
         self._parser = httptools.HttpRequestParser(self)
         self._done: list[HttpRequest] = []
         self._error: HttpError | None = None
@@ -120,6 +134,10 @@ class HttpDecoder:
         """Whether the peer waits for "100 Continue" before it sends its body; whoever answers clears it."""
         self.after_upgrade = b""
         """What came after a request with `is_upgrade`, which is the last that is decoded."""
+        self._last: HttpRequest | None = None
+        """The request after which what comes is no HTTP any more."""
+        self._held = b""
+        """What may become the start line of a response."""
         self._is_in_head = self._has_begun = False
         self._last_head = self._last_version = b""
         self._last_headers: dict[str, str] = {}
@@ -130,6 +148,20 @@ class HttpDecoder:
     def held_bytes(self) -> int:
         """What has come of the body of a request that is not whole."""
         return self._body_bytes if self.is_partial else 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether what comes now is no HTTP any more."""
+        return self._last is not None
+
+    def _reset(self) -> None:
+        self._target = b""
+        self._headers: dict[str, str] = {}
+        self._header_count = self._header_bytes = self._head_bytes = 0
+        self._framing = b""
+        self._status = ""
+        self._body: list[bytes] = []
+        self._body_bytes = 0
 
     def has_begun_with(self, name: str) -> bool:
         """Say whether the request that is being decoded, or was refused, has a header of this name."""
@@ -170,14 +202,14 @@ class HttpDecoder:
         error: HttpError | None = None
         try:
             self._has_begun = False
-            self._parser.feed_data(data)
+            if self._held or response_form.MARK in data or b"H" in data[-len(response_form.MARK) :]:
+                self._feed_forms(data)
+            else:
+                self._parse(data)
             if self._is_in_head and not self._has_begun:
                 self._check_head(len(data))
-        except httptools.HttpParserUpgrade as upgrade:
-            self._done[-1].is_upgrade = True
-            self.after_upgrade = data[upgrade.args[0] :]
-        except HttpError as too_long:
-            error = too_long
+        except HttpError as refused:
+            error = refused
         except httptools.HttpParserError as parser_error:
             error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
         requests, self._done = self._done, []
@@ -187,18 +219,85 @@ class HttpDecoder:
         if error is not None:
             raise error
 
+    def _feed_forms(self, data: bytes) -> None:
+        """Parse what may hold messages in the form of responses: wherever one begins, a request is begun instead."""
+        if self._held:
+            data, self._held, self.is_partial = self._held + data, b"", False
+        done = 0
+        match = response_form.search(data, 0)
+        while match is not None:
+            self._parse(data[done : match.start()])
+            done = match.start()
+            if self.is_partial or self._last is not None:  # it is part of a head or a body
+                match = response_form.search(data, max(done + 1, done + self._body_bytes_missing()))
+                continue
+            if match.end() == len(data) and not match[0].endswith(b"\n"):
+                self._held, self.is_partial = match[0], True
+                return
+            self._begin_from(match[0])
+            done = match.end()
+            match = response_form.search(data, done)
+        self._parse(data[done:])
+
+    def _begin_from(self, line: bytes) -> None:
+        """Begin a request by the start line of a response."""
+        status = response_form.status_of(line)
+        if not status:
+            self._refuse(HTTPStatus.BAD_REQUEST, f"not HTTP: no status in {line[:80].decode('latin-1').strip()}")
+        self._parse(response_form.REQUEST_LINE)
+        self._status = status
+
+    def _body_bytes_missing(self) -> int:
+        """Return how many bytes of the body are still to come, as far as that is known."""
+        length = self._headers.get("content-length", "")
+        return int(length) - self._body_bytes if length.isdecimal() and not self._is_in_head else 0
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        while self._last is None:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+                if self.is_partial:
+                    self._ignore_upgrade()
+                else:
+                    self._end_with(self._done[-1])
+        if self._last.is_upgrade:
+            self.after_upgrade += data
+
+    def _end_with(self, last: HttpRequest) -> None:
+        self._last = last
+        last.is_upgrade = last.method != "CONNECT"  # which nobody has a tunnel for
+        last.keep_alive = last.keep_alive and last.is_upgrade
+
+    def _opens_websocket(self, method: bytes) -> bool:
+        """Say whether the upgrade that a request offers is to a WebSocket, which has no body (RFC 6455, 4.1)."""
+        headers = self._headers
+        return (
+            self._upgrades
+            and method == b"GET"
+            and "websocket" in headers.get("upgrade", "").lower()
+            and self._parser.get_http_version() == "1.1"
+            and "transfer-encoding" not in headers
+            and not headers.get("content-length", "").strip("0")
+        )
+
+    def _ignore_upgrade(self) -> None:
+        """Have the body read of a request whose head the parser has seen: by another one, which sees no offer."""
+        target, headers = self._target, self._headers
+        version = self._parser.get_http_version().encode()
+        head = b"%b / HTTP/%b\r\n%b" % (self._parser.get_method(), version, self._framing)
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(head)
+        self._target, self._headers, self._is_in_head = target, headers, False
+        self._parser.feed_data(b"\r\n")
+
     def _check_head(self, size: int) -> None:
         """Bound what the parser itself keeps of a line that does not end."""
         self._head_bytes += size
         if self._head_bytes > HEADERS_BYTES_MAX + TARGET_BYTES_MAX:
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a head of over {self._head_bytes - 1} bytes")
-
-    def _reset(self) -> None:
-        self._target = b""
-        self._headers: dict[str, str] = {}
-        self._header_count = self._header_bytes = self._head_bytes = 0
-        self._body: list[bytes] = []
-        self._body_bytes = 0
 
     def _refuse(self, status: HTTPStatus, reason: str) -> None:
         self._error = HttpError(status, reason)
@@ -221,13 +320,19 @@ class HttpDecoder:
         if self._header_count > HEADERS_MAX or self._header_bytes > HEADERS_BYTES_MAX:
             limits = f"{HEADERS_MAX} headers or {HEADERS_BYTES_MAX} bytes of them"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {limits}")
+        if not self._is_in_head:  # a trailer, which whoever looks at headers has not seen (RFC 9110, 6.5.1)
+            return
+        lower = _NAMES.get(name) or _lower(name)
+        if lower in _FRAMING:
+            self._framing += b"%b: %b\r\n" % (name, value)
         value = value.rstrip(b" \t")  # the parser leaves what RFC 9110 (5.5) has for no part of it
-        if value and self._is_in_head:  # else it is a trailer, which whoever looks at headers has not seen (6.5.1)
-            text = value.decode() if value.isascii() else _decode(value)
-            self._headers[_NAMES.get(name) or _lower(name)] = text
+        if value:
+            self._headers[lower] = value.decode() if value.isascii() else _decode(value)
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        if self._status:
+            self._check_form()
         length = self._headers.get("content-length", "0")
         size = int(length[:20]) if length.isdecimal() else 0
         self._body_bytes_max = self._most
@@ -245,10 +350,19 @@ class HttpDecoder:
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        parser = self._parser
+        method = parser.get_method()
+        if parser.should_upgrade() and method != b"CONNECT" and not self._opens_websocket(method):
+            return  # the parser has skipped its body: see `_ignore_upgrade`
         self.is_partial = self.wants_continue = False
-        method = self._parser.get_method().decode("latin-1")
-        body, keep_alive = b"".join(self._body), self._parser.should_keep_alive()
-        self._done.append(HttpRequest(method, self._target, self._headers, body, keep_alive))
+        body, keep_alive = b"".join(self._body), parser.should_keep_alive()
+        self._done.append(HttpRequest(method.decode("latin-1"), self._target, self._headers, body, keep_alive))
+
+    def _check_form(self) -> None:
+        """See that what has the form of a response is a message of zbus, and keep its status."""
+        if "cmd" not in self._headers:
+            self._refuse(HTTPStatus.BAD_REQUEST, "a response without the header cmd, which says what to do with it")
+        self._headers.setdefault("origin_status", self._status)
 
     def _refuse_body(self, size: int) -> None:
         reason = f"a body of {size} bytes exceeds the limit of {self._body_bytes_max} bytes"

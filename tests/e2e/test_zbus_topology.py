@@ -1,11 +1,14 @@
 """What old zbus clients are told of servers, topics, groups and consumers, and how soon."""
 
+import json
+import signal
 from contextlib import closing
 
 import pytest
 
 from tests.support.fixtures import Site
 from tests.support.processes import Processes, port_of
+from tests.support.text_wire import BINARY, TextWire, body_of, command, frame, wire
 from tests.support.zbus_client import READY_S, ZbusLab
 from tests.support.zbus_consumer import Consumer, Producer
 from tests.support.zbus_profiles import PROFILES, Profile, value_of
@@ -75,6 +78,33 @@ def test_broker_that_was_restarted_is_not_taken_for_an_old_one(processes: Proces
         if group["groupName"] == "g"
     ]
     assert group["filter"] == "abc.*"
+
+
+@pytest.mark.parametrize("is_websocket", [False, True], ids=["tcp", "websocket"])
+def test_lone_broker_that_ends_stays_listed(processes: Processes, is_websocket: bool) -> None:
+    """Until the connection ends nobody is told that there is no server: clients would never come back to this one."""
+    broker, address = processes.broker("--data-dir", str(processes.directory / "data"))
+    with wire(address) as subscriber:
+        if is_websocket:
+            subscriber.upgrade()
+        subscribe = command("track_sub", id="sub")
+        subscriber.send(frame(BINARY, subscribe) if is_websocket else subscribe)
+        told = [message_of(subscriber, is_websocket)]
+        broker.send_signal(signal.SIGTERM)
+        while told[-1]:
+            told.append(message_of(subscriber, is_websocket))
+
+    tables = [json.loads(body_of(message))["serverTable"] for message in told[:-1]]
+    assert len(tables) >= 2, "it is told that something has changed"
+    assert [list(table) for table in tables] == [[address]] * len(tables)
+
+
+def message_of(connection: TextWire, is_websocket: bool) -> bytes:
+    """Return the next message of zbus; nothing at the end."""
+    if not is_websocket:
+        return connection.receive()
+    opcode, message = connection.receive_frame()
+    return message if opcode == BINARY else b""
 
 
 @EVERY_PROFILE

@@ -251,6 +251,26 @@ def test_every_kind_of_change_is_told(core: ZbusCore) -> None:
     assert count() == 1
 
 
+def test_broker_that_drains_is_listed_while_there_is_no_other(core: ZbusCore) -> None:
+    """Clients of zbus know of no server but those they are told: with none they would not come back to it."""
+    subscriber, other = core.session(), core.session()
+    subscriber.zbus("track_sub")
+    second = {"serverAddress": {"address": "mq2:15555", "sslEnabled": False}, "topicTable": {}}
+
+    core.hub.tracker.set_state("draining")
+    alone = told(subscriber)[-1]
+    other.zbus("track_pub", orjson.dumps({"serverInfo": second, "live": True}))
+    core.pass_time(1.0)
+    beside_another = told(subscriber)[-1]
+    other.close()
+    core.pass_time(1.0)
+    alone_again = told(subscriber)[-1]
+
+    assert list(alone["serverTable"]) == [core.hub.address]
+    assert list(beside_another["serverTable"]) == ["mq2:15555"]
+    assert list(alone_again["serverTable"]) == [core.hub.address]
+
+
 def test_subscriber_that_has_gone_is_not_told(core: ZbusCore) -> None:
     """Nor does anything ring for nobody."""
     subscriber, other = core.session(), core.session()

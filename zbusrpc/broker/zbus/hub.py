@@ -255,13 +255,25 @@ class Hub:
 
     def _tracker_info(self, rights: Rights | None, version: int) -> Info:
         table = {}
-        for address, server in sorted(self.tracker.registry.servers.items()):
-            if server.facts.state == "live" and not server.facts.is_tracker_only:  # clients leave those not listed
-                plain, is_tls = infos.plain_address(address)
-                is_own = server.source is None
-                info = self._server_info(rights, version) if is_own else _reported(server, rights)
-                table[infos.server_key(plain, is_tls=is_tls)] = info
+        for address, server in self._listed():
+            plain, is_tls = infos.plain_address(address)
+            is_own = server.source is None
+            info = self._server_info(rights, version) if is_own else _reported(server, rights)
+            table[infos.server_key(plain, is_tls=is_tls)] = info
         return {"error": None, **self.server_facts(), "infoVersion": version, "serverTable": table}
+
+    def _listed(self) -> list[tuple[str, Server]]:
+        """Return the brokers that clients may use, by address: they leave those that are not listed.
+
+        Those that drain are listed where there is nobody else to go to. Some clients connect only to what they were
+        told last: with an empty table, they would not come back after the restart.
+        """
+        servers = [
+            (address, server)
+            for address, server in sorted(self.tracker.registry.servers.items())
+            if not server.facts.is_tracker_only
+        ]
+        return [(address, server) for address, server in servers if server.facts.state == "live"] or servers
 
     def server_info(self, rights: Rights | None) -> Info:
         """Return the ServerInfo of this broker, with what `rights` may see."""

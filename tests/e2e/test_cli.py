@@ -116,7 +116,7 @@ def test_taken_port_is_one_clear_line(processes: Processes) -> None:
     """A broker that cannot have its port says so in one line and exits with 1."""
     _, address = processes.broker()
 
-    code, output, errors = processes.run("broker", "--port", str(port_of(address)))
+    code, output, errors = processes.run("broker", "--port", str(port_of(address)), cwd=processes.directory)
 
     assert (code, output) == (1, "")
     assert errors == f"zbusrpc: cannot listen on {address}: address already in use\n"

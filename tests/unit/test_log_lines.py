@@ -22,6 +22,8 @@ class Stderr:
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
+        self.handlers: list[LineHandler] = []
+        """What writes to it."""
 
     def fileno(self) -> int:
         return self.writing
@@ -32,9 +34,12 @@ def pipe() -> Iterator[Stderr]:
     """Return a pipe that may stand in place of the standard error."""
     made = Stderr()
     yield made
-    for descriptor in (made.reading, made.writing):
-        with suppress(OSError):
-            os.close(descriptor)
+    with suppress(OSError):
+        os.close(made.reading)
+    for handler in made.handlers:  # else one writes to whatever has this descriptor next
+        wait_until(lambda handler=handler: handler._written_bytes == handler._taken_bytes, "the last line")
+    with suppress(OSError):
+        os.close(made.writing)
 
 
 class Lines:
@@ -44,6 +49,7 @@ class Lines:
         monkeypatch.setattr(sys, "stderr", pipe)
         self.said: list[tuple[str, dict[str, Any]]] = []
         self.handler = LineHandler(lambda event, **facts: self.said.append((event, facts)))
+        pipe.handlers.append(self.handler)
 
     def log(self, text: str, *, name: str = "others", level: int = logging.INFO) -> None:
         self.handler.handle(logging.LogRecord(name, level, "file", 1, text, (), None))

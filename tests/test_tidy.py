@@ -49,6 +49,7 @@ BROKER_SHELLS = {
     "advertise",
     "arrival",
     "tls_listener",
+    "lingering",
     "text_peer",
     "weighed",
     "native_peer",

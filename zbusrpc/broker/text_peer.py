@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from zbusrpc.broker import gateway
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.line import Line
+from zbusrpc.broker.lingering import LAST_ANSWERS_S, Lingering
 from zbusrpc.broker.patience import Patience, Verdict
 from zbusrpc.broker.reception import Reception, is_message
 from zbusrpc.broker.session import Session
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 PIPELINE_MAX: Final = 256
 """Requests of one connection that may wait for their answers in order; more are not read."""
 TICK_S: Final = 10.0
-LAST_ANSWERS_S: Final = 0.5
-"""A connection that is closed for what the client has sent: it gets the answers to what came before, and the reason,
-which the system would drop if more came in."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -55,14 +53,12 @@ class TextPeer(Weighed):
         self._unsure: list[Exchange] = []
         """Those whose messages go back if what is written next meets no live connection."""
         self._patience = Patience()
-        self._is_zbus = False
-        self._is_ending = False
-        self._is_congested = False
-        self._is_reading_paused = False
+        self._is_zbus = self._is_ending = False
+        self._is_congested = self._is_reading_paused = self._is_move_due = False
         self._line = Line(self._take, self._takes_answers)
-        self._is_move_due = False
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
+        self._lingering: Lingering | None = None
 
     # -- the life of the transport -----------------------------------------------------------------------
 
@@ -78,6 +74,8 @@ class TextPeer(Weighed):
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
     def data_received(self, data: bytes) -> None:
+        if self._lingering is not None:
+            self._lingering.drop(len(data))
         if self._is_ending or self._fault is not None:
             return
         self._patience.note_block()
@@ -114,9 +112,8 @@ class TextPeer(Weighed):
         self._line.move()
         if self._line:
             self._move_soon()
-        elif self._fault is not None:
-            fault, self._fault = self._fault, None
-            self._end_by(fault)
+        elif self._fault is not None and not self._is_ending:
+            self._end_by(self._fault)
 
     def _move_soon(self) -> None:
         if self._line.can_move and not self._is_move_due:
@@ -306,26 +303,37 @@ class TextPeer(Weighed):
             keep_alive = not self._socket.is_closing
         self._write()
         if not keep_alive:
-            self._is_ending = True
-            self._drop_exchanges()
-            lingers = self._is_zbus if self._socket is None else not self._socket.has_peer_closed
-            if lingers and self._socket is not None and self._transport.can_write_eof():
-                self._transport.write_eof()
-            self._loop.call_later(LAST_ANSWERS_S if lingers else 0, self._transport.close)
+            self._end()
         else:
             self._move_soon()
+            self._adjust_reading()
+
+    def _end(self) -> None:
+        """Close the connection after what was written; again does nothing."""
+        self._is_ending = True
+        self._drop_exchanges()
+        is_zbus = self._is_zbus and self._socket is None
+        may_send = is_zbus or self._fault is not None if self._socket is None else not self._socket.has_peer_closed
+        if not may_send:
+            self._loop.call_soon(self._transport.close)
+        elif self._lingering is None:
+            self._decoder = HttpDecoder(0)  # which has parts of a body that nobody will read
+            self._lingering = Lingering(self._transport, LAST_ANSWERS_S if is_zbus else 0.0)
             self._adjust_reading()
 
     def _write(self) -> None:
         out, self._out = b"".join(self._out), []
         unsure, self._unsure = self._unsure, []
-        if out and not self._transport.is_closing():
+        if out and self._can_write():
             self._transport.write(out)
-        if self._transport.is_closing():
+        if not self._can_write():
             for exchange in unsure:
                 self._lose(exchange)
         if self._is_congested:
             self._weigh_waiting()
+
+    def _can_write(self) -> bool:
+        return not self._transport.is_closing() and (self._lingering is None or not self._lingering.is_mute)
 
     def close(self, reason: str) -> None:
         """Answer what has not been answered with the reason, and close."""
@@ -356,7 +364,7 @@ class TextPeer(Weighed):
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        is_full = bool(self._line) or self._is_held_back or not self._takes_answers()
+        is_full = self._lingering is None and (bool(self._line) or self._is_held_back or not self._takes_answers())
         if is_full == self._is_reading_paused or self._transport.is_closing():
             return
         self._is_reading_paused = is_full
@@ -402,7 +410,7 @@ class TextPeer(Weighed):
             exchange.answer_text(error.status, str(error))
         else:
             exchange.answer_http(gateway.protocol_error_response(error))
-        self._is_ending = True
+        self._fault, self._is_ending = error, True
 
     def _show_life(self) -> None:
         if self._socket is not None:

@@ -480,7 +480,8 @@ async def test_brokers_come_and_go_with_their_topics(
 # -- what the broker says, and something else ------------------------------------------------------------------
 
 GROUP = {
-    "lag": 1, "in_flight": 0, "waiting": 0, "delayed": 0, "held": 0, "dead": 0, "filter": HOSTILE, "paused": False,
+    "lag": 1, "in_flight": 0, "waiting": 0, "delayed": 0, "held": 0, "dead": 0, "filter": HOSTILE,
+    "dead_letters": 0, "paused": False,
     "position": 0, "oldest_unacked_ms": None,
     "consumers": [{"name": HOSTILE, "session": 1, "window": 1, "in_flight": 1}],
     "counters": {HOSTILE: 1}, "options": {HOSTILE: HOSTILE},

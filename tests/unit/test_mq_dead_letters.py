@@ -8,8 +8,11 @@ import pytest
 
 from tests.support.faulty_disk import PowerCut
 from tests.support.queue_lab import Peer, QueueLab, bodies_of, entry, lab_with, outcome
+from tests.support.steps import steps_of
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, origin_of, revived
+from zbusrpc.broker.mq.letter_counts import AT_ONCE_MAX
 from zbusrpc.broker.storage.record import HEADERS_BYTES_MAX, Record
+from zbusrpc.broker.zbus.infos import topic_facts
 from zbusrpc.errors import RpcError
 
 ORIGIN = Origin(topic="orders", group="billing", offset=7, attempts=3, reason="no stock")
@@ -450,4 +453,90 @@ def test_group_that_the_broker_keeps_for_itself_is_not_behind() -> None:
     lags = {group["group"]: group["lag"] for group in anna.command("topic", topic=name)["groups"]}
 
     assert lags == {"letters": 0, "watchers": 2}
+    facts = topic_facts(lab.topic(name), None, lab.store.lag_of, is_service=False)
+    assert {group.name: group.lag for group in facts.groups} == lags, "zbus clients and trackers are told the same"
     assert letters(lab) == ["b"]
+
+
+# -- counts ----------------------------------------------------------------------------------------------
+
+
+def count_of(lab: QueueLab, topic: str = "orders", group: str = "billing") -> int:
+    """Return the dead letters of a group, as its listing tells them."""
+    groups = {one["group"]: one for one in lab.peer().command("topic", topic=topic)["groups"]}
+    return int(groups[group]["dead_letters"])
+
+
+def test_groups_tell_the_letters_that_nobody_has_dealt_with() -> None:
+    """A group counts its own letters, from death to retry or purge, in each way by which they come and go."""
+    lab, anna = lab_with_dead("one", "two", "three", "four")
+    other = anna.consume("orders", "audit")
+    other.nack(1, then="dead")
+    assert (count_of(lab), count_of(lab, group="audit")) == (4, 1)
+
+    anna.command("purge_dead", topic="orders", offsets=[0, 4])
+    assert (count_of(lab), count_of(lab, group="audit")) == (3, 0)
+    anna.command("purge_dead", topic="orders", offsets=[0])
+    assert count_of(lab) == 3
+    anna.command("retry_dead", topic="orders", offsets=[1, 2])
+    assert count_of(lab) == 1
+
+    lab.restart()
+    assert count_of(lab) == 1
+    lab.crash()
+    assert count_of(lab) == 1 == len(letters(lab))
+
+    lab.peer().command("empty", topic="orders.dlq")
+    assert count_of(lab) == 0
+
+
+def test_letters_that_are_removed_by_retention_are_counted_no_more() -> None:
+    """What goes with a segment of the dead-letter topic goes from the counts."""
+    lab, anna = lab_with_dead("one", "two")
+    log = lab.topic("orders.dlq").log
+    log._roll(log.next_offset, lab.scheduler.now_ms())
+    consumer = anna.consume("orders")
+    anna.produce("orders", "three")
+    consumer.nack(2, then="dead")
+    assert count_of(lab) == 3
+
+    anna.command("purge_dead", topic="orders", offsets=[0])
+    log._let_go(1).remove()
+
+    assert count_of(lab) == 1 == len(letters(lab))
+
+
+def test_counting_letters_is_no_walk_over_them() -> None:
+    """A listing costs the same with few letters and with many."""
+    few, many = lab_with_dead(*map(str, range(3))), lab_with_dead(*map(str, range(200)))
+    steps = []
+    for lab, _ in (few, many):
+        assert count_of(lab) in {3, 200}
+        steps.append(steps_of(lambda lab=lab: lab.store.letters_of(lab.topic(), lab.group())))
+
+    assert steps[0] == steps[1] < 50
+
+
+def test_many_letters_that_are_produced_at_once_are_counted_in_slices() -> None:
+    """Whoever writes letters by the thousand holds no turn, and what is no letter counts for nobody."""
+    lab, anna = lab_with_dead("one")
+    headers = {"dead-topic": "orders", "dead-group": "billing", "dead-offset": "0", "dead-attempts": "1"}
+    headers["dead-reason"] = "none"
+    forged = [entry("x", headers=headers) for _ in range(AT_ONCE_MAX + 1)]
+    anna.produce("orders.dlq", *forged, entry("no letter"))
+
+    assert lab.store.letters_of(lab.topic(), lab.group()) == 1
+    lab.run()
+    assert count_of(lab) == AT_ONCE_MAX + 2
+
+
+def test_origins_that_are_counted_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made-up origins take no more memory than that."""
+    monkeypatch.setattr("zbusrpc.broker.mq.letter_counts.COUNTS_MAX", 3)
+    lab, anna = lab_with_dead("one")
+    for number in range(5):
+        said = {"dead-topic": f"t{number}", "dead-group": "g", "dead-offset": "0", "dead-attempts": "1"}
+        anna.produce("orders.dlq", entry("x", headers={**said, "dead-reason": "none"}))
+
+    assert count_of(lab) == 1
+    assert len(lab.store.letter_counts.follow(lab.topic("orders.dlq")).totals) == 3

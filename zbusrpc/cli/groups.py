@@ -11,8 +11,8 @@ from zbusrpc.mq import admin
 from zbusrpc.mq.commands import command
 from zbusrpc.mq.options import GroupOptions, start_to_wire, to_wire
 
-PENDING: Final = ("in_flight", "waiting", "delayed", "held", "dead")
-"""What may become of a message that was read for a group, in the order of the columns."""
+PENDING: Final = ("in_flight", "waiting", "delayed", "held")
+"""Where a message may be that was read for a group, in the order of the columns."""
 
 
 def run_groups(topic: str, settings: Settings, *, as_json: bool) -> None:
@@ -47,6 +47,7 @@ def _row(group: dict[str, Any], holding: str | None) -> tuple[str, ...]:
         str(group["next_offset"]),
         f"{group['lag']:,}",
         *[f"{group[name]:,}" for name in PENDING],
+        f"{group['dead'] + group['dead_letters']:,}",
         str(len(group["consumers"])),
         " ".join(_notes(group["options"], is_holding=group["group"] == holding)),
     )

@@ -135,7 +135,7 @@ def _more(rows: list[tuple[str, Row]], rows_max: int) -> Text:
 
 _SERVERS: Final = ("SERVER", "STATE", ">UP", ">LOAD", ">MEMORY", ">SESSIONS", ">IN/S", ">OUT/S", ">CALLS/S")
 _TOPICS: Final = ("TOPIC", ">MESSAGES", ">SIZE", ">IN/S", ">OUT/S", ">CONSUMERS", ">DEAD LETTERS")
-_GROUPS: Final = ("TOPIC", "GROUP", ">LAG", ">IN FLIGHT", ">OUT/S", ">CONSUMERS", "STATE")
+_GROUPS: Final = ("TOPIC", "GROUP", ">LAG", ">IN FLIGHT", ">OUT/S", ">CONSUMERS", ">DEAD LETTERS", "STATE")
 _SERVICES: Final = ("SERVICE", ">INSTANCES", ">QUEUED", ">CALLS/S", ">ERRORS", ">P50", ">P99")
 
 
@@ -164,7 +164,7 @@ def _topic(row: Row) -> list[str]:
 def _group(row: Row) -> list[str]:
     names = [printable(row["topic"]), printable(row["group"])]
     counts = [f"{row['lag']:,}", f"{row['in_flight']:,}", _number(row["out_rate"]), str(len(row["consumers"]))]
-    return [*names, *counts, "paused" if row["paused"] else ""]
+    return [*names, *counts, f"{row['dead_letters']:,}", "paused" if row["paused"] else ""]
 
 
 def _service(row: Row) -> list[str]:

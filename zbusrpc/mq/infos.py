@@ -106,6 +106,8 @@ class GroupInfo(Info):
     """Behind another with the same key."""
     dead: int
     """On their way to the dead letters."""
+    dead_letters: int = 0
+    """Dead letters of it that nobody has dealt with."""
     oldest_offset: int
     """The first that it is not done with."""
     consumers: list[ConsumerInfo]

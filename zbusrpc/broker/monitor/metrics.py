@@ -41,6 +41,7 @@ _GROUP: Final = {
     "waiting": "Messages for the next consumer.",
     "delayed": "Messages that wait for their time.",
     "held": "Messages behind another with their key.",
+    "dead_letters": "Dead letters of the group that nobody has dealt with.",
 }
 
 

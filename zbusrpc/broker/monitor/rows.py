@@ -17,7 +17,7 @@ from zbusrpc.broker.methods import METHODS_MAX
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
-from zbusrpc.broker.mq.reports import describe_group, describe_topic, lag_of
+from zbusrpc.broker.mq.reports import describe_group, describe_topic, not_done
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.errors import StorageError
@@ -137,6 +137,8 @@ class GroupRow(TypedDict):
     """Of those: behind another message with their key."""
     dead: int
     """Of those: on their way to the dead letters."""
+    dead_letters: int
+    """Messages that died in it, which nobody has dealt with yet; after a start, as far as they were counted."""
     filter: str
     paused: bool
     position: int
@@ -236,8 +238,8 @@ class Rows:
 
     def _group_row(self, topic: Topic, group: Group, rate: Rate) -> GroupRow:
         store = self._store
-        is_own = store is not None and store.is_own(topic, group.name)
-        said = describe_group(topic, group, is_own=is_own)
+        assert store is not None
+        said = describe_group(topic, group, lag=store.lag_of(topic, group), letters=store.letters_of(topic, group))
         return {
             "topic": topic.name,
             "group": group.name,
@@ -247,6 +249,7 @@ class Rows:
             "delayed": said["delayed"],
             "held": said["held"],
             "dead": said["dead"],
+            "dead_letters": said["dead_letters"],
             "filter": group.options.filter,
             "paused": group.options.paused,
             "position": group.position,
@@ -321,7 +324,7 @@ def _letters_of(store: Store, topic: Topic) -> int:
         return 0
     group = letters.groups.get(LETTERS_GROUP)
     shown = max(0, letters.readable_offset - letters.log.start_offset)  # what is not synced yet is not shown either
-    return shown if group is None else min(shown, lag_of(letters, group))
+    return shown if group is None else min(shown, not_done(letters, group))
 
 
 def _service_row(name: str, calls: CallTopic, now: float, rate: Rate, *, durable: bool) -> ServiceRow:

@@ -14,7 +14,7 @@ from zbusrpc.broker.mq.letters import Answer, Letters
 from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.positions import resolve
-from zbusrpc.broker.mq.reports import PEEK_BYTES_MAX, describe_group, describe_topic, lag_of, show, statistics_of
+from zbusrpc.broker.mq.reports import PEEK_BYTES_MAX, describe_group, describe_topic, show, statistics_of
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import RpcError
@@ -68,7 +68,7 @@ class Commands:
             self._store.empty_topic(topic, lambda count, error: answer({"removed": count}, error))
             return
         group = self._store.group(topic, command.group, self._rights)
-        count = lag_of(topic, group)
+        count = self._store.lag_of(topic, group)
         self._store.seek(topic, group, "newest", lambda error: answer({"removed": count}, error))
 
     # -- listings ----------------------------------------------------------------------------------------
@@ -76,12 +76,23 @@ class Commands:
     def _list(self, command: requests.ListTopics) -> Any:
         return [describe_topic(topic) for topic in self._visible() if command.match in topic.name]
 
-    def _describe(self, command: requests.DescribeTopic) -> Any:
-        topic = self._topic(command.topic)
-        names = visible_groups(self._rights, topic.name, sorted(topic.groups))
+    def _describe(self, command: requests.DescribeTopic, answer: Answer) -> None:
+        topic, store = self._topic(command.topic), self._store
+
+        def counted() -> None:
+            names = visible_groups(self._rights, topic.name, sorted(topic.groups))
+            groups = [self._describe_group(topic, topic.groups[name]) for name in names]
+            answer(describe_topic(topic) | {"groups": groups}, None)
+
+        letters = store.topics.get(store.dead_letter_name(topic))
+        if letters is None:
+            counted()
+        else:
+            store.letter_counts.when_counted(letters, counted)
+
+    def _describe_group(self, topic: Topic, group: Group) -> dict[str, Any]:
         store = self._store
-        groups = [describe_group(topic, topic.groups[name], is_own=store.is_own(topic, name)) for name in names]
-        return describe_topic(topic) | {"groups": groups}
+        return describe_group(topic, group, lag=store.lag_of(topic, group), letters=store.letters_of(topic, group))
 
     def _stats(self, command: requests.Stats) -> Any:
         return statistics_of(self._visible())
@@ -100,7 +111,7 @@ class Commands:
 
         def told(created: bool) -> Callable[[Group | None, RpcError | None], None]:
             def done(made: Group | None, error: RpcError | None) -> None:
-                answer(None if made is None else describe_group(topic, made) | {"created": created}, error)
+                answer(None if made is None else self._describe_group(topic, made) | {"created": created}, error)
 
             return done
 
@@ -177,6 +188,7 @@ class Commands:
 
 _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
     requests.Declare: Commands._declare,
+    requests.DescribeTopic: Commands._describe,
     requests.DeclareGroup: Commands._declare_group,
     requests.Remove: Commands._remove,
     requests.Empty: Commands._empty,
@@ -189,6 +201,5 @@ _COMMANDS: Final[dict[type, Callable[[Commands, Any, Answer], None]]] = {
 }
 _LISTINGS: Final[dict[type, Callable[[Commands, Any], Any]]] = {
     requests.ListTopics: Commands._list,
-    requests.DescribeTopic: Commands._describe,
     requests.Stats: Commands._stats,
 }

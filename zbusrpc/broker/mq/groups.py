@@ -18,9 +18,11 @@ from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
+from zbusrpc.broker.mq.letter_counts import LetterCounts
 from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, reserved
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.reports import not_done
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import too_many
@@ -50,6 +52,7 @@ class Groups:
         self.limits = limits
         self.topics: dict[str, Topic] = {}
         self.journal: Journal
+        self.letter_counts = LetterCounts(scheduler)
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
@@ -59,6 +62,13 @@ class Groups:
         self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
+
+    def dead_letter_name(self, topic: Topic) -> str:
+        """Return where the dead letters of a topic go; nothing where they are dropped."""
+        name = topic.options.dead_letter_topic
+        if name is None:
+            return "" if topic.name.endswith(DEAD_LETTER_SUFFIX) else topic.name + DEAD_LETTER_SUFFIX
+        return name
 
     def holds_letters(self, name: str) -> bool:
         """Say whether a topic is where dead letters go."""
@@ -80,6 +90,15 @@ class Groups:
         if group == CALLS_GROUP:
             return topic.options.rpc
         return group == LETTERS_GROUP and self.holds_letters(topic.name)
+
+    def lag_of(self, topic: Topic, group: Group) -> int:
+        """Return how far a group is behind: messages that it is not done with and that exist."""
+        return 0 if self.is_own(topic, group.name) else not_done(topic, group)
+
+    def letters_of(self, topic: Topic, group: Group) -> int:
+        """Return how many dead letters of a group nobody has dealt with, where those of its topic go."""
+        letters = self.topics.get(self.dead_letter_name(topic))
+        return 0 if letters is None else self.letter_counts.of(letters, (topic.name, group.name))
 
     def group(self, topic: Topic, name: str, rights: Rights | None = None) -> Group:
         """Return a group that somebody with `rights` wants to change.

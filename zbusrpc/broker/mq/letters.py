@@ -4,7 +4,7 @@ A dead-letter topic is a topic like others, and no message of a log can be taken
 purged is therefore the place of a group of its own, `letters`: what that group is done with is dealt with.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import Done
+from zbusrpc.broker.mq.letter_counts import Source, source_of
 from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.slices import in_slices
@@ -42,7 +43,7 @@ class _GivingBack:
     def __init__(self) -> None:
         self.groups: dict[Group, None] = {}
         self.again: dict[Topic, list[Record]] = {}
-        self.retried: list[int] = []
+        self.retried: dict[int, Source | None] = {}
         self.left: list[dict[str, Any]] = []
 
 
@@ -112,14 +113,14 @@ class Letters:
 
         def produced(letters: list[Record], error: StorageError | None) -> None:
             if error is None:
-                work.retried.extend(letter.offset for letter in letters)
+                work.retried.update((letter.offset, source_of(letter)) for letter in letters)
             else:
                 work.left.extend({"offset": letter.offset, "reason": str(error)} for letter in letters)
 
         def ended() -> None:
             result = {"retried": len(work.retried), "left": work.left}
             if work.retried:
-                self.forget(sorted(work.retried), lambda error: told(result, error), work.groups)
+                self.forget(work.retried, lambda error: told(result, error), work.groups)
             else:
                 told(result, None)
 
@@ -140,12 +141,12 @@ class Letters:
             RpcError: ABORTED: they are being given back.
         """
         self.check_idle()
-        found: list[int] = []
+        found: dict[int, Source | None] = {}
 
         def steps() -> Iterator[int]:
             for letter, is_chosen in self._looked_at(offsets):
                 if is_chosen:
-                    found.append(letter.offset)
+                    found[letter.offset] = source_of(letter)
                 yield len(letter.body)
 
         def ended(error: StorageError | RpcError | None) -> None:
@@ -186,7 +187,7 @@ class Letters:
                     work.again.setdefault(target, []).append(letter)
                 else:
                     work.groups[target] = None
-                    work.retried.append(letter.offset)
+                    work.retried[letter.offset] = source_of(letter)
             yield len(letter.body)
 
     def _revive(self, letter: Record, *, as_new: bool, rights: Rights | None) -> Group | Topic:
@@ -221,10 +222,12 @@ class Letters:
             Code.NOT_FOUND, f"{what}; say as_new to produce it again, for all groups of topic {origin.topic}"
         )
 
-    def forget(self, offsets: Sequence[int], done: Done, revived_in: Iterable[Group] = ()) -> None:
+    def forget(self, dealt: Mapping[int, Source | None], done: Done, revived_in: Iterable[Group] = ()) -> None:
         """Take note that letters were dealt with, and tell when that is on the disk.
 
         Args:
+            dealt: Their offsets, and where they came from.
+            done: Told the end.
             revived_in: Groups that were given letters back: a crash leaves that and this, or neither.
         """
         try:
@@ -232,7 +235,9 @@ class Letters:
         except RpcError as error:
             done(error)
             return
-        letters.settle(offsets)
+        settled = {offset: source for offset, source in dealt.items() if not letters.is_done(offset)}
+        letters.settle(settled)
+        self._store.letter_counts.settle(self.topic, settled)
         groups = {group.key: group for group in (letters, *revived_in)}
         self._store.journal.put_all(groups, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
 
@@ -294,6 +299,7 @@ def bury(store: Store, group: Group, delivery: Delivery, reason: str) -> None:
             origin = Origin(
                 topic=topic.name, group=group.name, offset=delivery.offset, attempts=delivery.attempts, reason=reason
             )
+            store.letter_counts.follow(target)
             target.append([dead_letter(record, origin)], lambda offset, failure: ended(failure))
         except StorageError as failure:
             ended(failure)

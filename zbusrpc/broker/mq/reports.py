@@ -43,15 +43,16 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
     }
 
 
-def describe_group(topic: Topic, group: Group, *, is_own: bool = False) -> dict[str, Any]:
-    """Return what a listing shows of a group; one that is the broker's own lags behind nothing."""
+def describe_group(topic: Topic, group: Group, *, lag: int, letters: int) -> dict[str, Any]:
+    """Return what a listing shows of a group, with its lag and its dead letters."""
     states = Counter(delivery.state.name.lower() for delivery in group.pending.values())
     return {
         "topic": topic.name,
         "group": group.name,
         "next_offset": group.position,
-        "lag": 0 if is_own else lag_of(topic, group),
+        "lag": lag,
         **{name: states[name] for name in ("in_flight", "waiting", "delayed", "held", "dead")},
+        "dead_letters": letters,
         "begun": sum(one.is_begun for one in group.pending.values() if one.state is State.IN_FLIGHT),
         "oldest_offset": min(group.pending, default=group.position),
         "consumers": [
@@ -63,8 +64,11 @@ def describe_group(topic: Topic, group: Group, *, is_own: bool = False) -> dict[
     }
 
 
-def lag_of(topic: Topic, group: Group) -> int:
-    """Return how many messages a group is not done with and that exist; those that its filter will leave out count."""
+def not_done(topic: Topic, group: Group) -> int:
+    """Return how many messages a group is not done with and that exist; those that its filter will leave out count.
+
+    That is its lag, unless it is the broker's own: `Groups.lag_of` says which.
+    """
     start = topic.log.start_offset
     pending = len(group.pending)
     if pending and not topic.options.keep_unconsumed:

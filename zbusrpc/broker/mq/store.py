@@ -21,7 +21,7 @@ from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, slug
+from zbusrpc.broker.mq.names import LETTERS_GROUP, check_name, slug
 from zbusrpc.broker.mq.options import GroupOptions, TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
@@ -104,8 +104,9 @@ class Store(Groups):
         for orphans in places.values():
             for key in orphans:
                 self.journal.remove(key, lambda error: None)
-
         self._mend_groups()
+        for name in sorted({self.dead_letter_name(topic) for topic in self.topics.values()} & self.topics.keys()):
+            self.letter_counts.follow(self.topics[name])
 
     def _open_journal(self, what: str, directory: str, register: Journal | None = None) -> Journal:
         opened = open_log(self._disk, self._handles, directory, JOURNAL_OPTIONS, now_ms=self.scheduler.now_ms())
@@ -144,7 +145,6 @@ class Store(Groups):
             next_offset_min=reached,
         )
         self._report(found.name, opened.findings)
-        opened.on_finding = lambda finding: self._report(found.name, [finding])
         topic = Topic(
             found.name,
             found.uid,
@@ -155,6 +155,7 @@ class Store(Groups):
             on_readable=self.on_readable,
             ahead=self._ahead,
         )
+        opened.on_finding = partial(self._note_finding, topic)
         self.topics[found.name] = topic
         self.on_change(found.name)
         topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
@@ -181,6 +182,10 @@ class Store(Groups):
             sync=scheduler.sync,
             now_ms=scheduler.now_ms,
         )
+
+    def _note_finding(self, topic: Topic, finding: Any) -> None:
+        self._report(topic.name, [finding])
+        self.letter_counts.recount(topic)
 
     def _report(self, what: str, findings: list[Any]) -> None:
         for finding in findings:
@@ -337,6 +342,7 @@ class Store(Groups):
         """Remove a topic with its messages and groups, and tell when it cannot come back."""
         del self.topics[topic.name]
         topic.is_removed = True
+        self.letter_counts.forget(topic)
         self.on_change(topic.name)
         for group in list(topic.groups.values()):
             self._end_group(topic, group, f"topic {topic.name} was removed", lambda error: None)
@@ -391,13 +397,6 @@ class Store(Groups):
         if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
             text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"
             raise RpcError(Code.FAILED_PRECONDITION, text)
-
-    def dead_letter_name(self, topic: Topic) -> str:
-        """Return where the dead letters of a topic go; nothing where they are dropped."""
-        name = topic.options.dead_letter_topic
-        if name is None:
-            return "" if topic.name.endswith(DEAD_LETTER_SUFFIX) else topic.name + DEAD_LETTER_SUFFIX
-        return name
 
 
 def _options_of(said: dict[str, Any]) -> GroupOptions:

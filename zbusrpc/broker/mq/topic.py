@@ -72,6 +72,8 @@ class Topic:
         self.held_back_by = ""
         """The group for which messages stay that would be removed else."""
         self.is_removed = False
+        self.on_stored: Callable[[list[Record]], None] | None = None
+        """Told what was stored, when groups may have it."""
         self.duplicates_suppressed = 0
         self.produced = 0
         self._scheduler = scheduler
@@ -194,6 +196,8 @@ class Topic:
         if records[0].offset >= 0:
             self.produced += len(records)
             self._extend_tail(records)
+            if self.on_stored is not None:
+                self.on_stored(records)
             self._on_readable(self)
 
     def _tell(

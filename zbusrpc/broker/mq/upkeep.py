@@ -110,6 +110,7 @@ class Upkeep:
             self._note(topic, "compaction", error)
             replaced = topic.log.end_compaction(job, error)
             if replaced is not None:
+                self._store.letter_counts.recount(topic)
                 in_worker(replaced.remove, lambda error: self._note(topic, "compaction", error))
 
         in_worker(job.run, ended)

@@ -22,7 +22,7 @@ from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus import infos, masks, values
+from zbusrpc.broker.zbus import masks, values
 from zbusrpc.broker.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.masks import Mask
@@ -118,7 +118,7 @@ def _declare_group(
         if made is None or error is not None:
             _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
             return
-        info = infos.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
+        info = hub.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
         exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
     if names_group and group is not None and group.options.expires_s is not None:
@@ -276,7 +276,7 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
             missing = f"Topic({name})" if topic is None else f"ConsumeGroup({command.group})"
             exchange.answer_text(HTTPStatus.NOT_FOUND, f"{missing} not found")
             return
-        info = infos.group_info(topic, group)
+        info = hub.group_info(topic, group)
     else:
         info = hub.info_of(name, command.rights)
         if info is None:

@@ -304,8 +304,12 @@ class Hub:
         """Return the TopicInfo of a stored topic, with the groups that `rights` may see, and `own`."""
         calls = self.calls.topics.get(topic.name.encode())
         seen = {*visible_groups(rights, topic.name, topic.groups), *([own.name] if own is not None else [])}
-        groups = [topic.groups[name] for name in sorted(seen)]
+        groups = [self.group_info(topic, topic.groups[name]) for name in sorted(seen)]
         return infos.topic_info(self.server_facts(), topic, calls, groups, is_service=self.is_service(topic))
+
+    def group_info(self, topic: Topic, group: Group) -> Info:
+        """Return the ConsumeGroupInfo of a group."""
+        return infos.group_info(topic, group, self.queues.store.lag_of(topic, group))
 
     def info_of(self, name: str, rights: Rights | None) -> Info | None:
         """Return the TopicInfo of a topic or service, with the groups that `rights` may see, or None."""
@@ -326,7 +330,7 @@ class Hub:
         calls = self.calls.topics.get(name.encode())
         topic = self.broker.queues.store.topics.get(name) if self.broker.queues is not None else None
         if topic is not None:
-            return infos.topic_facts(topic, calls, is_service=self.is_service(topic))
+            return infos.topic_facts(topic, calls, self.queues.store.lag_of, is_service=self.is_service(topic))
         if calls is not None and calls.consumers:
             return infos.service_facts(name, calls, self._started_ms)
         return None

@@ -6,11 +6,10 @@ null. A service that runs is told as a topic with the mask of RPC and one group,
 Pure.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.reports import lag_of
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.topic import Topic as CallTopic
 from zbusrpc.broker.tracker.registry import Server
@@ -22,6 +21,7 @@ from zbusrpc.version import __version__
 SERVER_VERSION: Final = f"zbusrpc-{__version__}"
 
 Info = dict[str, Any]
+LagOf = Callable[[Topic, Group], int]
 
 
 def address_info(address: str, *, is_tls: bool) -> Info:
@@ -34,15 +34,15 @@ def server_key(address: str, *, is_tls: bool) -> str:
     return f"[SSL]{address}" if is_tls else address
 
 
-def group_info(topic: Topic, group: Group) -> Info:
-    """Return a ConsumeGroupInfo."""
+def group_info(topic: Topic, group: Group, lag: int) -> Info:
+    """Return a ConsumeGroupInfo of a group that is so far behind."""
     return {
         "error": None,
         "topicName": topic.name,
         "groupName": group.name,
         "mask": group.options.mask,
         "filter": group.options.filter,
-        "messageCount": lag_of(topic, group),
+        "messageCount": lag,
         "consumerCount": len(group.pool.members),
         "consumerList": [consumer.session.name for consumer in group.pool.members],
         "creator": "",
@@ -51,11 +51,16 @@ def group_info(topic: Topic, group: Group) -> Info:
     }
 
 
-def topic_info(
-    server: Info, topic: Topic, calls: CallTopic | None, groups: Iterable[Group], *, is_service: bool
-) -> Info:
-    """Return the TopicInfo of a stored topic; `calls` is the service of the same name, where one runs."""
-    listed = [group_info(topic, group) for group in groups]
+def topic_info(server: Info, topic: Topic, calls: CallTopic | None, listed: list[Info], *, is_service: bool) -> Info:
+    """Return the TopicInfo of a stored topic.
+
+    Args:
+        server: What every info says of the broker.
+        topic: The topic.
+        calls: The service of the same name, where one runs.
+        listed: The infos of its groups.
+        is_service: Whether what is produced to it are calls.
+    """
     serving = len(calls.consumers) if calls is not None else 0
     return {
         "error": None,
@@ -71,8 +76,8 @@ def topic_info(
     }
 
 
-def topic_facts(topic: Topic, calls: CallTopic | None, *, is_service: bool) -> TopicFacts:
-    """Return what trackers are told of a stored topic."""
+def topic_facts(topic: Topic, calls: CallTopic | None, lag_of: LagOf, *, is_service: bool) -> TopicFacts:
+    """Return what trackers are told of a stored topic, and how far its groups are behind."""
     groups = tuple(
         GroupFacts(
             name=name,

@@ -73,6 +73,7 @@ export function groupsView({ store, actions, open, openRow }) {
         value: (row) => row.consumers.length,
         text: (row) => number(row.consumers.length),
       },
+      countColumn("dead_letters", "Dead letters", { rank: 3, hint: "Messages that died in it, and wait to be dealt with" }),
       { id: "filter", title: "Filter", rank: 3, value: (row) => row.filter },
     ],
     detail: (key) => groupDetail({ store, actions, openRow }, key),
@@ -137,6 +138,7 @@ function groupDetail({ store, actions, openRow }, key) {
         ["Delayed", number(row.delayed)],
         ["Held behind their key", number(row.held)],
         ["On the way to dead letters", number(row.dead)],
+        ["Dead letters", number(row.dead_letters)],
         ["Filter", row.filter || "all messages"],
         [
           "Oldest unacknowledged",

@@ -15,6 +15,7 @@ import uvloop
 
 from tests.support.text_wire import command
 from zbusrpc.broker.server import Server
+from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.text_peer import TextPeer
 
@@ -24,8 +25,8 @@ TOPICS_MAX = 30
 PATIENCE_S = 20.0
 PAUSE = b""
 """In place of a block: what has come is answered now."""
-GOOD = "good"
-"""The topic of the second connection."""
+GOOD, SERVICE = "good", "GoodService"
+"""The topic of the second connection, and the service that a third one is."""
 
 
 class Pipe(asyncio.Transport):
@@ -104,7 +105,11 @@ class Port:
         self._server = Server(data_dir=self._directory.name, durability=Durability.MEMORY)
         await self._server.start("127.0.0.1", 0)
         self._good = Pipe(self._server)
+        self._service = Pipe(self._server)
         await self._ask(command("declare", topic=GOOD))
+        await self._ask(command("declare", topic=SERVICE, topic_mask="2"))
+        self._service.feed(command("consume", topic=SERVICE))
+        await self._settle()
 
     def close(self) -> None:
         """End the broker."""
@@ -171,23 +176,34 @@ class Port:
         """Return what is there beside the good connection."""
         hub, calls = self._server.hub, self._server.broker.calls
         sessions = self._server.broker.statistics()["sessions"]
-        left = [f"{sessions} sessions"] if sessions != 1 else []
-        left += [
-            f"session {name}" for name, dialect in hub._sessions.items() if dialect is not self._good.peer._dialect
-        ]
+        own = [self._good.peer, self._service.peer]
+        left = [f"{sessions} sessions"] if sessions != len(own) else []
+        dialects = [peer._dialect for peer in own]
+        left += [f"session {name}" for name, dialect in hub._sessions.items() if dialect not in dialects]
         left += [f"subscriber {dialect.name}" for dialect in hub._subscribers]
-        left += [f"consumers of {name!r}" for name, topic in calls.topics.items() if topic.consumers]
+        served = [name for name, topic in calls.topics.items() if topic.consumers and name != SERVICE.encode()]
+        left += [f"consumers of {name!r}" for name in served]
         for topic in hub.queues.store.topics.values():
             members = [(group.name, one) for group in topic.groups.values() for one in group.pool.members]
-            left += [f"consumer of {name}" for name, one in members if one.session is not self._good.peer._session]
+            left += [f"consumer of {name}" for name, one in members if one.session not in sessions_of(own)]
         return left
 
     async def _check_good(self) -> None:
-        """See that the good connection's messages come and go."""
+        """See that the good connection's messages come and go, and that its calls are answered by the service."""
         answer = await self._ask(command("produce", b"precious", topic=GOOD))
         assert answer.startswith(b"HTTP/1.1 200 "), answer
         answer = await self._ask(command("consume", topic=GOOD))
         assert answer.endswith(b"\r\n\r\nprecious"), answer
+        self._good.written.clear()
+        self._service.written.clear()
+        self._good.feed(command("rpc", b"{}", topic=SERVICE, id="call"))
+        await self._eventually(lambda: bool(self._service.written))
+        head = bytes(self._service.written).partition(b"\r\n\r\n")[0].decode().split("\r\n")
+        asked = dict(line.split(": ", 1) for line in head[1:])
+        route = command("route", b'{"result":7}', recver=asked["sender"], id=asked["origin_id"])
+        self._service.feed(route + command("consume", topic=SERVICE))
+        await self._eventually(lambda: bool(self._good.written))
+        assert b'"result":7' in self._good.written, bytes(self._good.written)
 
     async def _ask(self, request: bytes) -> bytes:
         self._good.written.clear()
@@ -199,9 +215,14 @@ class Port:
         """Remove what was declared, now and then."""
         store = self._server.hub.queues.store
         if len(store.topics) > TOPICS_MAX:
-            for topic in [one for one in store.topics.values() if one.name != GOOD]:
+            for topic in [one for one in store.topics.values() if one.name not in {GOOD, SERVICE}]:
                 store.remove_topic(topic, lambda error: None)
         await self._settle()
+
+
+def sessions_of(peers: list[TextPeer]) -> list[Session]:
+    """Return the sessions of text connections."""
+    return [peer._session for peer in peers]
 
 
 class _Collector(logging.Handler):

@@ -180,6 +180,23 @@ def test_ids_are_read_in_slices_while_producers_wait() -> None:
     assert receipts[1]["duplicates"] == [[0, 3]]
 
 
+def test_looking_for_an_id_does_not_read_all_at_once() -> None:
+    """Who looks for a message by its id while they are being read is asked to come again."""
+    size = BYTES_MAX // 3
+    lab, anna = lab_with()
+    for number in range(12):
+        anna.produce("orders", entry("x" * size, id_=f"id-{number}"))
+    lab.restart()
+    anna = lab.peer()
+
+    with pytest.raises(RpcError, match="are being read; ask again") as caught:
+        anna.answer(anna.send_command("peek", topic="orders", start={"id": "id-11"}, count=1))
+    lab.run()
+
+    assert caught.value.code is Code.UNAVAILABLE
+    assert anna.command("peek", topic="orders", start={"id": "id-11"}, count=1)["messages"][0]["offset"] == 11
+
+
 def test_what_waits_for_ids_that_cannot_be_read_is_told() -> None:
     """A disk that does not give them refuses the message; the next one tries again."""
     lab, _ = lab_with(entry("one", id_="a"))

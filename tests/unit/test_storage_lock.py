@@ -53,6 +53,17 @@ def test_second_process_is_refused(tmp_path: Path) -> None:
             pass
 
 
+def test_directory_that_others_call_topics_is_no_data_directory(tmp_path: Path) -> None:
+    """Beside a directory `topics` of something else a broker may store, and in a data directory it may not."""
+    (tmp_path / "topics").mkdir()
+    with lock_directory(str(tmp_path / "data")):
+        pass
+
+    (tmp_path / "journal").mkdir()
+    with pytest.raises(StorageError, match="lies in the data directory"):
+        lock_directory(str(tmp_path / "data"))
+
+
 def test_killed_process_is_no_obstacle(tmp_path: Path) -> None:
     """The file that it left still names it, and does not matter."""
     with holder(tmp_path) as process:

@@ -20,17 +20,18 @@ TOLD_MAX: Final = 1024
 class Door:
     """The connections of each address."""
 
-    def __init__(self, connections_max: int) -> None:
-        """Let in up to so many connections of one address."""
-        self.connections_max = connections_max
+    def __init__(self, connections_max: int, all_max: int | None = None) -> None:
+        """Let in up to so many connections of one address, and of all together."""
+        self.connections_max, self.all_max = connections_max, all_max
         self._count: Counter[str] = Counter()
         self._places: dict[object, str] = {}
         self._told: dict[str, float] = {}
 
     def enter(self, holder: object, address: str) -> bool:
-        """Give `holder` a place; False when the address has all it may have."""
+        """Give `holder` a place; False when the address, or all together, have all they may have."""
         place = _place(address)
-        if self._count[place] >= self.connections_max:
+        is_full = self.all_max is not None and len(self._places) >= self.all_max
+        if is_full or self._count[place] >= self.connections_max:
             return False
         self._count[place] += 1
         self._places[holder] = place

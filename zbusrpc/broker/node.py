@@ -14,6 +14,7 @@ from zbusrpc.broker.loop_scheduler import LoopScheduler
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.storage.descriptors import Reserve
 from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
@@ -43,14 +44,16 @@ class Node:
             raise ConfigError(str(error)) from error
         except (StorageError, OSError) as error:
             raise ConfigError(f"data directory {data_dir}: {_reason(error)}") from error
+        self._reserve = Reserve()
         try:
             limits = broker.calls.limits
-            self.store = Store(RealDisk(), data_dir, self.scheduler, durability=durability, limits=limits)
+            self.store = Store(RealDisk(self._reserve), data_dir, self.scheduler, durability=durability, limits=limits)
             broker.attach(self.store)
             self.store.open()
             broker.restore()
         except (StorageError, OSError) as error:
             self._lock.close()
+            self._reserve.close()
             raise ConfigError(f"data directory {data_dir}: {_reason(error)}") from error
         _warn_of_readers(data_dir)
         self._upkeep = Upkeep(self.store)
@@ -64,6 +67,7 @@ class Node:
             await asyncio.wait_for(closed, CLOSE_TIMEOUT_S)
         self.scheduler.close()
         self._lock.close()
+        self._reserve.close()
 
 
 def _warn_of_readers(data_dir: str) -> None:

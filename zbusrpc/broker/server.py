@@ -31,6 +31,8 @@ from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import BYTES_MAX, Session
 from zbusrpc.broker.storage.commit import Durability
+from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
+from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.tracker.reporting import Reporting
@@ -91,7 +93,8 @@ class Server:
         """Which web pages may use the broker."""
         self.logins = Logins(monotonic)
         """Who is logged in by the page."""
-        self.door = Door(limits.connections_per_address_max)
+        connections_max = connections_of(raise_limit(), OPEN_FILES_MAX if data_dir is not None else 0)
+        self.door = Door(limits.connections_per_address_max, connections_max)
         """Where connections take their places."""
         self.input, self.output = Input(max(INPUT_BYTES_MAX, 2 * message_bytes_max)), Output()
         """What all peers together make this broker keep."""

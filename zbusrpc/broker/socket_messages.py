@@ -10,7 +10,7 @@ class SocketMessages:
 
     def __init__(self, body_bytes_max: int) -> None:
         self._body_bytes_max = body_bytes_max
-        self._decoder = HttpDecoder(body_bytes_max, upgrades=False)  # there is nothing to upgrade to from here
+        self._decoder = HttpDecoder(body_bytes_max)
 
     def request_of(self, message: bytes) -> HttpRequest:
         """Return the request that a message is.
@@ -26,8 +26,10 @@ class SocketMessages:
                 text = f"a WebSocket message holds one whole zbus message, not {what}"
                 raise HttpError(HTTPStatus.BAD_REQUEST, text)
         except HttpError:
-            self._decoder = HttpDecoder(self._body_bytes_max, upgrades=False)  # each message begins anew
+            self._decoder = HttpDecoder(self._body_bytes_max)  # each message begins anew
             raise
-        if decoder.is_over:  # it was a CONNECT
-            self._decoder = HttpDecoder(self._body_bytes_max, upgrades=False)
-        return requests[0]
+        (request,) = requests
+        if request.is_upgrade:  # there is nothing to upgrade to from here
+            request.is_upgrade = False
+            self._decoder = HttpDecoder(self._body_bytes_max)
+        return request

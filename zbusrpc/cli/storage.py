@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zbusrpc.broker.mq.catalog import (
-    JOURNAL_DIRECTORY,
     REGISTER_DIRECTORY,
     REMOVED_SUFFIX,
     TOPIC_FILE,
@@ -21,7 +20,7 @@ from zbusrpc.broker.mq.catalog import (
     look_at_topic,
 )
 from zbusrpc.broker.storage.check import check_log, repair_log
-from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
+from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk, ReadOnlyDisk, RealDisk
 from zbusrpc.broker.storage.lock import locked_around

@@ -25,11 +25,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
+from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY
 from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
 
 TOPIC_FILE: Final = "topic.json"
-JOURNAL_DIRECTORY: Final = "journal"
 REGISTER_DIRECTORY: Final = "groups"
 REMOVED_SUFFIX: Final = ".removed"
 TEMPORARY_SUFFIX: Final = ".tmp"

@@ -89,6 +89,7 @@ def statistics_of(topics: Collection[Topic]) -> dict[str, int]:
         "bytes": sum(topic.log.size_bytes for topic in topics),
         "produced": sum(topic.produced for topic in topics),
         "duplicates": sum(topic.duplicates_suppressed for topic in topics),
+        "lost_after_ack": sum(topic.committer.lost_after_ack for topic in topics),
         "in_flight": sum(one.in_flight for group in groups for one in group.pool.members),
         **counters,
     }

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access import NO_OWNER
+from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
@@ -31,6 +32,7 @@ from zbusrpc.broker.storage.retention import count_expendable
 from zbusrpc.broker.storage.segment import OFFSETS_END
 from zbusrpc.broker.storage.sync import Retired
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import not_run
 from zbusrpc.transport.entries import Entry
 
 TAIL_RECORDS_MAX: Final = 2048
@@ -147,12 +149,17 @@ class Topic:
     def _produce_late(self, entries: Sequence[Entry], tell: Told, owner: int) -> None:
         """Store messages when the duplicate window is filled: after a restart, from the log, in slices."""
         self._late.append((entries, tell, owner))
+        self._begin_filling()
+
+    def _begin_filling(self) -> None:
         if self._filling is None:
             self._filling = self._empty_window()
             in_slices(self._scheduler, self._fill_window(), self._filled)
 
     def _filled(self, error: StorageError | RpcError | None) -> None:
-        self._window, self._filling = self._window or (self._filling if error is None else None), None
+        if self._window is None and error is None:
+            self._window = self._filling
+        self._filling = None
         late, self._late = self._late, []
         for entries, tell, owner in late:
             try:
@@ -272,8 +279,17 @@ class Topic:
         return max(first, self.log.next_offset - self.options.duplicate_window_ids)
 
     def find_id(self, id_: bytes) -> int | None:
-        """Return the offset of a late message by its id, or None."""
-        return self._duplicate_window().find_any(id_)
+        """Return the offset of a late message by its id, or None.
+
+        Raises:
+            RpcError: UNAVAILABLE: after a restart the ids are still being read, or cannot be.
+        """
+        if self._window is None:
+            self._begin_filling()
+        if self._window is None:
+            text = f"topic {self.name}: the ids of late messages are being read; ask again in a moment"
+            raise not_run(Code.UNAVAILABLE, text, {"retry_after_s": RETRY_AFTER_S})
+        return self._window.find_any(id_)
 
     def set_options(self, options: TopicOptions) -> None:
         """Have other options from now on."""

@@ -172,7 +172,9 @@ class Committer:
             self._soon(self._end_turn)
 
     def _count_loss(self, _: int, error: StorageError | None) -> None:
-        self.lost_after_ack += error is not None
+        if error is not None:
+            self.lost_after_ack += 1
+            log.error("storage.lost_after_ack", directory=self.log.directory, reason=str(error))
 
     def _end_turn(self) -> None:
         self._is_scheduled = False

@@ -12,6 +12,8 @@ from pathlib import PurePath
 from typing import Final
 
 TOPICS_DIRECTORY: Final = "topics"
+JOURNAL_DIRECTORY: Final = "journal"
+LOCK_NAME: Final = "lock"
 """What makes a directory a data directory; see docs/storage.md."""
 _MOUNTS: Final = "/proc/self/mountinfo"
 
@@ -21,10 +23,16 @@ def data_directories_of(path: str) -> list[str]:
     found: dict[tuple[int, int], str] = {}
     for name in _names_of(os.path.realpath(path)):
         for directory in (name, *map(str, PurePath(name).parents)):
-            if os.path.isdir(os.path.join(directory, TOPICS_DIRECTORY)):
+            if _is_data_directory(directory):
                 status = os.stat(directory)
                 found.setdefault((status.st_dev, status.st_ino), directory)
     return list(found.values())
+
+
+def _is_data_directory(path: str) -> bool:
+    """Say whether topics and what goes with them are here: others may have a directory `topics`, too."""
+    has_more = any(os.path.exists(os.path.join(path, name)) for name in (LOCK_NAME, JOURNAL_DIRECTORY))
+    return has_more and os.path.isdir(os.path.join(path, TOPICS_DIRECTORY))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Protocol
 
+from zbusrpc.broker.storage.descriptors import Reserve
+
 
 class File(Protocol):
     """An open file that grows at its end and is read anywhere."""
@@ -130,9 +132,14 @@ class RealFile:
 class RealDisk:
     """The disk of this machine."""
 
+    def __init__(self, reserve: Reserve | None = None) -> None:
+        """Open files with the descriptors of a reserve, where there are no others."""
+        self.reserve = reserve or Reserve(0)
+
     def open(self, path: str, *, create: bool = False) -> RealFile:
         """Open a file; with `create` it must not exist."""
-        return RealFile(os.open(path, _CREATE if create else _OPEN, FILE_MODE))
+        flags = _CREATE if create else _OPEN
+        return RealFile(self.reserve.use(lambda: os.open(path, flags, FILE_MODE)))
 
     def rename(self, source: str, target: str) -> None:
         """Give a file or directory another name in the same directory, all at once."""
@@ -154,7 +161,7 @@ class RealDisk:
 
     def list(self, directory: str) -> list[str]:
         """Return the sorted names in `directory`."""
-        return sorted(os.listdir(directory))
+        return sorted(self.reserve.use(lambda: os.listdir(directory)))
 
     def exists(self, path: str) -> bool:
         """Say whether there is such a file or directory."""
@@ -173,7 +180,7 @@ class RealDisk:
         """Return once the names in a directory are on the disk."""
         if os.name == "nt":  # Windows writes names through and cannot open directories
             return
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = self.reserve.use(lambda: os.open(path, os.O_RDONLY))
         try:
             os.fsync(descriptor)
         finally:

@@ -10,6 +10,7 @@ the next one who opens the file, so that the sync still reports it.
 from collections import OrderedDict
 from typing import Final
 
+from zbusrpc.broker.storage.descriptors import NONE_LEFT
 from zbusrpc.broker.storage.files import Disk, File
 
 OPEN_FILES_MAX: Final = 512
@@ -38,11 +39,22 @@ class Handles:
             return file
         if path in self._pins:
             return self._pins[path][0]
-        return self._add(path, self._disk.open(path))
+        return self._add(path, self._open(path))
 
     def create(self, path: str) -> File:
         """Create the file at `path`, which must not exist, and return it."""
-        return self._add(path, self._disk.open(path, create=True))
+        return self._add(path, self._open(path, create=True))
+
+    def _open(self, path: str, *, create: bool = False) -> File:
+        """Open a file; where the process has no descriptor left, with that of the one that was used least lately."""
+        while True:
+            try:
+                return self._disk.open(path, create=create)
+            except OSError as error:
+                if error.errno not in NONE_LEFT or not self._idle:
+                    raise
+            _, oldest = self._idle.popitem(last=False)
+            oldest.close()
 
     def pin(self, path: str) -> File:
         """Return the open file at `path`, to be kept until `unpin`."""

@@ -16,11 +16,10 @@ import sys
 from collections.abc import Iterator
 from typing import Final, Self
 
-from zbusrpc.broker.storage.enclosing import data_directories_of
+from zbusrpc.broker.storage.enclosing import LOCK_NAME, data_directories_of
 from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError, reason_of
 from zbusrpc.broker.storage.files import RealDisk
 
-LOCK_NAME: Final = "lock"
 _HOLDER_BYTES_MAX: Final = 300
 """A pid and a host name, which has at most 255 bytes."""
 _LOCKED_BYTE: Final = 2**30

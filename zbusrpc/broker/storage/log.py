@@ -40,6 +40,7 @@ from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, next_generation
 from zbusrpc.broker.storage.segments import Segments
 from zbusrpc.broker.storage.sync import Replaced, Retired, SyncJob, Unsafe
 from zbusrpc.broker.storage.tail import begin_segment, write
+from zbusrpc.telemetry import get_logger
 
 READ_BYTES: Final = 256 * 1024
 """Of one `read`, unless told: enough to make its cost small beside that of the records."""
@@ -211,6 +212,7 @@ class Log:
         """Take no records from now on. What is safe can still be read."""
         if self.closed_because is None:
             self.closed_because = f"the log in {self.directory} is closed: {reason}"
+            get_logger("storage").error("storage.log_closed", directory=self.directory, reason=reason)
 
     # -- syncing -----------------------------------------------------------------------------------------
 
@@ -407,7 +409,7 @@ class Log:
                     self.sync()
                 self._store_last_index(self._segments.all[-1])
             finally:
-                self.fail("it was closed")
+                self.closed_because = self.closed_because or f"the log in {self.directory} is closed: it was closed"
         for segment in self._segments.all:
             self._handles.forget(segment.path)
 

@@ -23,7 +23,9 @@ import orjson
 from tests.support.faulty_disk import FaultyDisk
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.mq.group import Group
+from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues
+from zbusrpc.broker.mq.recollection import Said
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.session import BYTES_MAX, Session
@@ -104,7 +106,8 @@ class QueueLab:
         self.store = Store(self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng)
         self.queues = Queues(self.store, self._send, rng=self._rng)
         self._watch_for_faults()
-        self.store.open()
+        for _ in self.store.opening():
+            pass
 
     def _watch_for_faults(self) -> None:
         dispatch = self.queues._dispatch
@@ -415,6 +418,17 @@ def entry(
     """Return one message as a producer sends it."""
     head = encode_headers(headers or {})
     return encode_entry(ttl_ms, delay_ms, 0, id_.encode(), tag.encode(), key.encode(), head, body.encode())
+
+
+def read_journal(journal: Journal) -> dict[bytes, Said]:
+    """Return what a journal says of each group, read in one go."""
+    reading = journal.reading()
+    while True:
+        try:
+            next(reading)
+        except StopIteration as ended:
+            found: dict[bytes, Said] = ended.value
+            return found
 
 
 def lab_with(*bodies: str | bytes, topic: str = "orders", **options: Any) -> tuple[QueueLab, Peer]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk, PowerCut
-from tests.support.queue_lab import LabScheduler, entry, lab_with
+from tests.support.queue_lab import LabScheduler, entry, lab_with, read_journal
 from tests.support.storage import open_at
 from zbusrpc.broker.mq.journal import SEGMENTS_MAX, Journal
 from zbusrpc.broker.mq.options import GroupOptions
@@ -81,7 +81,7 @@ class Bench:
 
     def positions(self) -> dict[bytes, int]:
         """Return what a restart would find."""
-        return {key: said["next"] for key, said in Bench(self.disk).journal.read().items()}
+        return {key: said["next"] for key, said in read_journal(Bench(self.disk).journal).items()}
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_put_is_told_when_it_is_on_the_disk(bench: Bench) -> None:
 
     assert bench.told == [None]
     for title, image in bench.disk.images():
-        assert Bench(image).journal.read()[b"a"]["next"] == 5, title
+        assert read_journal(Bench(image).journal)[b"a"]["next"] == 5, title
 
 
 def test_moves_of_many_groups_are_one_write(bench: Bench) -> None:
@@ -358,7 +358,7 @@ def test_power_cut_leaves_every_group_that_was_promised(cut_after: int) -> None:
         work(Bench(disk), promised)
 
     for title, image in disk.images():
-        found = {key: said["next"] for key, said in Bench(image).journal.read().items()}
+        found = {key: said["next"] for key, said in read_journal(Bench(image).journal).items()}
         for key, position in promised.items():
             if position < 0:
                 assert key not in found, title

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.faulty_disk import Folder, Inode
-from tests.support.queue_lab import QueueLab, lab_with
+from tests.support.queue_lab import QueueLab, lab_with, read_journal
 
 COUNT = 12
 BLOCK = 512
@@ -159,4 +159,6 @@ def test_directory_without_a_register_is_read(groups: Groups) -> None:
 
     assert not groups.lab.store.journal.hurt
     groups.lab.run()
-    assert set(groups.lab.store.journal.register.read()) == {groups.lab.group("orders", n).key for n in groups.due}
+    assert set(read_journal(groups.lab.store.journal.register)) == {
+        groups.lab.group("orders", n).key for n in groups.due
+    }

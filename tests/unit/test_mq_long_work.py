@@ -5,11 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from tests.support.queue_lab import QueueLab, entry, lab_with
+from tests.support.queue_lab import DATA_DIR, QueueLab, entry, lab_with
+from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.mq.deliveries import LEARN_MAX
 from zbusrpc.broker.mq.group import DISPATCH_MAX, EXPIRE_MAX
-from zbusrpc.broker.mq.slices import BYTES_MAX, STEPS_MAX, in_slices
+from zbusrpc.broker.mq.slices import BYTES_MAX, STEPS_MAX, do_slice, in_slices
+from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.node import SAID_EVERY_S, Progress
 from zbusrpc.broker.storage.errors import ReadFailedError
+from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 
@@ -208,6 +212,61 @@ def test_what_waits_for_ids_that_cannot_be_read_is_told() -> None:
         anna.produce("orders", entry("two", id_="b"))
 
     assert anna.produce("orders", entry("two", id_="b"))["offset"] == 1
+
+
+def lab_with_requests(count: int, body: bytes = b"x") -> QueueLab:
+    """Return a lab, opened again, whose durable service has so many requests that are not done."""
+    lab, _ = lab_with(topic="Pay", rpc=True)
+    for first in range(0, count, 500):
+        records = [Record(body, id=f"{number}".encode()) for number in range(first, min(count, first + 500))]
+        lab.topic("Pay").append(records, lambda offset, error: None)
+        lab.run()
+    lab.restart()
+    return lab
+
+
+@pytest.mark.parametrize(("count", "size", "slices"), [(10 * STEPS_MAX, 1, 10), (12, BYTES_MAX // 3, 3)])
+def test_requests_of_durable_services_are_read_in_slices(count: int, size: int, slices: int) -> None:
+    """A restart reads them as blocks, a share in each turn, and all of them wait for an instance in the end."""
+    lab = lab_with_requests(count, b"x" * size)
+    broker = Broker()
+    broker.attach(lab.store)
+
+    steps, reads, waiting = broker.restoring(), [lab.disk.calls["pread"]], [0]
+    while do_slice(steps):
+        reads.append(lab.disk.calls["pread"])
+        waiting.append(broker.restored)
+
+    assert max(after - before for before, after in pairwise(waiting)) <= STEPS_MAX
+    assert len(waiting) - 1 == slices
+    assert max(after - before for before, after in pairwise(reads)) <= 16
+    assert broker.restored == broker.statistics()["queued"] == count
+
+
+def test_opening_takes_a_turn_for_each_topic() -> None:
+    """A start with many topics goes on turn by turn, and tells how many it has opened of how many."""
+    lab, anna = lab_with()
+    for number in range(20):
+        anna.declare(f"t{number}")
+    lab.restart()
+    store = Store(lab.disk, DATA_DIR, lab.scheduler)
+
+    steps, opened = store.opening(), [0]
+    while do_slice(steps):
+        opened.append(len(store.topics))
+
+    assert max(after - before for before, after in pairwise(opened)) == 1
+    assert opened[-1] == store.found == 21
+
+
+def test_long_work_is_told_now_and_then() -> None:
+    """Work of a moment is not told, long work each few seconds and not at each look."""
+    progress = Progress(100.0)
+    looks = [100.0 + number * SAID_EVERY_S / 10 for number in range(36)]
+
+    told = [number for number, now in enumerate(looks) if progress.is_due(now)]
+
+    assert told == [10, 20, 30]
 
 
 @pytest.mark.parametrize(("size", "turns"), [(1, 3), (BYTES_MAX // 2, 151)])

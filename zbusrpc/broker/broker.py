@@ -12,7 +12,7 @@ Pure: no clock, no socket, no `await`. A message that a peer must not send raise
 changed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -70,7 +70,10 @@ class Broker:
         self.calls.name = name
 
     def attach(self, store: Store) -> None:
-        """Have stored topics and durable services from now on. `store` is opened afterwards, then `restore` called."""
+        """Have stored topics and durable services from now on.
+
+        `store` is opened afterwards, and then all steps of `restoring` are done.
+        """
         self.queues = Queues(store, self.send)
         self._stored_calls = StoredCalls(self.calls, store)
         store.runs = self.runs
@@ -81,10 +84,19 @@ class Broker:
         calls = self.calls.topics.get(name.encode(errors="replace"))
         return calls is not None and any(not consumer.is_pulling for consumer in calls.consumers.values())
 
-    def restore(self) -> None:
-        """Go on with what an earlier process left."""
+    def restoring(self) -> Iterator[int]:
+        """Go on with what an earlier process left, a call at each step, which tells its bytes.
+
+        Raises:
+            ReadFailedError: the disk did not give one.
+        """
         if self._stored_calls is not None:
-            self._stored_calls.restore()
+            yield from self._stored_calls.restoring()
+
+    @property
+    def restored(self) -> int:
+        """How many calls of an earlier process wait again."""
+        return self._stored_calls.restored if self._stored_calls is not None else 0
 
     def attach_tracker(self, tracker: Tracker) -> None:
         """Take reports of other brokers in, and tell clients of them, from now on."""

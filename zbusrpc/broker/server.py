@@ -132,8 +132,9 @@ class Server:
             ConfigError: the directory cannot be used or the address not be listened on; the text says why.
         """
         if self.data_dir is not None:
-            self._node = Node(self.broker, self.data_dir, self._durability, self._clock)
-            self._node.scheduler.after = self.flush
+            node = Node(self.broker, self.data_dir, self._durability, self._clock)
+            await node.open()
+            node.scheduler.after, self._node = self.flush, node
         try:
             self._listener = await self._listen(host, port)
         except OSError as error:

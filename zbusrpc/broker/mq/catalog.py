@@ -15,16 +15,18 @@ digits; a file of a broker that wrote none is taken as it is.
 Promises: a topic that `write` has returned for survives a power cut; one that `discard` has does not come back.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 from zlib import crc32
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
+from zbusrpc.broker.mq.stored_options import Clamped, within_bounds
 from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY
 from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
@@ -49,6 +51,12 @@ class TopicFile(BaseModel):
     options: TopicOptions
     checksum: str = ""
     """Of the text before it; set when it is written."""
+    _clamped: list[Clamped] = PrivateAttr(default_factory=list)
+
+    @property
+    def clamped(self) -> list[Clamped]:
+        """Which of its numbers are not as they are stored, but as their bounds are now."""
+        return self._clamped
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,18 +188,23 @@ def _read(disk: Disk, directory: str) -> TopicFile:
     path = os.path.join(directory, TOPIC_FILE)
     with opened(disk, path) as file:
         data = file.pread(file.size(), 0)
+    clamped: list[Clamped] = []
     try:
         topic = TopicFile.model_validate_json(data)
-    except ValidationError:
+    except ValidationError as error:
         version = _version_of(data)
         if version > CATALOG_VERSION:
             raise FormatVersionError(path, version, CATALOG_VERSION) from None
-        raise
+        if any(one["type"] == "json_invalid" for one in error.errors()):
+            raise
+        topic, clamped = within_bounds(TopicFile, json.loads(data))
     if topic.version > CATALOG_VERSION:
         raise FormatVersionError(path, topic.version, CATALOG_VERSION)
     if topic.checksum and data != _with_checksum(data.rpartition(_CHECKSUM)[0]):
         raise DamageError(TOPIC_FILE, "it is not as it was written: its checksum is another")
-    return topic.model_copy(update={"checksum": ""})
+    topic = topic.model_copy(update={"checksum": ""})
+    topic.clamped.extend(clamped)
+    return topic
 
 
 def encode_topic(topic: TopicFile) -> bytes:

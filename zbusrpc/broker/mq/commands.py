@@ -181,7 +181,7 @@ class Commands:
         name = self._store.dead_letter_name(self._topic(name))
         target = self._store.topics.get(name)
         if target is None:
-            self._store.check_readable(name)
+            self._store.unreadable.check(name)
             return None
         return Letters(self._store, target)
 

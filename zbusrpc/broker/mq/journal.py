@@ -19,7 +19,7 @@ Promises: `put` and `remove` tell when they are on the disk. What groups do is w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -99,9 +99,14 @@ class Journal:
         """How many groups it keeps."""
         return len(self._members)
 
-    def read(self) -> dict[bytes, Said]:
-        """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there."""
-        registered = self.register.read() if self.register is not None else {}
+    def reading(self) -> Generator[int, None, dict[bytes, Said]]:
+        """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there.
+
+        A block of records is read at each step, which tells its bytes.
+        """
+        registered: dict[bytes, Said] = {}
+        if self.register is not None:
+            registered = yield from self.register.reading()
         recollection = Recollection(registered)
         position = self.committer.log.start_offset
         while records := self.committer.log.read(position):
@@ -110,6 +115,7 @@ class Journal:
                     recollection.note_gap()
                 recollection.add(record)
                 position = record.offset + 1
+            yield sum(len(record.body) for record in records)
         found = recollection.end()
         self.hurt = [key for key, said in found.items() if said["has_gap"]]
         self._eras = {key: said["era"] for key, said in found.items()}

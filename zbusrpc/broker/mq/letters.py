@@ -204,7 +204,7 @@ class Letters:
             raise not_allowed(rights, Operation.PRODUCE, origin.topic)
         topic = self._store.topics.get(origin.topic)
         if topic is None:
-            self._store.check_readable(origin.topic)
+            self._store.unreadable.check(origin.topic)
             raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")
         group = topic.groups.get(origin.group)
         if group is None:

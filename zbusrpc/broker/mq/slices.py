@@ -29,16 +29,24 @@ def in_slices(scheduler: Scheduler, steps: Iterator[int], done: Done) -> None:
     """
 
     def go_on() -> None:
-        count = size = 0
         try:
-            for taken in steps:
-                count, size = count + 1, size + taken
-                if count >= STEPS_MAX or size >= BYTES_MAX:
-                    scheduler.soon(go_on)
-                    return
+            has_more = do_slice(steps)
         except (StorageError, RpcError) as error:
             done(error)
             return
-        done(None)
+        if has_more:
+            scheduler.soon(go_on)
+        else:
+            done(None)
 
     go_on()
+
+
+def do_slice(steps: Iterator[int]) -> bool:
+    """Do the share of one turn, and say whether there may be more."""
+    count = size = 0
+    for taken in steps:
+        count, size = count + 1, size + taken
+        if count >= STEPS_MAX or size >= BYTES_MAX:
+            return True
+    return False

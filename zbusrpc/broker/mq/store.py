@@ -8,11 +8,10 @@ cannot be read does not keep the others from being served, and nobody makes anot
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
-
-from pydantic import ValidationError
 
 from zbusrpc.broker.access import Rights, visible
 from zbusrpc.broker.limits import Limits
@@ -21,12 +20,15 @@ from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import LETTERS_GROUP, check_name, slug
-from zbusrpc.broker.mq.options import GroupOptions, TopicOptions, implied
+from zbusrpc.broker.mq.names import LETTERS_GROUP, check_name
+from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.mq.slices import BYTES_MAX
+from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.mq.unreadable import UnreadableTopics
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
@@ -39,6 +41,8 @@ from zbusrpc.telemetry import get_logger
 
 ABANDONED_S: Final = 60.0
 """After a start, groups that go with their last consumer wait so long for one."""
+OPENING_BYTES: Final = BYTES_MAX
+"""What opening a topic counts as: one takes up to 8 MiB of reading, so that each has a turn of its own."""
 
 Places = dict[bytes, dict[str, Any]]
 """What the journal says of the groups of a topic, by key."""
@@ -65,7 +69,10 @@ class Store(Groups):
         self.on_readable: Callable[[Topic], None] = lambda topic: None
         self.runs: Callable[[str], bool] = lambda name: False
         """Whether a service runs under a name: that is no name for a topic of messages then."""
-        self._broken: dict[str, str] = {}  # by name, or slug where the name is not known: why it could not be opened
+        self.unreadable = UnreadableTopics()
+        self.found = 0
+        """How many topics the data directory has, as far as it was looked at."""
+        self._to_mend: list[bytes] = []  # groups that the journal is to say again, once it has all
         self._disk = disk
         self._handles = Handles(disk)
         self._catalog = Catalog(disk, data_dir)
@@ -77,8 +84,10 @@ class Store(Groups):
 
     # -- opening and closing -----------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Read what there is.
+    def opening(self) -> Iterator[int]:
+        """Read what there is, one topic or block of the journal at each step, which tells how many bytes that took.
+
+        Nothing is to be asked of the store before all steps are done.
 
         Raises:
             FormatVersionError: a newer zbusrpc wrote some of it.
@@ -88,9 +97,14 @@ class Store(Groups):
         register = self._open_journal("the register of groups", self._catalog.register_directory)
         self.journal = self._open_journal("the journal", self._catalog.journal_directory, register)
         places: dict[str, Places] = {}  # by topic
-        for key, said in self.journal.read().items():
+        for key, said in (yield from self.journal.reading()).items():
             places.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = said
-        for found in sorted(self._catalog.read(), key=lambda found: -found.created_ms):
+        there: list[TopicFile | Unreadable] = []
+        for found in self._catalog.read():
+            there.append(found)
+            self.found += 1
+            yield 0
+        for found in sorted(there, key=lambda found: -found.created_ms):
             groups = places.pop(found.uid, {})
             try:
                 self._open_found(found, groups)
@@ -98,9 +112,10 @@ class Store(Groups):
                 raise
             except (StorageError, RpcError) as error:
                 log.error("mq.unreadable_topic", topic=found.name, uid=found.uid, reason=str(error))
-                self._broken.setdefault(found.name, str(error))
+                self.unreadable.note(found.name, str(error), found.created_ms)
                 for key, said in groups.items():
                     self.journal.adopt(key, Absent(said))
+            yield OPENING_BYTES
         for orphans in places.values():
             for key in orphans:
                 self.journal.remove(key, lambda error: None)
@@ -122,6 +137,8 @@ class Store(Groups):
             topic = names.get(uid, uid)
             log.warning("mq.place_damaged", topic=topic, group=group, what="it goes on from an earlier place")
             self.journal.mend(key)
+        for key in self._to_mend:
+            self.journal.mend(key)
 
     def _open_found(self, found: TopicFile | Unreadable, groups: Places) -> None:
         if isinstance(found, Unreadable):
@@ -130,9 +147,13 @@ class Store(Groups):
             directory = self._catalog.directory(self._file_of(self.topics[found.name]))
             raise ReadFailedError(f"{self._catalog.directory(found)} has the same name as {directory}, which is newer")
         self._open_topic(found, groups)
+        if found.clamped:
+            note_clamped(found.clamped, topic=found.name)
+            with suppress(OSError):  # then the next start says it again
+                self._catalog.rewrite(found)
 
     def _open_topic(self, found: TopicFile, groups: Places) -> Topic:
-        options = {key: _options_of(said) for key, said in groups.items()}
+        options = {key: group_options(said) for key, said in groups.items()}
         reached = max(
             (max([said["next"], *(offset + 1 for offset in said["pending"])]) for said in groups.values()), default=0
         )
@@ -160,13 +181,17 @@ class Store(Groups):
         self.on_change(found.name)
         topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
         for key, said in groups.items():
-            group = self._make_group(topic, said["name"], options[key], key)
+            of_group, clamped = options[key]
+            group = self._make_group(topic, said["name"], of_group, key)
             group.seek(max(said["next"], opened.start_offset))
             group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
             group.idle_s = said.get("idle_s", 0.0)
             if not said["has_gap"]:
                 group.note_stored(said["next"])
             self.journal.adopt(key, group)
+            if clamped:
+                note_clamped(clamped, topic=topic.name, group=group.name)
+                self._to_mend.append(key)
             self.on_group_moved(group)
             if group.options.delete_on_exit:
                 self.scheduler.later(ABANDONED_S, partial(self.remove_if_unused, group))
@@ -227,22 +252,12 @@ class Store(Groups):
         """
         topic = self.topics.get(name)
         if topic is None:
-            self.check_readable(name)
+            self.unreadable.check(name)
             if self.runs(name):
                 raise RpcError(Code.FAILED_PRECONDITION, f"{name} is a service, and no topic of messages: call it")
             text = f"there is no topic {name}{self.hint(name, visible(rights, self.topics))}"
             raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
         return topic
-
-    def check_readable(self, name: str) -> None:
-        """See that it is not because it cannot be read that there is no topic of this name.
-
-        Raises:
-            RpcError: INTERNAL, with the reason.
-        """
-        reason = self._broken.get(name) or self._broken.get(slug(name))
-        if reason is not None:
-            raise RpcError(Code.INTERNAL, f"topic {name} cannot be read: {reason}")
 
     def is_known(self, name: str) -> bool:
         """Say whether there is a topic, or one is being made."""
@@ -259,7 +274,7 @@ class Store(Groups):
         if topic is not None:
             self._redeclare(topic, given, update=update, done=done)
             return
-        self.check_readable(name)
+        self.unreadable.check(name)
         if name in self._creating:
             self._creating[name].append(partial(self._declare_again, name, given, update, done))
             return
@@ -316,7 +331,7 @@ class Store(Groups):
             done(None)
         except OSError as error:
             refusal = cannot(f"topic {found.name} cannot be removed", error)
-            self._broken[found.name] = refusal.message
+            self.unreadable.note(found.name, refusal.message, found.created_ms)
             done(refusal)
         else:
             self.scheduler.in_worker(lambda: self._catalog.delete(directory), lambda error: done(None))
@@ -329,7 +344,7 @@ class Store(Groups):
         if differing:
             options = topic.options.model_copy(update={**implied(differing), **given})
             self._check_dead_letter_topic(topic.name, options)
-            _check_kind(topic, options)
+            topic.check_kind(options)
             try:  # on this thread: changes come seldom, and must neither meet each other nor a removal
                 self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options))
             except OSError as error:
@@ -397,21 +412,3 @@ class Store(Groups):
         if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
             text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"
             raise RpcError(Code.FAILED_PRECONDITION, text)
-
-
-def _options_of(said: dict[str, Any]) -> GroupOptions:
-    try:
-        return GroupOptions(**said["options"])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ReadFailedError(f"the journal says of group {said['name']}: {where}: {first['msg']}") from error
-
-
-def _check_kind(topic: Topic, options: TopicOptions) -> None:
-    """See that a topic that holds messages stays what it is: they would go as calls, or calls as messages."""
-    count = topic.log.next_offset - topic.log.start_offset
-    if count and topic.options.is_service != options.is_service:
-        is_now = "service" if topic.options.is_service else "topic of messages"
-        text = f"{topic.name} is a {is_now}, and holds {count}: empty it first, or use another name"
-        raise RpcError(Code.FAILED_PRECONDITION, text)

@@ -16,6 +16,7 @@ the journal's delay; one that was stored is run at least once before its deadlin
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -55,6 +56,8 @@ class StoredCalls:
         self._ids: dict[Call, _Id] = {}
         self._replies: OrderedDict[_Id, Message] = OrderedDict()
         self._last_number = 0
+        self.restored = 0
+        """Calls of an earlier process that wait again."""
         calls.can_store = True
         calls.on_stored_end = self._note_end
 
@@ -221,14 +224,22 @@ class StoredCalls:
 
     # -- after a restart ---------------------------------------------------------------------------------
 
-    def restore(self) -> None:
-        """Let the requests that are stored and not done wait for instances."""
-        for topic in self._store.topics.values():
-            if topic.options.rpc:
-                group = self._group(topic)
-                count = sum(self._restore_one(topic, record) for record in _undone(topic, group))
-                if count:
-                    log.info("mq.calls_restored", topic=topic.name, calls=count)
+    def restoring(self) -> Iterator[int]:
+        """Let the requests that are stored and not done wait for instances: one at each step, which tells its bytes.
+
+        Raises:
+            ReadFailedError: the disk did not give one.
+        """
+        for topic in list(self._store.topics.values()):
+            if not topic.options.rpc:
+                continue
+            before = self.restored
+            for record in _undone(topic, self._group(topic)):
+                if record is not None:
+                    self.restored += self._restore_one(topic, record)
+                yield len(record.body) if record is not None else 0
+            if self.restored > before:
+                log.info("mq.calls_restored", topic=topic.name, calls=self.restored - before)
 
     def _restore_one(self, topic: Topic, record: Record) -> bool:
         scheduler = self._store.scheduler
@@ -276,14 +287,11 @@ def _message_id(message: Message) -> bytes:
     return id_ if len(id_) <= ID_BYTES_MAX else b""
 
 
-def _undone(topic: Topic, group: Group) -> list[Record]:
-    """Return the requests that are not done, in the order they came."""
-    found: list[Record] = []
-    for offset in sorted(group.pending):
-        record = topic.load(offset)
-        found += [record] if record is not None else []
-    offset = group.position
+def _undone(topic: Topic, group: Group) -> Iterator[Record | None]:
+    """Yield the requests that are not done, in the order they came; None for one that is gone."""
+    offset = group.position  # what is found to be too late moves it
+    for pending in sorted(group.pending):
+        yield topic.load(pending)
     while records := topic.log.read(offset):
-        found += records
+        yield from records
         offset = records[-1].offset + 1
-    return found

@@ -291,6 +291,18 @@ class Topic:
             raise not_run(Code.UNAVAILABLE, text, {"retry_after_s": RETRY_AFTER_S})
         return self._window.find_any(id_)
 
+    def check_kind(self, options: TopicOptions) -> None:
+        """See that it stays what it is while it holds messages: they would go as calls, or calls as messages.
+
+        Raises:
+            RpcError: FAILED_PRECONDITION.
+        """
+        count = self.log.next_offset - self.log.start_offset
+        if count and self.options.is_service != options.is_service:
+            is_now = "service" if self.options.is_service else "topic of messages"
+            text = f"{self.name} is a {is_now}, and holds {count}: empty it first, or use another name"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+
     def set_options(self, options: TopicOptions) -> None:
         """Have other options from now on."""
         self.options = options

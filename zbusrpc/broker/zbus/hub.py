@@ -147,7 +147,7 @@ class Hub:
             RpcError: INTERNAL, with the reason.
         """
         if self.broker.queues is not None:
-            self.broker.queues.store.check_readable(name)
+            self.broker.queues.store.unreadable.check(name)
 
     def name_of(self, name: str) -> str:
         """Return how a topic or service is called that a client may have spelled in another case."""

@@ -220,6 +220,30 @@ def test_altered_options_are_found_by_check_and_broker(processes: Processes, sto
     assert "checksum" in broker.log("mq.unreadable_topic")[0]["reason"]
 
 
+def test_end_that_a_group_has_passed_is_missed_by_check_and_broker(processes: Processes, tmp_path: Path) -> None:
+    """A topic that ends before the place of a group has lost messages, though its files look whole: both say which."""
+    data = tmp_path / "data"
+    process, address = processes.broker("--data-dir", str(data))
+    with mq.SyncProducer("orders", broker=address) as producer:
+        for number in range(3):
+            producer.send(f"order {number}")
+    processes.end_of("sub", "orders", "--group", "g", "--count", "3", ZBUSRPC_BROKER=address)
+    process.kill()
+    segment = segment_of(data)
+    for index in segment.parent.glob("*.index"):
+        index.unlink()
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[: whole.index(b"order 2") - 60])
+
+    code, found, _ = storage(processes, "check", str(data))
+    broker, _ = processes.broker("--data-dir", str(data))
+
+    missed = "offsets 2 to 2 are in no file, and a group was given them"
+    assert code == 1
+    assert missed in found
+    assert [line["finding"] for line in broker.log("mq.damage") if missed in line["finding"]]
+
+
 def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, stopped: Path) -> None:
     """No command and no request takes it for one that is empty, or that there is not."""
     (said,) = stopped.glob("topics/*/topic.json")

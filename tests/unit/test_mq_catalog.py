@@ -305,6 +305,59 @@ def test_end_that_was_damaged_is_passed() -> None:
     assert groups == {"billing": 0, "late": 0}
 
 
+@pytest.mark.parametrize(("was", "now"), [(2**64, 2**63 - 1), (2**70, 2**63 - 1)])
+def test_number_past_its_bound_becomes_the_bound(was: int, now: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What an earlier build has stored costs no topic: it is said once, and stored as it is now."""
+    lab, _ = lab_with("one")
+    path = next(path for path in lab.disk.names if "/orders-" in path and path.endswith("topic.json"))
+    said = lab.disk.names[path].data.replace(b'"keep_bytes": null', b'"keep_bytes": %d' % was)
+    write_file(lab.disk, path, bytes(said).rpartition(b",")[0] + b"}")
+    lab.crash()
+
+    shown = lab.peer().command("topic", topic="orders")
+    lines = [line for line in caplog.messages if line.startswith("mq.option_clamped")]
+    caplog.clear()
+    lab.restart()
+
+    assert shown["options"]["keep_bytes"] == now
+    assert lines == [f"mq.option_clamped topic='orders' option='keep_bytes' was={was} now={now}"]
+    assert "clamped" not in caplog.text
+    assert lab.peer().command("topic", topic="orders")["options"]["keep_bytes"] == now
+
+
+def test_number_of_a_group_past_its_bound_becomes_the_bound(caplog: pytest.LogCaptureFixture) -> None:
+    """The journal has it as it is now from then on."""
+    lab, anna = lab_with("one")
+    anna.consume("orders")
+    group = lab.group()
+    group.options = group.options.model_copy(update={"in_flight_max": 2**40, "lease_ms": 1})
+    lab.store.journal.put(group.key, group, lambda error: None)
+    lab.run()
+    lab.crash()
+
+    options = lab.group().options
+    assert "option='in_flight_max'" in caplog.text
+    lab.pass_time(1)
+    caplog.clear()
+    lab.crash()
+
+    assert (options.in_flight_max, options.lease_ms) == (2**31 - 1, 100)
+    assert lab.group().options == options
+    assert "clamped" not in caplog.text
+
+
+def test_number_below_zero_is_damage() -> None:
+    """The least time to keep would remove what there is."""
+    lab, _ = lab_with("one")
+    path = next(path for path in lab.disk.names if "/orders-" in path and path.endswith("topic.json"))
+    said = lab.disk.names[path].data.replace(b'"keep_s": 604800.0', b'"keep_s": -1')
+    write_file(lab.disk, path, bytes(said).rpartition(b",")[0] + b"}")
+    lab.crash()
+
+    with pytest.raises(RpcError, match=r"cannot be read: .*keep_s"):
+        lab.peer().command("topic", topic="orders")
+
+
 def test_places_of_a_topic_that_could_not_be_read_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """When an unreadable topic was repaired its groups go on where they were, however long the others worked."""
     monkeypatch.setattr("zbusrpc.broker.mq.store.JOURNAL_OPTIONS", replace(JOURNAL_OPTIONS, segment_bytes_max=1000))

@@ -114,6 +114,9 @@ TABLE: dict[str, tuple[Act, list[FindingKind]]] = {
     "file that is none of ours": (lambda f: (f.directory / "notes.txt").write_text("hello") and None, [STRAY]),
 }
 
+WITHOUT_END = {"last, cut within a batch, no index", "last, emptied, no index", "last, zeroed, no index"}
+"""What nothing else tells of than those who had it."""
+
 
 def make(directory: Path, size: int) -> dict[int, bytes]:
     """Make a log of small segments, and return what it holds."""
@@ -126,9 +129,9 @@ def make(directory: Path, size: int) -> dict[int, bytes]:
     return held
 
 
-def opened(directory: Path) -> Log:
+def opened(directory: Path, next_offset_min: int = 0) -> Log:
     disk = RealDisk()
-    return open_log(disk, Handles(disk), str(directory), SMALL, now_ms=1000)
+    return open_log(disk, Handles(disk), str(directory), SMALL, now_ms=1000, next_offset_min=next_offset_min)
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -155,8 +158,29 @@ def test_check_says_what_opening_does(tmp_path: Path, name: str) -> None:
     if name != "one of another topic":  # what fits between its neighbours cannot be told from what stood there
         assert left.items() <= held.items()
     assert bool(kinds) or left == held
-    if name not in {"last, cut within a batch, no index", "last, emptied, no index", "last, zeroed, no index"}:
+    if name not in WITHOUT_END:
         assert log.next_offset >= COUNT, "an offset that was given out is not given out again"
+    log.close()
+
+
+@pytest.mark.parametrize("ahead", [0, 7])
+@pytest.mark.parametrize("name", TABLE)
+def test_end_that_readers_have_passed_is_missed(tmp_path: Path, name: str, ahead: int) -> None:
+    """Where a log ends before what a reader was given, check and opening say so, in the same words."""
+    make(tmp_path / "log", 8)
+    make(tmp_path / "other", 11)
+    files = Files(tmp_path / "log")
+    TABLE[name][0](files)
+
+    checked = list(check_log(ReadOnlyDisk(), str(files.directory), next_offset_min=COUNT + ahead))
+    log = opened(files.directory, next_offset_min=COUNT + ahead)
+    log.verify()
+
+    is_short = bool(ahead) or name in WITHOUT_END
+    missed = [[str(one) for one in found if "a group was given" in one.note] for found in (checked, log.findings)]
+    assert missed[0] == missed[1]
+    assert len(missed[0]) == is_short
+    assert log.next_offset >= COUNT + ahead
     log.close()
 
 

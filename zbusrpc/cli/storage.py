@@ -19,7 +19,8 @@ from zbusrpc.broker.mq.catalog import (
     Unreadable,
     look_at_topic,
 )
-from zbusrpc.broker.storage.check import check_log, repair_log
+from zbusrpc.broker.mq.recollection import Said, reached, recollect
+from zbusrpc.broker.storage.check import check_log, readable_records, repair_log
 from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk, ReadOnlyDisk, RealDisk
@@ -30,7 +31,8 @@ from zbusrpc.broker.storage.segment import LOG_SUFFIX
 from zbusrpc.cli.shell import print_text
 from zbusrpc.errors import ConfigError
 
-Look = Callable[[str], list[Finding]]
+Look = Callable[[str, int], list[Finding]]
+"""What is wrong with the log in a directory, whose next offset must not be below a number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +49,10 @@ def run_check(directory: str, *, as_json: bool) -> None:
     """Print what is wrong with the logs in a directory; exit with 1 where anything is."""
     disk = ReadOnlyDisk()
 
-    def look(path: str) -> list[Finding]:
+    def look(path: str, next_offset_min: int) -> list[Finding]:
         topic = _topic_at(disk, path)
-        return list(check_log(disk, path, is_compacted=topic is not None and topic.options.compact))
+        is_compacted = topic is not None and topic.options.compact
+        return list(check_log(disk, path, is_compacted=is_compacted, next_offset_min=next_offset_min))
 
     _run(directory, look, "Checking", as_json=as_json)
 
@@ -59,9 +62,10 @@ def run_repair(directory: str, *, as_json: bool) -> None:
     disk = RealDisk()
     now_ms = time.time_ns() // 1_000_000
 
-    def look(path: str) -> list[Finding]:
+    def look(path: str, next_offset_min: int) -> list[Finding]:
         topic = _topic_at(disk, path)
-        return repair_log(disk, path, now_ms, topic.options.log_options() if topic is not None else LogOptions())
+        options = topic.options.log_options() if topic is not None else LogOptions()
+        return repair_log(disk, path, now_ms, options, next_offset_min=next_offset_min)
 
     _run(directory, look, "Repairing", as_json=as_json)
 
@@ -83,7 +87,8 @@ def _run(directory: str, look: Look, verb: str, *, as_json: bool) -> None:
                 locks.enter_context(locked_around(root, is_shared=verb == "Checking"))
         except StorageError as error:
             raise ConfigError(str(error)) from None
-        looked = list(_look_at(logs, look, verb))
+        ends = {path: end for root in roots for path, end in _ends(root)}
+        looked = list(_look_at(logs, look, ends, verb))
     _print(looked, verb, as_json=as_json)
     if any(one.error for one in looked) or (verb == "Checking" and any(one.findings for one in looked)):
         raise SystemExit(1)
@@ -156,13 +161,30 @@ def _topic_name(directory: str) -> str:
         return ""
 
 
-def _look_at(logs: list[tuple[str, str]], look: Look, verb: str) -> Iterator[Looked]:
+def _ends(root: str) -> Iterator[tuple[str, int]]:
+    """Yield for each topic of a data directory after which offset its groups stand; nothing of other directories."""
+    disk, uids = ReadOnlyDisk(), dict[str, list[Said]]()
+    said: dict[bytes, Said] = {}
+    try:
+        for name in (REGISTER_DIRECTORY, JOURNAL_DIRECTORY):
+            directory = os.path.join(root, name)
+            said = recollect(readable_records(disk, directory), said) if os.path.isdir(directory) else said
+        names = os.listdir(os.path.join(root, TOPICS_DIRECTORY)) if said else []
+    except (OSError, StorageError):  # what is wrong with them is said of their own logs
+        return
+    for key, of_group in said.items():
+        uids.setdefault(key.partition(b"/")[0].decode(), []).append(of_group)
+    for name in names:
+        yield os.path.join(root, TOPICS_DIRECTORY, name), reached(uids.get(name.rpartition("-")[2], ()))
+
+
+def _look_at(logs: list[tuple[str, str]], look: Look, ends: dict[str, int], verb: str) -> Iterator[Looked]:
     """Look at one log after the other, showing how far it is where somebody watches."""
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for name, path in progress.track(logs, description=verb):
             try:
-                yield Looked(name=name, directory=path, findings=look(path))
+                yield Looked(name=name, directory=path, findings=look(path, ends.get(path, 0)))
             except (StorageError, OSError) as error:
                 yield Looked(name=name, directory=path, findings=[], error=str(error))
 

@@ -12,7 +12,7 @@ noticed. The register has each group's last beginning as well; it is another log
 Pure. Promises: what is missing lets messages come again; no group is forgotten, nor passes what it is not done with.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -78,6 +78,24 @@ class Recollection:
         if known is not None:
             known["has_gap"] = True
         return known
+
+
+def recollect(records: Iterable[Record], registered: Mapping[bytes, Said]) -> dict[bytes, Said]:
+    """Return what all records of a journal say that can be read, and the register has."""
+    recollection, position = Recollection(registered), -1
+    for record in records:
+        if record.offset != position >= 0:
+            recollection.note_gap()
+        recollection.add(record)
+        position = record.offset + 1
+    return recollection.end()
+
+
+def reached(groups: Iterable[Said]) -> int:
+    """Return the offset after all messages that one of these groups was given."""
+    return max(
+        (end for said in groups for end in (said["next"], *(offset + 1 for offset in said["pending"]))), default=0
+    )
 
 
 def _change(known: Said, said: Said) -> None:

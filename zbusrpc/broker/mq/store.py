@@ -24,6 +24,7 @@ from zbusrpc.broker.mq.names import LETTERS_GROUP, check_name
 from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
+from zbusrpc.broker.mq.recollection import reached
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
@@ -154,16 +155,13 @@ class Store(Groups):
 
     def _open_topic(self, found: TopicFile, groups: Places) -> Topic:
         options = {key: group_options(said) for key, said in groups.items()}
-        reached = max(
-            (max([said["next"], *(offset + 1 for offset in said["pending"])]) for said in groups.values()), default=0
-        )
         opened = open_log(
             self._disk,
             self._handles,
             self._catalog.directory(found),
             found.options.log_options(),
             now_ms=self.scheduler.now_ms(),
-            next_offset_min=reached,
+            next_offset_min=reached(groups.values()),
         )
         self._report(found.name, opened.findings)
         topic = Topic(

@@ -13,19 +13,31 @@ from zbusrpc.broker.storage.errors import DamageError, ReadFailedError
 from zbusrpc.broker.storage.files import Disk, opened
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.record import Record, decode, heads
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, Finding, FindingKind, describe_damage, good_runs
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, segment_name
-from zbusrpc.broker.storage.survey import State, gaps, index_of, look_at, missing, segment_bases, strays, unbegun
+from zbusrpc.broker.storage.survey import (
+    State,
+    gaps,
+    index_of,
+    look_at,
+    lost_end,
+    missing,
+    segment_bases,
+    strays,
+    unbegun,
+)
 
 
-def check_log(disk: Disk, directory: str, *, is_compacted: bool = False) -> Iterator[Finding]:
+def check_log(disk: Disk, directory: str, *, is_compacted: bool = False, next_offset_min: int = 0) -> Iterator[Finding]:
     """Yield what is wrong with the log in `directory`: what opening it would find, and what reading every byte does.
 
     Args:
         disk: Where it is; nothing is written.
         directory: Of the log.
         is_compacted: Whether compaction may have left gaps between segments.
+        next_offset_min: What the next record's offset must not be below, as `open_log` has it.
 
     Raises:
         FormatVersionError: a newer zbusrpc wrote a segment.
@@ -33,12 +45,13 @@ def check_log(disk: Disk, directory: str, *, is_compacted: bool = False) -> Iter
     """
     names = disk.list(directory)
     yield from strays(names)
-    if not is_compacted:
-        yield from missing(disk, directory, names)[0]
+    lost, next_offset = missing(disk, directory, names)
+    yield from lost if not is_compacted else ()
     segments = []
     for base, until in pairwise([*segment_bases(names), OFFSETS_END]):
         segment = Segment(os.path.join(directory, segment_name(base)), base, 0)
-        found = _check_segment(disk, segment, until)
+        found, end = _check_segment(disk, segment, until)
+        next_offset = max(next_offset, end)
         if found is None:
             segments.append(segment)
         else:
@@ -46,6 +59,7 @@ def check_log(disk: Disk, directory: str, *, is_compacted: bool = False) -> Iter
             yield found
         if not is_compacted:
             yield from gaps(segments[-2:])
+    yield from lost_end(next_offset, next_offset_min)
     for name in names:
         if QUARANTINED_SUFFIX in name:
             with opened(disk, os.path.join(directory, name)) as file:
@@ -57,6 +71,8 @@ def repair_log(
     directory: str,
     now_ms: int,
     options: LogOptions = LogOptions(),  # noqa: B008 - frozen
+    *,
+    next_offset_min: int = 0,
 ) -> list[Finding]:
     """Put the log in `directory` in order, and return what was wrong: what can be saved is served from now on.
 
@@ -69,7 +85,7 @@ def repair_log(
     """
     if not disk.exists(directory):
         raise ReadFailedError(f"there is no log in {directory}")
-    log = open_log(disk, Handles(disk), directory, options, now_ms=now_ms)
+    log = open_log(disk, Handles(disk), directory, options, now_ms=now_ms, next_offset_min=next_offset_min)
     try:
         log.verify()
     finally:
@@ -77,23 +93,43 @@ def repair_log(
     return log.findings
 
 
-def _check_segment(disk: Disk, segment: Segment, until: int) -> Finding | None:
-    """Return what is wrong with a segment, which knows what it holds afterwards; None where nothing is."""
+def _check_segment(disk: Disk, segment: Segment, until: int) -> tuple[Finding | None, int]:
+    """Return what is wrong with a segment, which knows what it holds afterwards, and the offset after all it had."""
     with opened(disk, segment.path) as file:
         seen = look_at(disk, segment, file, is_last=until == OFFSETS_END)
         if seen.state is State.UNBEGUN:
-            return unbegun(segment, seen.size)
+            return unbegun(segment, seen.size), seen.next_offset
         if seen.state is not State.DAMAGED:
             try:
                 segment.verify(file)
             except DamageError:
                 seen = replace(seen, state=State.DAMAGED)
         if seen.state is State.DAMAGED:
-            runs = list(good_runs(file.pread(seen.size, 0), segment.base_offset, until))
+            data = file.pread(seen.size, 0)
+            runs = list(good_runs(data, segment.base_offset, until))
+            end = max((offset + 1 for first, last in runs[-1:] for _, offset, *_ in heads(data[first:last])), default=0)
+            end = max(end, seen.next_offset)
             found = describe_damage(segment.name, seen.size, runs)
             index = index_of(disk, segment.path, segment.base_offset)
-            return replace(found, lost_bytes=max(found.lost_bytes, index.end - seen.size)) if index else found
+            lost = max(found.lost_bytes, index.end - seen.size) if index else found.lost_bytes
+            return replace(found, lost_bytes=lost), end
         if seen.state is State.TORN:
             rest = seen.size - segment.size
-            return Finding(kind=FindingKind.TORN_TAIL, name=segment.name, position=segment.size, lost_bytes=rest)
-    return None
+            torn = Finding(kind=FindingKind.TORN_TAIL, name=segment.name, position=segment.size, lost_bytes=rest)
+            return torn, segment.next_offset
+    return None, segment.next_offset
+
+
+def readable_records(disk: Disk, directory: str) -> Iterator[Record]:
+    """Yield the records of a log that can be read; nothing is written, and whatever is damaged is left out.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    for base, until in pairwise([*segment_bases(disk.list(directory)), OFFSETS_END]):
+        with opened(disk, os.path.join(directory, segment_name(base))) as file:
+            data = file.pread(file.size(), 0)
+        for first, last in good_runs(data, base, until):
+            records: list[Record] = []
+            decode(data[first:last], 0, records, 0, OFFSETS_END)
+            yield from records

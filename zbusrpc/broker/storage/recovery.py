@@ -19,7 +19,7 @@ from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.salvage import Finding, FindingKind, finish_salvage, salvage
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, index_path, segment_name
-from zbusrpc.broker.storage.survey import State, gaps, look_at, missing, segment_bases, strays, unbegun
+from zbusrpc.broker.storage.survey import State, gaps, look_at, lost_end, missing, segment_bases, strays, unbegun
 
 
 def open_log(
@@ -47,7 +47,7 @@ def open_log(
     except OSError as error:
         raise ReadFailedError(f"cannot open the log in {directory}: {reason_of(error)}") from error
     log = Log(disk, handles, directory, options, segments)
-    log.findings += opening.findings
+    log.findings += opening.findings + lost_end(opening.next_offset, next_offset_min)
     log.resume(opening.scanned, max(next_offset_min, opening.next_offset), now_ms)
     return log
 

@@ -108,6 +108,15 @@ def gaps(segments: Iterable[Segment]) -> list[Finding]:
     ]
 
 
+def lost_end(next_offset: int, next_offset_min: int) -> list[Finding]:
+    """Return that a log ends before offsets which readers have passed, where it does."""
+    if next_offset >= next_offset_min:
+        return []
+    name, note = segment_name(next_offset_min), f"offsets {next_offset} to {next_offset_min - 1} are in no file"
+    note += ", and a group was given them"
+    return [Finding(kind=FindingKind.GAP, name=name, position=0, lost_bytes=0, note=note)]
+
+
 def look_at(disk: Disk, segment: Segment, file: File, *, is_last: bool) -> Seen:
     """Learn what a segment holds, and say how it is.
 

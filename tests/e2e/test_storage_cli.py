@@ -272,6 +272,19 @@ def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, 
             assert (path, answer.code) == (path, 500)
             assert b"topic orders cannot be read" in answer.read()
 
+    code, listed, _ = processes.run("topics", ZBUSRPC_BROKER=address)
+    assert (code, listed.splitlines()[1].split()) == (0, ["orders", "unreadable"])
+    assert "orders cannot be read: " in listed
+    (info,) = mq.sync.topics(broker=address)
+    with urllib.request.urlopen(f"http://{address}/api/topics") as answer:
+        (row,) = json.loads(answer.read())["result"]
+    assert info.name == row["topic"] == "orders"
+    assert info.unreadable_because == row["unreadable_because"]
+    assert "topic.json" in row["unreadable_because"]
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        figures = [line for line in answer.read().decode().splitlines() if line.startswith("zbusrpc_topic")]
+    assert figures == ['zbusrpc_topic_unreadable{topic="orders"} 1.0']
+
 
 @pytest.mark.parametrize(
     ("directory", "line"),

@@ -245,6 +245,12 @@ def test_unreadable_topic_does_not_hurt_others_and_is_not_replaced() -> None:
         anna.declare("orders")
 
     assert bodies_of(anna.command("peek", topic="mails")) == ["mail"]
+    rows = anna.command("topics")
+    assert [(row["topic"], row["unreadable_because"] is not None) for row in rows] == [
+        ("mails", False),
+        ("orders", True),
+    ]
+    assert rows[0].keys() == rows[1].keys()
     assert caught.value.code is Code.INTERNAL
     assert "orders" in caught.value.message
     assert directory in caught.value.message

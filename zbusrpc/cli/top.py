@@ -157,6 +157,8 @@ def _servers(views: list[View]) -> Table:
 
 
 def _topic(row: Row) -> list[str]:
+    if row.get("unreadable_because"):
+        return [printable(row["topic"]), "unreadable", *[NOTHING] * 5]
     state = [f"{row['messages']:,}", size_text(row["bytes"]), _number(row["in_rate"]), _number(row["out_rate"])]
     return [printable(row["topic"]), *state, str(row["consumers"]), f"{row['dead_letters']:,}"]
 

@@ -22,6 +22,8 @@ def run_topics(match: str, settings: Settings, *, as_json: bool) -> None:
     columns = ("TOPIC", "DURABILITY", ">MESSAGES", ">SIZE", ">GROUPS", ">CONSUMERS", "KEPT")
     print_table(*with_brokers(columns, [_row(topic) for topic in found], found))
     for topic in found:
+        if topic.get("unreadable_because"):
+            print_text(f"{topic['topic']} cannot be read: {topic['unreadable_because']}\n")
         if topic["closed_because"]:
             print_text(f"{topic['topic']} takes no messages: {topic['closed_because']}\n")
         if topic.get("held_back_by"):
@@ -29,6 +31,8 @@ def run_topics(match: str, settings: Settings, *, as_json: bool) -> None:
 
 
 def _row(topic: dict[str, Any]) -> tuple[str, ...]:
+    if topic.get("unreadable_because"):
+        return (topic["topic"], "unreadable", "", "", "", "", "")
     return (
         topic["topic"],
         "closed" if topic["closed_because"] else topic["durability"],

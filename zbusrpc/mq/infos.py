@@ -65,6 +65,8 @@ class TopicInfo(Info):
     """Why nothing is stored any more, after a fault of the disk."""
     held_back_by: str | None = None
     """The group for which messages stay that would have been removed else."""
+    unreadable_because: str | None = None
+    """Why it cannot be read, where that is so: its numbers are 0 then, and its name may be that of its directory."""
     options: Options
     """As `TopicOptions`, all of them."""
     is_new: bool = Field(False, validation_alias="created")

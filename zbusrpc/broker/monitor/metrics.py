@@ -100,7 +100,9 @@ def _of_servers(rows: list[ServerRow]) -> Metric:
 
 def _of_topics(rows: list[TopicRow]) -> Iterator[Metric]:
     labels = ["topic"]
-    each = [([row["topic"]], row) for row in rows]
+    unreadable = [([row["topic"]], row["unreadable_because"] is not None) for row in rows]
+    yield _gauge("zbusrpc_topic_unreadable", "1 where it is on the disk and cannot be read.", labels, unreadable)
+    each = [([row["topic"]], row) for row in rows if row["unreadable_because"] is None]
     yield _counter("zbusrpc_topic_produced", "Messages stored.", labels, [(key, row["produced"]) for key, row in each])
     closed = [(key, row["closed_because"] is not None) for key, row in each]
     yield _gauge("zbusrpc_topic_closed", "1 where a fault of the disk keeps it from taking messages.", labels, closed)

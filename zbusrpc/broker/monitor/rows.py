@@ -17,9 +17,10 @@ from zbusrpc.broker.methods import METHODS_MAX
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
-from zbusrpc.broker.mq.reports import describe_group, describe_topic, not_done
+from zbusrpc.broker.mq.reports import describe_group, describe_topic, describe_unreadable, not_done
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.topic import Topic as CallTopic
 from zbusrpc.broker.zbus.masks import Mask
@@ -96,6 +97,8 @@ class TopicRow(TypedDict):
     """Why it takes no messages, where a fault of the disk has closed it."""
     held_back_by: str | None
     """The group for which messages stay that would have been removed else."""
+    unreadable_because: str | None
+    """Why it cannot be read, where that is so: its numbers are 0 then, and its name may be that of its directory."""
     group_count: int
     consumers: int
     dead_letters: int
@@ -223,6 +226,7 @@ class Rows:
                 of_topic = self.groups(topic, rate)
                 groups |= {(name, row["group"]): row for row in of_topic}
                 topics[name] = _topic_row(store, topic, of_topic, rate, is_of_letters=name in letters)
+            topics |= {name: _unreadable_row(one) for name, one in store.unreadable.items() if name not in topics}
         self._ages = {key: age for key, age in self._ages.items() if key in groups}
         return Table(topics, groups, {row["service"]: row for row in self.services(now, rate)})
 
@@ -307,12 +311,39 @@ def _topic_row(
         "created_ms": topic.created_ms,
         "closed_because": said["closed_because"],
         "held_back_by": said["held_back_by"],
+        "unreadable_because": None,
         "group_count": said["group_count"],
         "consumers": said["consumers"],
         "dead_letters": _letters_of(store, topic),
         "is_dead_letter_topic": is_of_letters or topic.name.endswith(DEAD_LETTER_SUFFIX),
         "in_rate": in_rate,
         "out_rate": None if in_rate is None else round(sum(rates), 1),
+        "options": said["options"],
+    }
+
+
+def _unreadable_row(topic: UnreadableTopic) -> TopicRow:
+    said = describe_unreadable(topic)
+    return {
+        "topic": topic.name,
+        "durability": said["durability"],
+        "mask": topic.options.mask,
+        "mask_names": [str(bit.name) for bit in Mask(topic.options.mask)],
+        "messages": 0,
+        "bytes": 0,
+        "produced": 0,
+        "start_offset": 0,
+        "next_offset": 0,
+        "created_ms": topic.created_ms,
+        "closed_because": None,
+        "held_back_by": None,
+        "unreadable_because": topic.reason,
+        "group_count": 0,
+        "consumers": 0,
+        "dead_letters": 0,
+        "is_dead_letter_topic": topic.name.endswith(DEAD_LETTER_SUFFIX),
+        "in_rate": None,
+        "out_rate": None,
         "options": said["options"],
     }
 

@@ -14,7 +14,14 @@ from zbusrpc.broker.mq.letters import Answer, Letters
 from zbusrpc.broker.mq.names import check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.positions import resolve
-from zbusrpc.broker.mq.reports import PEEK_BYTES_MAX, describe_group, describe_topic, show, statistics_of
+from zbusrpc.broker.mq.reports import (
+    PEEK_BYTES_MAX,
+    describe_group,
+    describe_topic,
+    describe_unreadable,
+    show,
+    statistics_of,
+)
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import RpcError
@@ -74,7 +81,13 @@ class Commands:
     # -- listings ----------------------------------------------------------------------------------------
 
     def _list(self, command: requests.ListTopics) -> Any:
-        return [describe_topic(topic) for topic in self._visible() if command.match in topic.name]
+        topics, unreadable = self._store.topics, self._store.unreadable
+        names = visible(self._rights, sorted(topics.keys() | unreadable.keys()))
+        return [
+            describe_topic(topics[name]) if name in topics else describe_unreadable(unreadable[name])
+            for name in names
+            if command.match in name
+        ]
 
     def _describe(self, command: requests.DescribeTopic, answer: Answer) -> None:
         topic, store = self._topic(command.topic), self._store

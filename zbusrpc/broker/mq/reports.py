@@ -12,6 +12,7 @@ from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.filters import compile_filter
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import decode_headers
@@ -39,6 +40,22 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
         "duplicates": topic.duplicates_suppressed,
         "closed_because": log.closed_because,
         "held_back_by": topic.held_back_by or None,
+        "unreadable_because": None,
+        "options": topic.options.model_dump(mode="json"),
+    }
+
+
+def describe_unreadable(topic: UnreadableTopic) -> dict[str, Any]:
+    """Return what a listing shows of a topic that cannot be read: nobody knows how much it holds."""
+    numbers = ("messages", "start_offset", "next_offset", "bytes", "group_count", "consumers", "produced", "duplicates")
+    return {
+        "topic": topic.name,
+        "durability": topic.options.durability.value,
+        **dict.fromkeys(numbers, 0),
+        "created_ms": topic.created_ms,
+        "closed_because": None,
+        "held_back_by": None,
+        "unreadable_because": topic.reason,
         "options": topic.options.model_dump(mode="json"),
     }
 

@@ -29,7 +29,7 @@ from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.mq.unreadable import UnreadableTopics
+from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
 from zbusrpc.broker.refusals import too_many
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
@@ -113,7 +113,8 @@ class Store(Groups):
                 raise
             except (StorageError, RpcError) as error:
                 log.error("mq.unreadable_topic", topic=found.name, uid=found.uid, reason=str(error))
-                self.unreadable.note(found.name, str(error), found.created_ms)
+                options = found.options if isinstance(found, TopicFile) else TopicOptions()
+                self.unreadable.note(UnreadableTopic(found.name, str(error), found.created_ms, options))
                 for key, said in groups.items():
                     self.journal.adopt(key, Absent(said))
             yield OPENING_BYTES
@@ -329,7 +330,7 @@ class Store(Groups):
             done(None)
         except OSError as error:
             refusal = cannot(f"topic {found.name} cannot be removed", error)
-            self.unreadable.note(found.name, refusal.message, found.created_ms)
+            self.unreadable.note(UnreadableTopic(found.name, refusal.message, found.created_ms, found.options))
             done(refusal)
         else:
             self.scheduler.in_worker(lambda: self._catalog.delete(directory), lambda error: done(None))

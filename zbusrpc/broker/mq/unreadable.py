@@ -7,11 +7,12 @@ place, and listings show it.
 from dataclasses import dataclass
 
 from zbusrpc.broker.mq.names import slug
+from zbusrpc.broker.mq.options import TopicOptions
 from zbusrpc.errors import Code, RpcError
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableTopic:
     """One topic that cannot be opened."""
 
     name: str
@@ -19,14 +20,16 @@ class Unreadable:
     reason: str
     created_ms: int = 0
     """0 where that is not known."""
+    options: TopicOptions = TopicOptions()  # noqa: RUF009 - frozen
+    """As it was declared; where that is not known, as by default."""
 
 
-class UnreadableTopics(dict[str, Unreadable]):
+class UnreadableTopics(dict[str, UnreadableTopic]):
     """The topics of a data directory that cannot be opened, by name."""
 
-    def note(self, name: str, reason: str, created_ms: int = 0) -> None:
+    def note(self, one: UnreadableTopic) -> None:
         """Take note of one; what was said of another of its name first stays."""
-        self.setdefault(name, Unreadable(name, reason, created_ms))
+        self.setdefault(one.name, one)
 
     def check(self, name: str) -> None:
         """See that it is not because it cannot be read that there is no topic of this name.

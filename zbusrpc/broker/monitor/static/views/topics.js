@@ -84,12 +84,17 @@ export function topicsView({ store, cluster, actions, open, openRow }) {
 }
 
 function kindsOf(row) {
-  const words = [[row.durability]];
+  const words = row.unreadable_because ? [["unreadable", "bad"]] : [[row.durability]];
   for (const name of row.mask_names) words.push([name, "plain"]);
   if (row.is_dead_letter_topic) words.push(["dead letters", "warn"]);
   if (row.options.rpc) words.push(["calls", "plain"]);
   if (row.closed_because) words.push(["closed", "bad"]);
   return words;
+}
+
+function faultOf(row) {
+  if (row.unreadable_because) return `It cannot be read: ${row.unreadable_because}`;
+  return row.closed_because ? `It takes no messages: ${row.closed_because}` : "";
 }
 
 function deadOf(row) {
@@ -124,8 +129,8 @@ function topicDetail({ store, cluster, actions, openRow }, key) {
     update() {
       const row = find();
       if (!row) return false;
-      fault.hidden = !row.closed_because;
-      fault.textContent = row.closed_because ? `It takes no messages: ${row.closed_because}` : "";
+      fault.hidden = !row.closed_because && !row.unreadable_because;
+      fault.textContent = faultOf(row);
       incoming.draw(row.in_rate, store.history(row, "in_rate"));
       outgoing.draw(row.out_rate, store.history(row, "out_rate"));
       facts.update([

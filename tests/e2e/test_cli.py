@@ -188,6 +188,8 @@ def test_serve_takes_instances_and_several_services(processes: Processes, here: 
         ("mymod", "'mymod' names no service; write module:Class, such as mymod:Calc"),
         ("mymod:Plain", "Plain is no service; put @service above the class"),
         ("mymod:Needy", "Needy cannot be made without arguments"),
+        ("mymod:Greeter.greet", "mymod:Greeter.greet names a method of Greeter; write mymod:Greeter"),
+        ("mymod:needy.need", "mymod:needy.need names a method of Needy; write mymod:needy"),
         ("broken:Thing", "module broken cannot be imported: SyntaxError"),
         (
             "failing:Thing",

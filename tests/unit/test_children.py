@@ -10,6 +10,9 @@ from zbusrpc.cli.children import PAUSE_S_MAX, STEADY_S, Child
 
 pytestmark = pytest.mark.anyio
 
+TELLS = "import os, sys; print('half a line', end=''); os.write(int(sys.argv[-1]), b'{}\\n{\"port\": 1}\\n')"
+"""A program that prints something of its own, and tells its parent two lines."""
+
 
 def child(program: str, *, is_node: bool) -> Child:
     """Return a child that runs a short program."""
@@ -38,7 +41,7 @@ async def test_node_that_cannot_start_ends_all() -> None:
 
 async def test_node_is_left_alone_when_it_has_ended_in_order() -> None:
     """Exit code 0 is not a death, and others go on."""
-    stop, node = asyncio.Event(), child("print('{}\\n{\"port\": 1}')", is_node=True)
+    stop, node = asyncio.Event(), child(TELLS, is_node=True)
 
     await node.keep(stop)
 

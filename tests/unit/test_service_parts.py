@@ -14,7 +14,7 @@ from zbusrpc.errors import Code, ConfigError, DefinitionError, RpcError, UsageEr
 from zbusrpc.message import Kind, Message, encode_headers
 from zbusrpc.service.context import Context, ambient_deadline, context, deadline
 from zbusrpc.service.definition import service
-from zbusrpc.service.hosting import hosted, make_instance
+from zbusrpc.service.hosting import check_target, hosted, make_instance
 from zbusrpc.telemetry import current_call
 
 
@@ -156,16 +156,41 @@ class Needy:
         return self.url
 
 
-def test_class_instance_and_factory_make_an_instance() -> None:
-    """What a user names becomes an instance."""
+async def make_needy() -> Needy:
+    """Make a service as a factory that may wait."""
+    return Needy("x")
+
+
+@pytest.mark.anyio
+async def test_class_instance_and_factory_make_an_instance() -> None:
+    """What a user names becomes an instance; a factory may be `def` or `async def`."""
     ready = Plain(5)
 
-    assert isinstance(make_instance(Plain), Plain)
-    assert make_instance(ready) is ready
-    made = make_instance(lambda: Needy("x"))
-    assert isinstance(made, Needy)
+    assert isinstance(await make_instance(Plain), Plain)
+    assert await make_instance(ready) is ready
+    assert isinstance(await make_instance(lambda: Needy("x")), Needy)
+    assert isinstance(await make_instance(make_needy), Needy)
 
 
+def test_target_is_checked_without_being_made() -> None:
+    """What keeps other processes that serve opens nothing itself."""
+    made: list[object] = []
+
+    @service
+    class Counted:
+        def __init__(self) -> None:
+            made.append(self)
+
+        async def get(self) -> int:
+            return 1
+
+    check_target(Counted)
+    check_target(lambda: made.append(1))
+
+    assert made == []
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize(
     ("target", "words"),
     [
@@ -176,10 +201,10 @@ def test_class_instance_and_factory_make_an_instance() -> None:
         (lambda: 5, r"returned int, which is no service"),
     ],
 )
-def test_target_that_makes_no_service_is_named(target: Any, words: str) -> None:
+async def test_target_that_makes_no_service_is_named(target: Any, words: str) -> None:
     """The error says what was named and what to do."""
     with pytest.raises(DefinitionError, match=words):
-        make_instance(target)
+        await make_instance(target)
 
 
 @pytest.mark.anyio

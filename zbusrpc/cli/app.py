@@ -6,7 +6,16 @@ import typer
 
 from zbusrpc.cli.client_options import client_options
 from zbusrpc.cli.messages import dlq, messages
-from zbusrpc.cli.options import BrokerOption, DurabilityOption, JsonOption, LogJsonOption, LogLevelOption, settings_of
+from zbusrpc.cli.options import (
+    BrokerOption,
+    DurabilityOption,
+    JsonOption,
+    LogJsonOption,
+    LogLevelOption,
+    ParentOption,
+    parent_of,
+    settings_of,
+)
 from zbusrpc.cli.shell import USAGE, fail, flush_output, open_standard_streams
 from zbusrpc.cli.token import token
 from zbusrpc.errors import ZbusError
@@ -70,6 +79,7 @@ def broker(
     ] = None,
     nodes: Annotated[int | None, typer.Option(help="Brokers, on the ports that follow --port [default: 1]")] = None,
     siblings: Annotated[str | None, typer.Option(hidden=True)] = None,
+    parent: ParentOption = None,
     tracker_only: Annotated[
         bool | None, typer.Option("--tracker-only", help="Track other brokers, and have no topics.")
     ] = None,
@@ -135,7 +145,8 @@ def broker(
     else:
         from zbusrpc.cli.broker import run_broker
 
-        run_broker(settings, siblings=tuple(siblings.split(";")) if siblings else (), as_json=json)
+        nodes_of_all = tuple(siblings.split(";")) if siblings else ()
+        run_broker(settings, siblings=nodes_of_all, parent=parent_of(parent), as_json=json)
 
 
 def _refuse_options(context: typer.Context) -> None:
@@ -174,7 +185,7 @@ def serve(
     dev: Annotated[bool | None, typer.Option("--dev", help="Send tracebacks to callers.")] = None,
     access_log: Annotated[bool | None, typer.Option("--access-log", help="Log each call that has ended.")] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for a broker that is not there yet.")] = False,
-    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+    parent: ParentOption = None,
     json: JsonOption = False,
     log_level: LogLevelOption = None,
     log_json: LogJsonOption = None,
@@ -192,7 +203,7 @@ def serve(
         log_level=log_level,
         log_json=log_json,
     )
-    run_serve(targets, settings, waits=wait, with_parent=with_parent, as_json=json)
+    run_serve(targets, settings, waits=wait, parent=parent_of(parent), as_json=json)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})  # -1 is a value

@@ -19,7 +19,7 @@ from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.token_file import is_readable_by_others, read_tokens
-from zbusrpc.cli.children import stop_with_parent
+from zbusrpc.cli.parent import Parent
 from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings
 from zbusrpc.errors import ConfigError
@@ -123,27 +123,30 @@ def address_of(server: Server) -> str:
     return f"{TLS_SCHEME if server.tls else ''}{server.broker.name}"
 
 
-def run_broker(settings: Settings, *, siblings: tuple[str, ...] = (), as_json: bool) -> None:
+def run_broker(
+    settings: Settings, *, siblings: tuple[str, ...] = (), parent: Parent | None = None, as_json: bool
+) -> None:
     """Serve until a signal comes, or until somebody has it drained.
 
     Args:
         siblings: Addresses of all nodes, where this is one that `nodes.py` keeps.
+        parent: The process that does so.
     """
     if siblings:
         bind_contextvars(node=settings.port)  # they all log to the same place
-    run(_run(settings, siblings, as_json=as_json))
+    run(_run(settings, siblings, parent, as_json=as_json))
 
 
-async def _run(settings: Settings, siblings: tuple[str, ...], *, as_json: bool) -> None:
+async def _run(settings: Settings, siblings: tuple[str, ...], parent: Parent | None, *, as_json: bool) -> None:
     server = make_server(settings)
     await server.start(settings.host, settings.port)
     calm_collector()
     stop = stop_event()
     server.broker.on_drain = stop.set
     reload_on_signal(server, settings)
-    if siblings:
-        stop_with_parent(stop)
-        await _announce_node(server, siblings, stop)
+    if parent is not None:
+        parent.stop_with(stop)
+        await _announce_node(server, siblings, parent, stop)
     else:
         _announce(server, settings, as_json=as_json)
     await stop.wait()
@@ -173,9 +176,9 @@ def _announce(server: Server, settings: Settings, *, as_json: bool) -> None:
     note_unseen(server.data_dir, 1)
 
 
-async def _announce_node(server: Server, siblings: tuple[str, ...], stop: asyncio.Event) -> None:
+async def _announce_node(server: Server, siblings: tuple[str, ...], parent: Parent, stop: asyncio.Event) -> None:
     """Tell the parent that this node is there, and again when it lists all the others, or after a while."""
-    announce({"event": "listening"}, [], as_json=True)
+    parent.tell({"event": "listening"})
     tracker = server.hub.tracker
     others = set(siblings) - {tracker.own.address}
     now = asyncio.get_running_loop().time
@@ -185,7 +188,7 @@ async def _announce_node(server: Server, siblings: tuple[str, ...], stop: asynci
             await asyncio.wait_for(stop.wait(), JOIN_POLL_S)
             return
     missing = sorted(others - tracker.registry.servers.keys())
-    announce({"broker": address_of(server), "missing": missing}, [], as_json=True)
+    parent.tell({"event": "ready", "broker": address_of(server), "missing": missing}, is_last=True)
 
 
 # -- who may do what -----------------------------------------------------------------------------------------

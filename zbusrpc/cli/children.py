@@ -5,21 +5,22 @@
 
 A child has a session of its own: Ctrl-C on a terminal would reach it as well, and be its first of two signals. Its
 standard input is a pipe whose other end only the parent holds, so that it sees the end of a parent that was killed.
+What it has to tell goes through a pipe of its own (see `parent.py`); what it prints is the user's, and not touched.
 """
 
 import asyncio
 import os
 import signal
 import sys
-import threading
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import PIPE, Process
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
 import orjson
 
+from zbusrpc.cli.parent import OPTION
 from zbusrpc.telemetry import get_logger
 
 PAUSE_S: Final = 0.5
@@ -27,6 +28,8 @@ PAUSE_S: Final = 0.5
 PAUSE_S_MAX: Final = 30.0
 STEADY_S: Final = 10.0
 """A process that has run for so long may be started again at once when it dies."""
+LAST_WORDS_S: Final = 1.0
+"""How long what a process has told is read after its end: what it has started may hold the pipe open for ever."""
 
 log = get_logger("children")
 
@@ -47,12 +50,12 @@ class Child:
         """Prepare it; `keep` starts it.
 
         Args:
-            command: Program and arguments.
+            command: Program and arguments; the option that names its pipe is added.
             what: Names it in the log.
             env: Its environment; by default that of this process.
             core: Of the processor, which it is to use and no other.
-            says_ready: It prints a line when it is ready, which it must be once to be started again.
-            is_node: It does so, and prints another line before, when it takes signals; and it is left alone when it has
+            says_ready: It tells when it is ready, which it must be once to be started again.
+            is_node: It does so, and tells something before, when it takes signals; and it is left alone when it has
                 ended with 0.
         """
         self.ready: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
@@ -95,38 +98,49 @@ class Child:
 
     async def _run(self, stopped: asyncio.Task[Any]) -> int:
         """Run the process once, and return its exit code."""
-        out = PIPE if self._says_ready else DEVNULL
         self._process, self._takes_signals = None, False
+        source, target = os.pipe()
         try:
             process = self._process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=PIPE, stdout=out, env=self._env, start_new_session=True
+                *self._command,
+                *(OPTION, str(target)),
+                stdin=PIPE,
+                env=self._env,
+                start_new_session=True,
+                pass_fds=(target,),
             )
         except OSError as error:  # for example, there are too many processes
+            os.close(source)
             log.error(f"{self._what}_not_started", reason=error.strerror or str(error))
             return 1
+        finally:
+            os.close(target)
         pin(process.pid, self._core)
-        reading = asyncio.create_task(self._read(process))
+        reading = asyncio.create_task(self._read(source))
         ended = asyncio.create_task(process.wait())
         await asyncio.wait({ended, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if not ended.done():
             self._signal(signal.SIGTERM)
         code = await ended
-        await reading
+        await asyncio.wait({reading}, timeout=LAST_WORDS_S)
+        reading.cancel()
         return code
 
-    async def _read(self, process: Process) -> None:
-        """Take its lines in; what else it prints is for nobody."""
-        if process.stdout is None:
-            return
-        if self._is_node:
-            self._takes_signals = bool(await process.stdout.readline())
-        while self._takes_signals and self._due:
-            self._signal(self._due.pop())
-        line = await process.stdout.readline()
-        if line and not self.ready.done():
-            self.ready.set_result(orjson.loads(line))
-        while await process.stdout.read(65536):
-            pass
+    async def _read(self, source: int) -> None:
+        """Take in what the process tells."""
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        pipe, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(source, "rb", 0))
+        try:
+            if self._is_node:
+                self._takes_signals = bool(await reader.readline())
+            while self._takes_signals and self._due:
+                self._signal(self._due.pop())
+            line = await reader.readline()
+            if line and not self.ready.done():
+                self.ready.set_result(orjson.loads(line))
+        finally:
+            pipe.close()
 
     def _note_death(self, code: int, ran_s: float) -> float:
         """Tell of a death, and return the seconds until the next start."""
@@ -175,17 +189,3 @@ def pin(pid: int, core: int | None) -> None:
 def usable_cores() -> list[int]:
     """Return the cores that this process may use; none where the system does not tell."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-
-
-def stop_with_parent(stop: asyncio.Event) -> None:
-    """Set `stop` when the process that keeps this one has ended, however it has."""
-    loop = asyncio.get_running_loop()
-
-    def wait() -> None:
-        with suppress(OSError):
-            while os.read(0, 1024):
-                pass
-        with suppress(RuntimeError):  # the loop has ended before
-            loop.call_soon_threadsafe(stop.set)
-
-    threading.Thread(target=wait, daemon=True, name="parent").start()

@@ -1,6 +1,7 @@
 """Loading: from `mymod:Calc` on the command line to the object it names."""
 
 import importlib
+import inspect
 import pkgutil
 import sys
 import sysconfig
@@ -25,15 +26,25 @@ def load(target: str) -> Any:
     if here not in sys.path:
         sys.path.insert(0, here)
     value = _import(module_name, target)
-    module = value
+    module = holder = value
     for part in attribute.split("."):
         if not hasattr(value, part):
             names = [name for name in dir(value) if not name.startswith("_")]
             services = [name for name, found in vars(module).items() if is_service(found)]
             hint = did_you_mean(part, names) or (f"; it has {', '.join(services)}" if services else "")
             raise ConfigError(f"module {module_name} has no {part}{hint}")
-        value = getattr(value, part)
+        holder, value = value, getattr(value, part)
+    if _is_method(holder, part, value):
+        owner = holder if inspect.isclass(holder) else type(holder)
+        raise ConfigError(f"{target} names a method of {owner.__name__}; write {target.rpartition('.')[0]}")
     return value
+
+
+def _is_method(holder: Any, name: str, value: Any) -> bool:
+    """Whether a value is a method that needs an instance, or one of a service; functions of a class make instances."""
+    if inspect.isclass(holder):
+        return inspect.isfunction(value) and not isinstance(inspect.getattr_static(holder, name), staticmethod)
+    return is_service(type(holder)) and inspect.ismethod(value)
 
 
 def _import(name: str, target: str) -> Any:

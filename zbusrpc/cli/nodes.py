@@ -9,7 +9,7 @@ import asyncio
 import os
 import signal
 import sys
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from zbusrpc.broker.access import Access, Operation
 from zbusrpc.broker.advertise import advertised
@@ -27,7 +27,7 @@ from zbusrpc.cli.broker import (
     on_hangup,
 )
 from zbusrpc.cli.children import Child, kill_all, signal_all, usable_cores
-from zbusrpc.cli.shell import announce, fail, run, stop_event
+from zbusrpc.cli.shell import announce, fail, reserve_output, run, stop_event
 from zbusrpc.config import Settings, client_security, environment_of
 from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import get_logger
@@ -41,10 +41,10 @@ log = get_logger("broker")
 
 def run_nodes(settings: Settings, *, as_json: bool) -> None:
     """Keep the nodes until a signal comes, or until the last of them has been drained."""
-    run(_run(settings, as_json=as_json))
+    run(_run(settings, as_json=as_json, out=reserve_output() if as_json else sys.stdout))
 
 
-async def _run(settings: Settings, *, as_json: bool) -> None:
+async def _run(settings: Settings, *, as_json: bool, out: TextIO) -> None:
     data_dir = await check(settings)
     ports = await _free_ports(settings)
     children = _children(settings, ports, data_dir)
@@ -53,7 +53,7 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
     keepers = [asyncio.create_task(child.keep(stop)) for child in children]
     ready = [facts for facts in [await child.ready for child in children] if facts is not None]
     if len(ready) == len(children):
-        _announce(settings, ready, data_dir, as_json=as_json)
+        _announce(settings, ready, data_dir, as_json=as_json, out=out)
     await asyncio.gather(*keepers)
     _fail_as(children)
 
@@ -156,7 +156,9 @@ def _directory(data_dir: str, index: int) -> str:
     return os.path.join(data_dir, f"{NODE_PREFIX}{index}")
 
 
-def _announce(settings: Settings, ready: list[dict[str, Any]], data_dir: str | None, *, as_json: bool) -> None:
+def _announce(
+    settings: Settings, ready: list[dict[str, Any]], data_dir: str | None, *, as_json: bool, out: TextIO
+) -> None:
     brokers = [facts["broker"] for facts in ready]
     missing = {facts["broker"]: facts["missing"] for facts in ready if facts["missing"]}
     if missing:
@@ -178,7 +180,7 @@ def _announce(settings: Settings, ready: list[dict[str, Any]], data_dir: str | N
         "durability": settings.durability,
         "data_dir": data_dir,
     }
-    announce(facts, lines, as_json=as_json)
+    announce(facts, lines, as_json=as_json, out=out)
 
 
 def _fail_as(children: list[Child]) -> None:

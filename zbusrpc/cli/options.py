@@ -4,12 +4,15 @@ from typing import Annotated, Any
 
 import typer
 
+from zbusrpc.cli.parent import OPTION, Parent
 from zbusrpc.config import Settings, load_settings
+from zbusrpc.errors import ConfigError
 from zbusrpc.telemetry import configure_logging
 
 BrokerOption = Annotated[
     str | None, typer.Option("--broker", help="Brokers as host:port;tls://host2:port [default: localhost:15555]")
 ]
+ParentOption = Annotated[int | None, typer.Option(OPTION, hidden=True)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for machines.")]
 JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON line for each message.")]
 LogLevelOption = Annotated[str | None, typer.Option(help="debug, info, warning or error [default: info]")]
@@ -32,3 +35,17 @@ def settings_of(**given: Any) -> Settings:
     settings = load_settings(**given)
     configure_logging(settings.log_level, as_json=settings.log_json)
     return settings
+
+
+def parent_of(descriptor: int | None) -> Parent | None:
+    """Return what keeps this process, if anything does.
+
+    Raises:
+        ConfigError: the option that says so was given by somebody else.
+    """
+    if descriptor is None:
+        return None
+    try:
+        return Parent(descriptor)
+    except (OSError, OverflowError):
+        raise ConfigError(f"{OPTION} = {descriptor}: is for processes that zbusrpc starts itself") from None

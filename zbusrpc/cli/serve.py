@@ -7,23 +7,26 @@ import sys
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TextIO
 
 from zbusrpc.broker.server import Server
 from zbusrpc.cli.broker import address_of, make_server
-from zbusrpc.cli.children import Child, kill_all, stop_with_parent
+from zbusrpc.cli.children import Child, kill_all
 from zbusrpc.cli.loading import load
-from zbusrpc.cli.shell import announce, fail, run, stop_event
+from zbusrpc.cli.parent import Parent
+from zbusrpc.cli.shell import announce, fail, reserve_output, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
 from zbusrpc.errors import ConfigError, LinkError, TokenRefusedError, ZbusError
 from zbusrpc.service.definition import Definition
-from zbusrpc.service.hosting import hosted, make_instance
+from zbusrpc.service.hosting import check_target, hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.version import __version__
 
 PROBE_TIMEOUT_S = 1.0
+SIGNALLED: Final = 128
+"""What a shell adds to the number of the signal that has ended a process."""
 CALLS_SHOWN_MAX: Final = 8
 """Methods that the line names on which the end waits."""
 
@@ -31,18 +34,23 @@ log = get_logger("serve")
 
 
 def run_serve(
-    targets: list[str], settings: Settings, *, waits: bool = False, with_parent: bool = False, as_json: bool
+    targets: list[str], settings: Settings, *, waits: bool = False, parent: Parent | None = None, as_json: bool
 ) -> None:
-    """Serve until a signal comes, or `with_parent` until the process ends that has started this one.
+    """Serve until a signal comes.
 
     Args:
         waits: Whether to wait for a broker that is not there yet.
+        parent: What keeps this process, and with which it ends.
+        as_json: Standard output has the ready line and nothing else: what services print goes to standard error.
     """
+    out = reserve_output() if as_json else sys.stdout
     loaded = [load(target) for target in targets]
     if settings.workers > 1:
-        run(_serve_in_processes(targets, settings, waits=waits, as_json=as_json))
+        for target in loaded:
+            check_target(target)  # a mistake is shown once, here
+        run(_serve_in_processes(targets, settings, waits=waits, as_json=as_json, out=out))
     else:
-        run(_serve(loaded, settings, waits=waits, with_parent=with_parent, as_json=as_json))
+        run(_serve(loaded, settings, waits=waits, parent=parent, as_json=as_json, out=out))
 
 
 async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
@@ -62,12 +70,14 @@ async def _enter(stack: AsyncExitStack, target: Any) -> tuple[Definition, Any]:
         raise ConfigError(f"{name} cannot start: {type(error).__name__}: {error}; the log says where") from error
 
 
-async def _serve(loaded: list[Any], settings: Settings, *, waits: bool, with_parent: bool, as_json: bool) -> None:
+async def _serve(
+    loaded: list[Any], settings: Settings, *, waits: bool, parent: Parent | None, as_json: bool, out: TextIO
+) -> None:
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
     stop = stop_event()
-    if with_parent:
-        stop_with_parent(stop)
+    if parent is not None:
+        parent.stop_with(stop)
     workers: list[Worker] = []
     try:
         async with AsyncExitStack() as stack:
@@ -90,7 +100,7 @@ async def _serve(loaded: list[Any], settings: Settings, *, waits: bool, with_par
                     raise LinkError(f"{error}, or wait for it with: zbusrpc serve --wait") from None
                 worker.refused.add_done_callback(lambda _: stop.set())
             if not stop.is_set():
-                _announce(workers, address, is_embedded=embedded is not None, as_json=as_json)
+                _tell_ready(workers, address, parent, is_embedded=embedded is not None, as_json=as_json, out=out)
             await stop.wait()
             _tell_what_is_waited_for(workers, settings.grace)
             await asyncio.gather(*[worker.close(settings.grace) for worker in workers])
@@ -162,7 +172,13 @@ async def _is_listening(host: str, port: int) -> bool:
     return True
 
 
-def _announce(workers: list[Worker], address: str, *, is_embedded: bool, as_json: bool) -> None:
+def _tell_ready(
+    workers: list[Worker], address: str, parent: Parent | None, *, is_embedded: bool, as_json: bool, out: TextIO
+) -> None:
+    """Say that the services can be called: to the parent, else to people or programs."""
+    if parent is not None:
+        parent.tell({"event": "ready"}, is_last=True)
+        return
     services = [_describe(worker.definition, worker.concurrency) for worker in workers]
     where = f"{address} (started here, ends with this process)" if is_embedded else address
     lines = [f"zbusrpc {__version__}"]
@@ -178,7 +194,7 @@ def _announce(workers: list[Worker], address: str, *, is_embedded: bool, as_json
         f"  try          zbusrpc call {services[0]['service']}.{services[0]['methods'][0]} ...",
     ]
     facts = {"services": services, "broker": address, "embedded": is_embedded, "durability": "memory"}
-    announce(facts, lines, as_json=as_json)
+    announce(facts, lines, as_json=as_json, out=out)
 
 
 def _describe(definition: Definition, concurrency: int) -> dict[str, Any]:
@@ -193,17 +209,16 @@ def _describe(definition: Definition, concurrency: int) -> dict[str, Any]:
 # -- several processes ---------------------------------------------------------------------------------------
 
 
-async def _serve_in_processes(targets: list[str], settings: Settings, *, waits: bool, as_json: bool) -> None:
-    """Run the services in `workers` processes, and start again those that die.
+async def _serve_in_processes(
+    targets: list[str], settings: Settings, *, waits: bool, as_json: bool, out: TextIO
+) -> None:
+    """Run the services in `workers` processes, and start again those that die. This process has no instance itself.
 
     The first one shows whether they can serve at all: the others are started once it does.
     """
-    for target in targets:
-        make_instance(load(target))  # a mistake is shown once, here
     embedded = await _embed_broker(settings)
     address = _address(embedded, settings)
     command = [sys.executable, "-m", "zbusrpc", "serve", *targets, "--broker", address, "--workers", "1"]
-    command += ["--json", "--with-parent"]
     command += ["--grace", str(settings.grace), "--log-level", settings.log_level]
     if settings.concurrency:
         command += ["--concurrency", str(settings.concurrency)]
@@ -218,16 +233,18 @@ async def _serve_in_processes(targets: list[str], settings: Settings, *, waits: 
     keepers = [asyncio.create_task(first.keep(stop))]
     if await first.ready is not None:
         keepers += [asyncio.create_task(child.keep(stop)) for child in children[1:]]
-        _announce_workers(targets, settings, address, as_json=as_json)
+        text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
+        facts = {"targets": targets, "workers": settings.workers, "broker": address}
+        announce(facts, [text], as_json=as_json, out=out)
     await asyncio.gather(*keepers)
     if embedded is not None:
         await embedded.close(settings.grace)
-    if first.failure not in {None, 1}:
-        fail(f"a process ended before it served, with exit code {first.failure}")
     if first.failure is not None:
+        _fail_as(first.failure)
+
+
+def _fail_as(code: int) -> NoReturn:
+    """Exit as a process that could not serve has, or as a shell tells of one that a signal has ended."""
+    if code == 1:
         raise SystemExit(1)  # it has said why
-
-
-def _announce_workers(targets: list[str], settings: Settings, address: str, *, as_json: bool) -> None:
-    text = f"zbusrpc {__version__}: {settings.workers} processes serve {', '.join(targets)} at broker {address}"
-    announce({"targets": targets, "workers": settings.workers, "broker": address}, [text], as_json=as_json)
+    fail(f"a process ended before it served, with exit code {code}", code if code >= 0 else SIGNALLED - code)

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import orjson
 
@@ -164,8 +164,17 @@ def stop_event(on_second: Callable[[], None] | None = None) -> asyncio.Event:
     return stop
 
 
-def announce(facts: dict[str, Any], lines: list[str], *, as_json: bool) -> None:
-    """Print that a server is ready: one JSON line for machines, or lines for people."""
+def announce(facts: dict[str, Any], lines: list[str], *, as_json: bool, out: TextIO | None = None) -> None:
+    """Print that a server is ready, on `out` or standard output: one JSON line for machines, or lines for people."""
     text = orjson.dumps({"event": "ready", "pid": os.getpid(), **facts}).decode() if as_json else "\n".join(lines)
-    sys.stdout.write(text + "\n")
+    out = out or sys.stdout
+    out.write(text + "\n")
+    out.flush()
+
+
+def reserve_output() -> TextIO:
+    """Return standard output, for one alone: what else this process and its children print goes to standard error."""
     sys.stdout.flush()
+    reserved = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return open(reserved, "w", encoding="utf-8")

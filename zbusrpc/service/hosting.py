@@ -1,7 +1,7 @@
 """Hosting: from what a user names (a class, an instance, a factory) to a running service instance.
 
-A class is instantiated and a factory called without arguments. An instance that is an (async) context manager is
-entered before it serves and left after its last call has ended.
+A class is instantiated and a factory, `def` or `async def`, called without arguments. An instance that is an (async)
+context manager is entered before it serves and left after its last call has ended.
 """
 
 import inspect
@@ -20,7 +20,7 @@ async def hosted(target: Any) -> AsyncIterator[tuple[Definition, object]]:
     Raises:
         DefinitionError: it is no service and makes none.
     """
-    instance = make_instance(target)
+    instance = await make_instance(target)
     definition = define(type(instance))
     async with AsyncExitStack() as stack:
         entered: Any = instance
@@ -31,25 +31,46 @@ async def hosted(target: Any) -> AsyncIterator[tuple[Definition, object]]:
         yield definition, entered if isinstance(entered, type(instance)) else instance
 
 
-def make_instance(target: Any) -> object:
-    """Return the instance of a service class, of a factory, or `target` itself."""
-    name = getattr(target, "__name__", type(target).__name__)
+def check_target(target: Any) -> None:
+    """See that `target` is a service, or could make one, without making it.
+
+    Raises:
+        DefinitionError: it is none and makes none; what a factory returns is not known yet.
+    """
+    name = _name_of(target)
+    if not inspect.isclass(target):
+        if not is_service(type(target)) and not callable(target):
+            raise DefinitionError(f"{name} is no service: put @service above its class")
+        return
+    define(target)
+    if missing := sorted(getattr(target, "__abstractmethods__", ())):
+        raise DefinitionError(f"{name} is abstract ({', '.join(missing)}); serve a subclass of it that has them")
+    try:
+        inspect.signature(target).bind()
+    except TypeError as error:
+        raise DefinitionError(
+            f"{name} cannot be made without arguments ({error}); name an instance or a factory instead"
+        ) from None
+
+
+async def make_instance(target: Any) -> object:
+    """Return the instance of a service class, of a factory, or `target` itself.
+
+    Raises:
+        DefinitionError: it is no service and makes none.
+    """
+    check_target(target)
     if inspect.isclass(target):
-        define(target)
-        if missing := sorted(getattr(target, "__abstractmethods__", ())):
-            raise DefinitionError(f"{name} is abstract ({', '.join(missing)}); serve a subclass of it that has them")
-        try:
-            inspect.signature(target).bind()
-        except TypeError as error:
-            raise DefinitionError(
-                f"{name} cannot be made without arguments ({error}); name an instance or a factory instead"
-            ) from None
         return target()
     if is_service(type(target)):
         return target
-    if callable(target):
-        made = target()
-        if is_service(type(made)):
-            return made
-        raise DefinitionError(f"{name}() returned {type(made).__name__}, which is no service")
-    raise DefinitionError(f"{name} is no service: put @service above its class")
+    made = target()
+    if inspect.isawaitable(made):
+        made = await made
+    if not is_service(type(made)):
+        raise DefinitionError(f"{_name_of(target)}() returned {type(made).__name__}, which is no service")
+    return made
+
+
+def _name_of(target: Any) -> str:
+    return getattr(target, "__name__", type(target).__name__)

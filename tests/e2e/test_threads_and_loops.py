@@ -341,7 +341,6 @@ def test_blocking_call_where_gevent_has_replaced_threads_is_refused_at_once(
     shared_site: Site, processes: Processes
 ) -> None:
     """It would wait for ever for a background thread that is none; the way out that the error names works."""
-    pytest.importorskip("gevent")
     program = """
 import sys
 from gevent import monkey

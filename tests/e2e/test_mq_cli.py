@@ -6,8 +6,8 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -527,6 +527,26 @@ async def test_dead_letters_are_tried_again(cli: Cli, letters: str) -> None:
     bodies = cli.run("sub", letters, "--group", "g", "--raw", "--count", "3").split("\n")
     assert sorted(bodies) == ["", "job 0", "job 1", "job 2"]
     assert cli.lines("dlq", "ls", letters) == []
+
+
+@pytest.mark.anyio
+async def test_many_dead_letters_are_tried_again_in_rounds(
+    cli: Cli, letters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`dlq retry` asks for some at a time until all have been looked at, and shows how far it is."""
+    counts: list[int] = []
+
+    @asynccontextmanager
+    async def counting(verb: str, count: Callable[[], int]) -> AsyncIterator[None]:
+        yield
+        counts.append(count())
+
+    monkeypatch.setattr("zbusrpc.cli.letters.ROUND", 1)
+    monkeypatch.setattr("zbusrpc.cli.letters.counting", counting)
+
+    assert cli.json("dlq", "retry", letters) == {"topic": letters, "retried": 3, "left": []}
+    assert counts == [3]
+    assert cli.json("dlq", "retry", letters)["retried"] == 0
 
 
 @pytest.mark.anyio

@@ -142,11 +142,25 @@ def test_giving_back_many_letters_holds_no_turn() -> None:
     assert caught.value.code is Code.ABORTED
     assert max(after - before for before, after in pairwise(pending)) <= STEPS_MAX
     assert max(turns.reads) <= READS_MAX
-    assert anna.answer(request) == {"retried": count, "left": []}
+    assert anna.answer(request) == {"retried": count, "left": [], "next_offset": count, "end_offset": count}
     assert anna.command("dlq", topic="orders")["messages"] == []
-    assert anna.command("retry_dead", topic="orders") == {"retried": 0, "left": []}
+    assert anna.command("retry_dead", topic="orders")["retried"] == 0
     consumer = lab.peer().consume("orders", window=1000)
     assert sorted(consumer.take()) == sorted(f"{number}" for number in range(count))
+
+
+def test_letters_are_given_back_some_at_a_time() -> None:
+    """Each command deals with as many as it says, and tells where to go on, and where those ended that were there."""
+    lab = lab_with_letters(10)
+    anna = lab.peer()
+
+    told, start = [], 0
+    while start < 10:
+        some = anna.command("retry_dead", topic="orders", start=start, count=4)
+        told.append((some["retried"], start := some["next_offset"], some["end_offset"]))
+
+    assert told == [(4, 4, 10), (4, 8, 10), (2, 10, 10)]
+    assert len(lab.group().pending) == 10
 
 
 def test_forgetting_many_letters_holds_no_turn() -> None:

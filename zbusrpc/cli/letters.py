@@ -3,9 +3,10 @@
 from datetime import datetime
 from typing import Any, Final
 
-from zbusrpc.bounds import OFFSET
+from zbusrpc.bounds import LETTERS, OFFSET
 from zbusrpc.cli.peek import read_pages
 from zbusrpc.cli.printable import printable
+from zbusrpc.cli.progress import counting
 from zbusrpc.cli.removal import confirm
 from zbusrpc.cli.shell import ask, fail, print_json, print_text
 from zbusrpc.cli.show import body_text, json_line
@@ -14,12 +15,14 @@ from zbusrpc.cli.tables import print_table
 from zbusrpc.cli.units import count_text, time_text
 from zbusrpc.config import Settings
 from zbusrpc.mq import admin
+from zbusrpc.mq.commands import command
+from zbusrpc.mq.infos import RetryResult
 from zbusrpc.mq.options import start_to_wire
 
 PREFIX: Final = "dead-"
 """Of the headers that say where a letter comes from."""
-ROUND: Final = 10_000
-"""Letters that a broker deals with at a time."""
+ROUND: Final = 1000
+"""Letters that are given back at a time: so often somebody who watches sees how far it is."""
 
 Letter = dict[str, Any]
 
@@ -49,10 +52,7 @@ def run_show(topic: str, offset: int, settings: Settings, *, as_json: bool) -> N
 
 def run_retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool, as_json: bool) -> None:
     """Give dead letters back to their groups; exits with 1 where not all could be."""
-    asked = admin.retry_dead(
-        topic, offsets=offsets or None, as_new=as_new, broker=settings.broker, timeout=settings.timeout
-    )
-    result = ask(asked, as_json=as_json)
+    result = ask(_retry(topic, offsets, settings, as_new=as_new), as_json=as_json)
     if as_json:
         print_json({"topic": topic, **result.model_dump()})
     else:
@@ -62,6 +62,27 @@ def run_retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_n
     _check_all(topic, offsets, result.retried + len(result.left))
     if result.left:
         raise SystemExit(1)
+
+
+async def _retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool) -> RetryResult:
+    """Give back the letters that there are now, some at a time: those that fail again meanwhile are not tried again."""
+    if offsets:
+        return await admin.retry_dead(
+            topic, offsets=offsets, as_new=as_new, broker=settings.broker, timeout=settings.timeout
+        )
+    total, start, end = RetryResult(retried=0, left=[]), 0, None
+    async with counting("Giving back", lambda: total.retried):
+        while end is None or start < end:
+            some = await command(
+                "retry_dead", settings.broker, settings.timeout, topic=topic, as_new=as_new, start=start, count=ROUND
+            )
+            told = RetryResult.model_validate(some)
+            total = RetryResult(retried=total.retried + told.retried, left=total.left + told.left)
+            end = some["end_offset"] if end is None else end
+            if some["next_offset"] <= start:
+                break
+            start = some["next_offset"]
+    return total
 
 
 def run_purge(topic: str, offsets: list[int] | None, settings: Settings, *, is_sure: bool, as_json: bool) -> None:
@@ -84,7 +105,7 @@ async def _purge(topic: str, offsets: list[int] | None, settings: Settings) -> i
             topic, offsets=offsets or None, broker=settings.broker, timeout=settings.timeout
         )
         total += purged
-        if purged < ROUND:
+        if purged < LETTERS.most:
             return total
 
 

@@ -168,9 +168,9 @@ class Commands:
     def _retry_dead(self, command: requests.RetryDead, answer: Answer) -> None:
         letters = self._letters(command.topic)
         if letters is None:
-            answer({"retried": 0, "left": []}, None)
+            answer({"retried": 0, "left": [], "next_offset": 0, "end_offset": 0}, None)
         else:
-            letters.retry(command.offsets, answer, as_new=command.as_new, rights=self._rights)
+            letters.retry(command, answer, rights=self._rights)
 
     def _purge_dead(self, command: requests.PurgeDead, answer: Answer) -> None:
         letters = self._letters(command.topic)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+from zbusrpc import bounds
 from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
@@ -17,6 +18,7 @@ from zbusrpc.broker.mq.groups import Done
 from zbusrpc.broker.mq.letter_counts import Source, source_of
 from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.requests import RetryDead
 from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
@@ -27,7 +29,7 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.outcome import not_run
 from zbusrpc.telemetry import get_logger
 
-CHOSEN_MAX: Final = 10_000
+CHOSEN_MAX: Final = bounds.LETTERS.most
 """Letters that one command deals with; say it again for more."""
 BURY_RETRY_S: Final = 5.0
 """When a dead letter could not be stored."""
@@ -40,7 +42,11 @@ log = get_logger("mq")
 class _GivingBack:
     """What became of letters so far that are being given back."""
 
-    def __init__(self) -> None:
+    def __init__(self, start: int, end_offset: int) -> None:
+        self.next_offset = start
+        """After the last letter that was looked at."""
+        self.end_offset = end_offset
+        """After the last letter that there was."""
         self.groups: dict[Group, None] = {}
         self.again: dict[Topic, list[Record]] = {}
         self.retried: dict[int, Source | None] = {}
@@ -67,14 +73,15 @@ class Letters:
         """
         return (record for record, is_chosen in self._looked_at(offsets) if is_chosen)
 
-    def _looked_at(self, offsets: Sequence[int] | None) -> Iterator[tuple[Record, bool]]:
+    def _looked_at(
+        self, offsets: Sequence[int] | None, start: int = 0, count: int = CHOSEN_MAX
+    ) -> Iterator[tuple[Record, bool]]:
         """Yield each letter that is looked at, and whether it is chosen."""
-        count = 0
-        for record in self._at(offsets) if offsets is not None else self._all():
+        for record in self._at(offsets) if offsets is not None else self._all(start):
             is_chosen = self.is_there(record)
             yield record, is_chosen
-            count += is_chosen
-            if count >= CHOSEN_MAX:
+            count -= is_chosen
+            if not count:
                 return
 
     def _at(self, offsets: Sequence[int]) -> Iterator[Record]:
@@ -83,28 +90,27 @@ class Letters:
             if record is not None:
                 yield record
 
-    def _all(self) -> Iterator[Record]:
-        offset = self.topic.log.start_offset
+    def _all(self, start: int) -> Iterator[Record]:
+        offset = max(start, self.topic.log.start_offset)
         while records := self.topic.fetch(offset):
             yield from records
             offset = records[-1].offset + 1
 
     # -- dealing with letters ----------------------------------------------------------------------------
 
-    def retry(
-        self, offsets: Sequence[int] | None, answer: Answer, *, as_new: bool, rights: Rights | None = None
-    ) -> None:
+    def retry(self, asked: RetryDead, answer: Answer, *, rights: Rights | None = None) -> None:
         """Give letters back to the groups in which they failed, and tell how many, and which not, once that is safe.
 
         Args:
-            as_new: Whether those whose original is gone are produced again, for all groups.
+            asked: Which, and whether those whose original is gone are produced again, for all groups.
+            answer: Is told where to go on, too, and where the letters ended that were there when this began.
             rights: Of who asks: letters of topics into which they may not produce are left.
 
         Raises:
             RpcError: ABORTED: they are being given back already.
         """
         self.check_idle()
-        work = _GivingBack()
+        work = _GivingBack(asked.start, self.topic.readable_offset)
         self._store.retrying.add(self.topic)
 
         def told(result: Any, error: RpcError | None) -> None:
@@ -119,6 +125,7 @@ class Letters:
 
         def ended() -> None:
             result = {"retried": len(work.retried), "left": work.left}
+            result |= {"next_offset": work.next_offset, "end_offset": work.end_offset}
             if work.retried:
                 self.forget(work.retried, lambda error: told(result, error), work.groups)
             else:
@@ -132,7 +139,7 @@ class Letters:
             else:  # what was given back is noted, also where the disk does not give the rest
                 _produce_again(work.again, produced, ended)
 
-        in_slices(self._store.scheduler, self._give_back(work, offsets, as_new=as_new, rights=rights), looked_at)
+        in_slices(self._store.scheduler, self._give_back(work, asked, rights), looked_at)
 
     def purge(self, offsets: Sequence[int] | None, answer: Answer) -> None:
         """Forget letters, and tell how many once that is safe.
@@ -169,16 +176,15 @@ class Letters:
             text = f"the dead letters of topic {self.topic.name} are being given back; ask again when that is done"
             raise not_run(Code.ABORTED, text)
 
-    def _give_back(
-        self, work: "_GivingBack", offsets: Sequence[int] | None, *, as_new: bool, rights: Rights | None
-    ) -> Iterator[int]:
+    def _give_back(self, work: "_GivingBack", asked: RetryDead, rights: Rights | None) -> Iterator[int]:
         """Look at one letter at each step, and give it back."""
-        for letter, is_chosen in self._looked_at(offsets):
+        for letter, is_chosen in self._looked_at(asked.offsets, asked.start, asked.count):
+            work.next_offset = letter.offset + 1
             if not is_chosen:
                 yield len(letter.body)
                 continue
             try:
-                target = self._revive(letter, as_new=as_new, rights=rights)
+                target = self._revive(letter, as_new=asked.as_new, rights=rights)
             except (RpcError, StorageError) as error:
                 reason = error.message if isinstance(error, RpcError) else str(error)
                 work.left.append({"offset": letter.offset, "reason": reason})

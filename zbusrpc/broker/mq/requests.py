@@ -157,6 +157,10 @@ class RetryDead(_OfTopic):
     offsets: Offsets | None = None
     as_new: bool = False
     """Whether those whose original is gone are produced anew, for all groups."""
+    start: Annotated[int, bounds.OFFSET] = 0
+    """Where no `offsets` are named: those before it stay."""
+    count: Annotated[int, bounds.LETTERS] = bounds.LETTERS.most
+    """How many at most."""
 
 
 class PurgeDead(_OfTopic):

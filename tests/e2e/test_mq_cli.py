@@ -17,7 +17,9 @@ from tests.support.processes import Ended, Process, Processes
 from tests.support.terminal import run_on_terminal
 from tests.support.waiting import wait_until
 from zbusrpc import mq
+from zbusrpc.cli.letters import retry
 from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.config import Settings
 
 ZBUSRPC = f"{shlex.quote(sys.executable)} -m zbusrpc"
 
@@ -531,7 +533,7 @@ async def test_dead_letters_are_tried_again(cli: Cli, letters: str) -> None:
 
 @pytest.mark.anyio
 async def test_many_dead_letters_are_tried_again_in_rounds(
-    cli: Cli, letters: str, monkeypatch: pytest.MonkeyPatch
+    broker: str, letters: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`dlq retry` asks for some at a time until all have been looked at, and shows how far it is."""
     counts: list[int] = []
@@ -544,9 +546,10 @@ async def test_many_dead_letters_are_tried_again_in_rounds(
     monkeypatch.setattr("zbusrpc.cli.letters.ROUND", 1)
     monkeypatch.setattr("zbusrpc.cli.letters.counting", counting)
 
-    assert cli.json("dlq", "retry", letters) == {"topic": letters, "retried": 3, "left": []}
-    assert counts == [3]
-    assert cli.json("dlq", "retry", letters)["retried"] == 0
+    results = [await retry(letters, None, Settings(broker=broker), as_new=False) for _ in range(2)]
+
+    assert [(result.retried, result.left) for result in results] == [(3, []), (0, [])]
+    assert counts == [3, 0]
 
 
 @pytest.mark.anyio

@@ -52,7 +52,7 @@ def run_show(topic: str, offset: int, settings: Settings, *, as_json: bool) -> N
 
 def run_retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool, as_json: bool) -> None:
     """Give dead letters back to their groups; exits with 1 where not all could be."""
-    result = ask(_retry(topic, offsets, settings, as_new=as_new), as_json=as_json)
+    result = ask(retry(topic, offsets, settings, as_new=as_new), as_json=as_json)
     if as_json:
         print_json({"topic": topic, **result.model_dump()})
     else:
@@ -64,7 +64,7 @@ def run_retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_n
         raise SystemExit(1)
 
 
-async def _retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool) -> RetryResult:
+async def retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool) -> RetryResult:
     """Give back the letters that there are now, some at a time: those that fail again meanwhile are not tried again."""
     if offsets:
         return await admin.retry_dead(

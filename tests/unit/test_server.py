@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,7 +13,8 @@ import uvloop
 from tests.support.broker_set import free_ports
 from tests.support.inprocess import PATIENCE_S, BareClient, bare_client, http, http_call, running_broker, serving
 from tests.support.waiting import eventually
-from zbusrpc import Code, RpcError, connect, options, service
+from zbusrpc import Code, RpcError, connect, mq, options, service
+from zbusrpc.broker import node
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.tracker import reporter
 from zbusrpc.errors import ZbusError
@@ -328,6 +330,24 @@ def test_dial_may_be_cancelled_at_any_moment(new_loop: Callable[[], asyncio.Abst
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(dial_and_cancel())
     assert faults == []
+
+
+async def test_start_that_takes_long_says_how_far_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each few seconds a line has the topics that are open, of how many; one of a moment has none."""
+    caplog.set_level(logging.INFO, "zbusrpc.broker")
+    async with running_broker(data_dir=str(tmp_path)) as server:
+        for name in ("orders", "mails"):
+            await mq.declare(name, broker=server.broker.name)
+    assert "broker.starting" not in caplog.text
+
+    monkeypatch.setattr(node, "SAID_EVERY_S", 0.0)
+    async with running_broker(data_dir=str(tmp_path)):
+        pass
+
+    lines = [line for line in caplog.messages if line.startswith("broker.starting")]
+    assert [line.split()[2:] for line in lines[-2:]] == [[f"topics={n}", "of=2", "calls=0"] for n in (1, 2)]
 
 
 async def test_tracker_that_stays_away_is_told_once_and_again_when_it_comes(

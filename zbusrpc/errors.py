@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 from heapq import nlargest
 from itertools import islice
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, overload
 
 NEAREST_MAX: Final = 200
 """Names that a wrong one is compared with. A broker with ten thousand topics has more to do than to guess."""
@@ -165,19 +165,25 @@ class RpcError(ZbusError):
     declared: ClassVar[bool] = False
     """Whether this class has a name of its own on the wire."""
 
-    def __init__(self, code: Code | str, message: str = "", details: Any = None) -> None:
+    @overload
+    def __init__(self, code: Code | str = ..., message: str = "", details: Any = None) -> None: ...
+    @overload
+    def __init__(self, message: str, details: Any, /) -> None: ...
+    def __init__(self, code: Code | str | None = None, message: Any = "", details: Any = None) -> None:
         """Make an error.
 
         Args:
-            code: How it failed. A subclass may leave it out: a text that stands here is the message then.
-            message: One line for people.
+            code: How it failed. A subclass has one already, and may leave it out: `Gone("order 7", {"order": 7})`.
+            message: One line for people; anything else is shown as `str` shows it.
             details: More for programs, as JSON values.
         """
-        if self.declared and not message and isinstance(code, str) and code not in Code.__members__:
-            code, message = class_code(type(self)), code
+        if self.declared:
+            code, message, details = _with_code_of(type(self), code, message, details)
+        elif code is None:
+            raise TypeError(f"{type(self).__name__} takes a code first, such as Code.NOT_FOUND")
         put = functools.partial(object.__setattr__, self)  # a frozen dataclass may call this, too
         put("code", Code(code))
-        put("message", message or class_template(type(self)))
+        put("message", ("" if message is None else str(message)) or class_template(type(self)))
         put("details", details)
         if type(self).__init__ is RpcError.__init__:
             put("args", (self.code, self.message, details))
@@ -214,6 +220,16 @@ class RpcError(ZbusError):
         side before it sent anything. What a handler raises has run, whatever its details say.
         """
         return not self.__dict__.get(HAS_NOT_RUN)
+
+
+def _with_code_of(cls: type[RpcError], code: Any, message: Any, details: Any) -> tuple[Any, Any, Any]:
+    """Return code, message and details of an error that may have been given without the first: its class has one."""
+    if code is None or isinstance(code, Code):
+        return code or class_code(cls), message, details
+    is_text = isinstance(message, str)
+    if (isinstance(code, str) and code in Code.__members__) or (is_text and message):
+        return code, message, details
+    return class_code(cls), code, details if is_text else message
 
 
 def _let_python_set(cls: type[RpcError]) -> None:

@@ -254,3 +254,53 @@ def test_tuple_of_parameters_is_refused_by_name() -> None:
         @service
         class Odd:
             async def call(self, *rest: *tuple[int, str]) -> None: ...
+
+
+@service
+class Collecting:
+    async def bound(self, **more: int) -> dict[str, int]:
+        return more
+
+    @classmethod
+    async def of_class(cls, **more: int) -> dict[str, int]:
+        return more
+
+    @staticmethod
+    async def static(**more: int) -> dict[str, int]:
+        return more
+
+    async def free(self, /, *rest: int, **more: int) -> dict[str, int]:
+        return more
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "is_free"),
+    [
+        ("bound", "self", False),
+        ("bound", "cls", True),
+        ("of_class", "cls", False),
+        ("of_class", "self", True),
+        ("static", "self", True),
+        ("static", "cls", True),
+        ("free", "self", True),
+    ],
+)
+async def test_further_parameter_named_as_the_receiver(method: str, name: str, is_free: bool) -> None:
+    """Python cannot take it where `self` can be given by name: the caller is told, and how to free the name."""
+    async with running_broker() as server, serving(server, Collecting):
+        typed, dynamic = (
+            connect(Collecting, broker=server.broker.name),
+            connect("Collecting", broker=server.broker.name),
+        )
+        for proxy in (typed, dynamic):
+            if is_free:
+                assert await getattr(proxy, method)(**{name: 1, "x": 2}) == {name: 1, "x": 2}
+                continue
+            with pytest.raises(RpcError, match=rf"INVALID_ARGUMENT: .*own {name} has that name; a / behind it"):
+                await getattr(proxy, method)(**{name: 1})
+        for body in (
+            envelope.request_body(method, {name: 1}),
+            envelope.request_body(method, [], {name: 1}),
+        ):
+            status, _, _ = await http_call(server, "POST /rpc/Collecting", body)
+            assert status == (200 if is_free else 400)

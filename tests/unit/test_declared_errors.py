@@ -326,3 +326,37 @@ async def test_callers_of_every_kind_see_the_error() -> None:
             answer = envelope.load(body)["error"]
             assert (answer["type"], plain.value.code) == (type(error).__name__, answer["code"])
             assert (plain.value.message, plain.value.details) == (answer["message"], answer.get("details"))
+
+
+@pytest.mark.parametrize(
+    ("make", "message", "details"),
+    [
+        (lambda: Gone("order 7", {"k": 1}), "order 7", {"k": 1}),
+        (lambda: Gone("order 7", [1]), "order 7", [1]),
+        (lambda: Gone("order 7", details=7), "order 7", 7),
+        (lambda: Gone(message="order 7"), "order 7", None),
+        (lambda: Gone(message="order 7", details={"k": 1}), "order 7", {"k": 1}),
+        (lambda: Gone(details={"k": 1}), "", {"k": 1}),
+        (Gone, "", None),
+        (LongGone, "gone for long", None),
+        (lambda: Gone(7), "7", None),  # type: ignore[arg-type]
+    ],
+)
+def test_subclass_without_fields_takes_message_and_details_without_a_code(
+    make: Callable[[], RpcError], message: str, details: Any
+) -> None:
+    """Its class has the code; the error is the same at a caller's, and as a copy."""
+    error = make()
+    errors = {"Gone": Gone, "LongGone": LongGone}
+    again = revive(envelope.parse_error(error_body(error, errors)), errors)
+
+    for one in (error, again, copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert (type(one), one.code, one.message, one.details) == (type(error), Code.NOT_FOUND, message, details)
+
+
+def test_message_that_is_no_text_is_shown_as_text() -> None:
+    """Whoever raises an error with a number or an exception as its message reads it at the caller's."""
+    assert str(RpcError(Code.ABORTED, 5)) == "ABORTED: 5"  # type: ignore[call-overload]
+    assert str(RpcError(Code.ABORTED, ValueError("no"))) == "ABORTED: no"  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"RpcError takes a code first, such as Code\.NOT_FOUND"):
+        RpcError(message="no")

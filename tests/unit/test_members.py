@@ -280,14 +280,14 @@ def test_override_has_the_options_of_what_it_overrides() -> None:
     assert (other.timeout, other.idempotent, other.deprecated, other.errors) == (5.0, False, "use see", (Later, Late))
 
 
-def less(self: Any, a: int) -> int: ...  # type: ignore[empty-body]
-def renamed(self: Any, x: int, b: int = 0, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
-def stricter(self: Any, a: int, b: int, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
-def without_name(self: Any, a: int, b: int = 0) -> int: ...  # type: ignore[empty-body]
-def by_position(self: Any, a: int, b: int = 0, /, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
-def needing(self: Any, a: int, b: int = 0, *, c: int = 0, d: int) -> int: ...  # type: ignore[empty-body]
-def more(self: Any, a: int, b: int = 0, e: int = 0, *, c: int = 0, **d: int) -> int: ...  # type: ignore[empty-body]
-def anything(self: Any, *args: int, **kwargs: int) -> int: ...  # type: ignore[empty-body]
+async def less(self: Any, a: int) -> int: ...  # type: ignore[empty-body]
+async def renamed(self: Any, x: int, b: int = 0, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
+async def stricter(self: Any, a: int, b: int, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
+async def without_name(self: Any, a: int, b: int = 0) -> int: ...  # type: ignore[empty-body]
+async def by_position(self: Any, a: int, b: int = 0, /, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
+async def needing(self: Any, a: int, b: int = 0, *, c: int = 0, d: int) -> int: ...  # type: ignore[empty-body]
+async def more(self: Any, a: int, b: int = 0, e: int = 0, *, c: int = 0, **d: int) -> int: ...  # type: ignore[empty-body]
+async def anything(self: Any, *args: int, **kwargs: int) -> int: ...  # type: ignore[empty-body]
 
 
 @pytest.mark.parametrize("function", [less, renamed, stricter, without_name, by_position, needing])
@@ -295,6 +295,19 @@ def test_override_that_cannot_take_the_calls_is_refused(function: Any) -> None:
     """Callers of the contract are other programs: a call that they may make must not fail."""
     with pytest.raises(DefinitionError, match=r"Odd.view does not take the calls of \w+.view, which it overrides: "):
         service(type("Odd", (Between,), {"view": function}))
+
+
+def plainly(self: Any, a: int, b: int = 0, *, c: int = 0) -> int: ...  # type: ignore[empty-body]
+def as_promise(self: Any, a: int, b: int = 0, *, c: int = 0, d: int = 0) -> "Awaitable[int]": ...  # type: ignore[empty-body]
+
+
+def test_override_of_another_colour_is_refused() -> None:
+    """Who awaits the contract's method awaits that of any service that has it."""
+    with pytest.raises(
+        DefinitionError, match=r"Odd\.view is def, and \w+\.view, which it overrides, async def; make it"
+    ):
+        service(type("Odd", (Between,), {"view": plainly}))
+    service(type("Promising", (Between,), {"view": as_promise}))
 
 
 @pytest.mark.parametrize("function", [more, anything])

@@ -42,10 +42,16 @@ Config = core_schema.CoreConfig
 Place = tuple[Any, ...]
 
 
-def arguments_schema(signature: inspect.Signature, handler: GetCoreSchemaHandler, config: Config) -> CoreSchema:
+def arguments_schema(
+    signature: inspect.Signature, handler: GetCoreSchemaHandler, config: Config, receiver: str | None = None
+) -> CoreSchema:
     """Return the schema of a list or an object that becomes `(args, kwargs)`.
 
-    A typed dict takes no configuration from what it stands in, so `config` is for those.
+    Args:
+        signature: Of the method, without `self`.
+        handler: Makes schemas of types.
+        config: A typed dict takes none from what it stands in, so this is for those.
+        receiver: What `self` is called, where `**more` cannot take a value of that name.
     """
     items: list[core_schema.ArgumentsParameter] = []
     more: dict[str, Any] = {}
@@ -65,7 +71,16 @@ def arguments_schema(signature: inspect.Signature, handler: GetCoreSchemaHandler
                 core_schema.arguments_parameter(parameter.name, schema, mode=_MODES[parameter.kind], alias=alias)
             )
     as_it_is = core_schema.plain_serializer_function_ser_schema(lambda value: value)
-    return core_schema.arguments_schema(items, **more, serialization=as_it_is)
+    schema = core_schema.arguments_schema(items, **more, serialization=as_it_is)
+    if receiver is None:
+        return schema
+
+    def refuse_receiver(arguments: Any) -> Any:
+        if receiver in arguments[1]:
+            raise _taken(receiver)
+        return arguments
+
+    return core_schema.no_info_after_validator_function(refuse_receiver, schema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +124,12 @@ class Mixture:
         signature: inspect.Signature,
         config: Config,
         make_form: Callable[[Build], Form],
+        receiver: str | None = None,
     ) -> None:
         self._signature = signature
         self._config = config
         self._make_form = make_form
+        self._receiver = receiver
         self._form: Form | None = None
 
     def read(self, args: list[Any], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -177,6 +194,8 @@ class Mixture:
                 problems.append({"type": "multiple_argument_values", "loc": (name,), "input": value})
             elif parameter is not None:
                 values[parameter.name], places[parameter.name,] = value, name
+            elif more and name == self._receiver:
+                problems.append({"type": _taken(name), "loc": (name,), "input": value})
             elif more:
                 values[more][name], places[more, name] = value, name
             else:
@@ -227,6 +246,12 @@ def _names(parameter: inspect.Parameter) -> list[str]:
         return []
     field = _field_of(parameter)
     return [parameter.name, field.alias] if field is not None and field.alias else [parameter.name]
+
+
+def _taken(name: str) -> PydanticCustomError:
+    """Return what is wrong with a further parameter of the name that `self` has: Python would give it twice."""
+    text = "the method's own {name} has that name; a / behind it, as in def method({name}, /, **more), frees it"
+    return PydanticCustomError("unexpected_keyword_argument", text, {"name": name})
 
 
 def _moved(problem: Any, places: dict[Place, Any]) -> Any:

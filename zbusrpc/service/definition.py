@@ -70,6 +70,8 @@ class Method:
     color: Color
     signature: inspect.Signature
     """Without `self`; annotations are types, not strings."""
+    receiver: str | None = None
+    """What `self` is called, where `**more` cannot take a value of that name."""
     doc: str
     options: RpcOptions
 
@@ -304,6 +306,7 @@ def _read_method(cls: type, members: list[Member], types: Types) -> Method:
         attribute=member.attribute,
         color=Color.ASYNC if is_async else Color.SYNC,
         signature=inspect.Signature(parameters, return_annotation=result),
+        receiver=member.receiver if any(one.kind is one.VAR_KEYWORD for one in parameters) else None,
         doc=inspect.getdoc(getattr(cls, member.attribute)) or "",
         options=options,
     )

@@ -12,7 +12,7 @@ import functools
 import inspect
 import types
 import typing
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +22,8 @@ RPC_ATTRIBUTE: Final = "__zbusrpc_rpc__"
 """Where a function keeps what `@rpc` was given."""
 
 _TYPES: Final = (typing.TypeVar, typing.NewType, typing.ForwardRef)
+_AWAITED: Final = {"Awaitable", "Coroutine", "Future", "Task"}
+"""Results that are awaited, where annotations are strings still."""
 _EMPTY: Final = inspect.Parameter.empty
 
 
@@ -36,6 +38,8 @@ class Member:
     """What runs, with `self` or the class in front unless it is a staticmethod."""
     annotated: Callable[..., Any]
     """What has the annotations."""
+    receiver: str | None
+    """What `self` or `cls` is called, where a value given by that name would be taken for it: not before a `/`."""
     parameters: tuple[inspect.Parameter, ...]
     """Without `self`."""
     result: Any
@@ -50,6 +54,14 @@ class Member:
         return any(
             inspect.iscoroutinefunction(function) or getattr(function, "_is_coroutine", None) for function in functions
         )
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether callers await it: also a `def` whose annotation says that its result can be awaited."""
+        if self.is_async or not isinstance(self.result, str):
+            kind = typing.get_origin(self.result) or self.result
+            return self.is_async or (inspect.isclass(kind) and issubclass(kind, Awaitable))
+        return self.result.partition("[")[0].rpartition(".")[2] in _AWAITED
 
 
 def methods_of(cls: type) -> dict[str, list[Member]]:
@@ -98,15 +110,21 @@ def check_method(where: str, member: Member) -> None:
 def check_override(where: str, method: Member, inherited: Member) -> None:
     """Refuse a method that cannot take the calls that the one it overrides takes: they come from other programs.
 
+    Names and numbers of parameters count, and whether its result is awaited. Types are for type checkers, which tell
+    a wider from a narrower one.
+
     Raises:
         DefinitionError: with one line that names both.
     """
+    contract = f"{inherited.owner.__name__}.{inherited.attribute}"
+    if method.is_awaited != inherited.is_awaited:
+        ours, theirs = ("async def" if one.is_awaited else "def" for one in (method, inherited))
+        raise DefinitionError(f"{where} is {ours}, and {contract}, which it overrides, {theirs}; make it {theirs}")
     signature = inspect.Signature([parameter.replace(annotation=_EMPTY) for parameter in method.parameters])
     for args, kwargs in _calls(inherited.parameters):
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            contract = f"{inherited.owner.__name__}.{inherited.attribute}"
             raise DefinitionError(
                 f"{where} does not take the calls of {contract}, which it overrides: {error}"
             ) from None
@@ -159,11 +177,13 @@ def _member_of(owner: type, attribute: str, value: Any, where: str) -> Member | 
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise DefinitionError(f"{where} has no signature ({error}); write a def that calls it") from None
+    first = next(iter(signature.parameters.values()), None) if takes_self else None
     return Member(
         attribute=attribute,
         owner=owner,
         function=function,
         annotated=annotated,
+        receiver=first.name if first is not None and first.kind is first.POSITIONAL_OR_KEYWORD else None,
         parameters=tuple(_without_self(where, signature) if takes_self else signature.parameters.values()),
         result=signature.return_annotation,
         given=getattr(decorated, RPC_ATTRIBUTE, {}),

@@ -54,12 +54,15 @@ def reply_form(service: str, method: Method) -> Form:
 
 def arguments_form(service: str, method: Method) -> Form:
     """Return the form that turns a JSON list or object into `(args, kwargs)` for a method."""
-    return form_of(lambda handler: arguments_schema(method.signature, handler, CONFIG), f"{service}.{method.name}")
+    return form_of(
+        lambda handler: arguments_schema(method.signature, handler, CONFIG, method.receiver), f"{service}.{method.name}"
+    )
 
 
 def mixture_of(service: str, method: Method) -> Mixture:
     """Return what reads calls of a method that have values by position, and others by name."""
-    return Mixture(method.signature, CONFIG, lambda build: form_of(build, f"{service}.{method.name}"))
+    make_form = lambda build: form_of(build, f"{service}.{method.name}")  # noqa: E731
+    return Mixture(method.signature, CONFIG, make_form, method.receiver)
 
 
 def envelope_form(definition: Definition) -> Form:
@@ -73,7 +76,9 @@ def envelope_form(definition: Definition) -> Form:
             name: core_schema.typed_dict_schema(
                 {
                     "method": core_schema.typed_dict_field(core_schema.any_schema()),
-                    "params": core_schema.typed_dict_field(arguments_schema(method.signature, handler, CONFIG)),
+                    "params": core_schema.typed_dict_field(
+                        arguments_schema(method.signature, handler, CONFIG, method.receiver)
+                    ),
                     "module": core_schema.typed_dict_field(
                         core_schema.nullable_schema(core_schema.literal_schema(["", definition.name])),
                         required=False,

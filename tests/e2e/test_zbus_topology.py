@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.fixtures import Site
 from tests.support.processes import Processes, port_of
-from tests.support.text_wire import BINARY, TextWire, body_of, command, frame, wire
+from tests.support.text_wire import BINARY, TextWire, body_of, command, frame, get, status_of, wire
 from tests.support.zbus_client import READY_S, ZbusLab
 from tests.support.zbus_consumer import Consumer, Producer
 from tests.support.zbus_profiles import PROFILES, Profile, value_of
@@ -78,6 +78,24 @@ def test_broker_that_was_restarted_is_not_taken_for_an_old_one(processes: Proces
         if group["groupName"] == "g"
     ]
     assert group["filter"] == "abc.*"
+
+
+@pytest.mark.parametrize("by", ["tcp", "http", "websocket"])
+def test_subscriber_knows_a_topic_before_declare_is_answered(zbus_site: Site, topic: str, by: str) -> None:
+    """What a client is told on one connection is there when the answer comes on another: it may produce at once."""
+    with wire(zbus_site.address) as subscriber, wire(zbus_site.address) as client:
+        subscriber.ask(command("track_sub", id="sub"))
+        if by == "websocket":
+            client.upgrade()
+        declare = command("declare", topic=topic, id="d")
+        client.send({"tcp": declare, "http": get(f"/declare/{topic}"), "websocket": frame(BINARY, declare)}[by])
+        answer = message_of(client, by == "websocket")
+        subscriber.socket.setblocking(False)
+        told = [subscriber.receive()]
+        while topic.encode() not in told[-1]:  # changes that other tests have made come first
+            told.append(subscriber.receive())
+
+    assert status_of(answer) == 200
 
 
 @pytest.mark.parametrize("is_websocket", [False, True], ids=["tcp", "websocket"])

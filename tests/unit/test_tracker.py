@@ -437,10 +437,14 @@ def test_brokers_are_told_to_clients_of_zbus() -> None:
 
 
 def test_brokers_that_drain_are_not_told_to_clients_of_zbus() -> None:
-    """They would be gone to; whoever is connected moves on. That holds for the broker itself as well."""
+    """They would be gone to; whoever is connected moves on. That holds for the broker itself as well, unless all do."""
     core = ZbusCore()
-    native_report(core, "draining")
+    other = native_report(core, "draining")
     assert list(server_table(core)) == [core.hub.address]
 
     core.hub.tracker.set_state("draining")
-    assert server_table(core) == {}
+    assert sorted(server_table(core)) == sorted([core.hub.address, OTHER])
+
+    other.close()
+    native_report(core)
+    assert list(server_table(core)) == [OTHER]

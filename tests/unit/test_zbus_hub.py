@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.tracker.tracker import PUSH_DELAY_S
+from zbusrpc.broker.tracker import tracker
+from zbusrpc.broker.tracker.tracker import PUSH_DELAY_S, TOLD_FIRST_S_MAX
 from zbusrpc.broker.zbus.hub import BROADCAST_S
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Kind, Message
@@ -202,7 +203,7 @@ def test_subscriber_is_told_at_once_and_of_each_change(core: ZbusCore) -> None:
 
 
 def test_many_changes_are_one_push(core: ZbusCore) -> None:
-    """Of all that came together the subscriber is told the end."""
+    """Of all that came together the subscriber is told the end; the first it hears of at once."""
     subscriber, other = core.session(), core.session()
     subscriber.zbus("track_sub")
 
@@ -212,10 +213,62 @@ def test_many_changes_are_one_push(core: ZbusCore) -> None:
     other.zbus("remove", topic="T0")
     core.pass_time(1.0)
 
-    (info,) = told(subscriber)
-    assert topics_of(info) == [f"T{number}" for number in range(1, 10)]
+    first, last = told(subscriber)
+    assert topics_of(first) == ["T0"]
+    assert topics_of(last) == [f"T{number}" for number in range(1, 10)]
     core.pass_time(1.0)
     assert told(subscriber) == []
+
+
+def test_declare_is_answered_when_subscribers_know(core: ZbusCore) -> None:
+    """Clients send to a topic by the table that they were pushed, at once when `declare` is answered."""
+    subscriber, other = core.session(), core.session()
+    subscriber.zbus("track_sub")
+    core.pass_time(1.0)
+    told(subscriber)
+
+    for headers in ({"topic": "T"}, {"topic": "U", "consume_group": "g"}, {"topic": "T", "consume_group": "h"}):
+        assert other.zbus("declare", **headers).data is not None, "no time has passed"
+        (info,) = told(subscriber)
+        (server,) = info["serverTable"].values()
+        groups = [one["groupName"] for one in server["topicTable"][headers["topic"]]["consumeGroupList"]]
+        assert headers.get("consume_group", "T") in groups
+        core.pass_time(1.0)
+        assert told(subscriber) == [], "once is enough"
+
+
+def test_declare_waits_while_telling_takes_its_time(core: ZbusCore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many changes are told together all the same, and no answer waits for long."""
+    subscriber, other, third = core.session(), core.session(), core.session()
+    subscriber.zbus("track_sub")
+    monkeypatch.setattr(tracker, "PUSH_BYTES_PER_S", 10_000)
+    first = other.zbus("declare", topic="T")
+    size = sum(map(len, subscriber.pushes))
+    pause_s = size / 10_000
+    assert first.data is not None
+    assert PUSH_DELAY_S < pause_s < TOLD_FIRST_S_MAX
+
+    second, again = other.zbus("declare", topic="U"), third.zbus("declare", topic="V")
+    assert (second.data, again.data) == (None, None)
+    core.pass_time(pause_s + 0.001)
+    assert second.data is not None
+    assert again.data is not None
+    assert len(told(subscriber)) == 2
+    core.pass_time(1.0)
+    monkeypatch.setattr(tracker, "PUSH_BYTES_PER_S", 100)
+    other.zbus("declare", topic="W")
+    assert other.zbus("declare", topic="X").data is not None, "telling would take longer than anybody waits"
+
+
+def test_declare_waits_for_nobody(core: ZbusCore) -> None:
+    """Where there is no subscriber, or one that does not read."""
+    subscriber, other = core.session(), core.session()
+    assert other.zbus("declare", topic="T").data is not None
+    subscriber.zbus("track_sub")
+    subscriber.session.is_congested = True
+
+    assert other.zbus("declare", topic="U").data is not None
+    assert subscriber.pushes == []
 
 
 def test_every_kind_of_change_is_told(core: ZbusCore) -> None:
@@ -347,11 +400,7 @@ def test_each_subscriber_is_told_what_it_may_see(core: ZbusCore) -> None:
     owner.zbus("declare", topic="blue.1")
     core.pass_time(1.0)
 
-    assert [[topics_of(info) for info in told(one)] for one in (red, blue, both)] == [
-        [["red.1"]],
-        [["blue.1"]],
-        [["blue.1", "red.1"]],
-    ]
+    assert [topics_of(told(one)[-1]) for one in (red, blue, both)] == [["red.1"], ["blue.1"], ["blue.1", "red.1"]]
 
 
 def test_subscriber_is_told_by_rights_that_have_changed(core: ZbusCore) -> None:

@@ -3,8 +3,8 @@
     REPORT, track_pub ──> registry ──changes──> TOPOLOGY to native clients, each what is new to it
     the broker itself ──┘                 └──> `on_change`: to text clients, which get the whole table
 
-Changes that come together are told together (PUSH_DELAY_S). A client that reads too slowly is told nothing until it has
-caught up, and then everything.
+Changes that come together are told together (PUSH_DELAY_S), or before an answer that clients build upon: `when_told`.
+A client that reads too slowly is told nothing until it has caught up, and then everything.
 
 Pure: time and timers come from outside.
 """
@@ -39,6 +39,8 @@ PUSH_SHARE_MAX: Final = 0.1
 """Of the time that may go into telling: a topic of two thousand groups takes a while to look at."""
 PUSH_BYTES_PER_S: Final = 20 * 1024 * 1024
 """Where much has changed, or many want to know it, it is told no more often than this allows."""
+TOLD_FIRST_S_MAX: Final = 0.25
+"""An answer waits no longer until what has changed was told."""
 LEARN_S: Final = 1.5
 """After its start a tracker may not have heard of all brokers for so long: they come back within a second."""
 
@@ -86,8 +88,13 @@ class Tracker:
         self._is_push_due = self._is_all_due = self._is_looking = False
         self._pushed_bytes = 0
         """At the last push, to all together."""
-        self._pushing_s = 0.0
-        """How long that took."""
+        self._pause_s = 0.0
+        """After that one."""
+        self._rested_at = self._push_at = 0.0
+        """When the pause is over, and when the next one is due."""
+        self._push_timer: Any = None
+        self._waiting: list[Callable[[], None]] = []
+        """Who goes on after the next one."""
 
     # -- the broker itself -------------------------------------------------------------------------------
 
@@ -246,16 +253,35 @@ class Tracker:
         self._is_all_due = True
         self._push_later()
 
+    def when_told(self, then: Callable[[], None]) -> None:
+        """Go on when what has changed up to now was told: at once where it may be told at once, or not for a while."""
+        now = self._clock.now()
+        if self._is_push_due and now >= self._rested_at:
+            self._push()
+        if self._is_push_due and self._push_at - now <= TOLD_FIRST_S_MAX:
+            self._waiting.append(then)
+        else:
+            then()
+
     def _push_later(self) -> None:
         if not self._is_push_due:
             self._is_push_due = True
-            pause_s = max(self._pushed_bytes / PUSH_BYTES_PER_S, self._pushing_s / PUSH_SHARE_MAX)
-            self._clock.later(max(PUSH_DELAY_S, pause_s), self._push)
+            delay_s = max(PUSH_DELAY_S, self._pause_s)
+            self._push_at = self._clock.now() + delay_s
+            self._push_timer = self._clock.later(delay_s, self._push)
 
     def _push(self) -> None:
+        if self._push_timer is not None:
+            self._push_timer.cancel()
+            self._push_timer = None
         began = self._clock.now()
         self._push_all()
-        self._pushing_s = self._clock.now() - began
+        ended = self._clock.now()
+        self._pause_s = max(self._pushed_bytes / PUSH_BYTES_PER_S, (ended - began) / PUSH_SHARE_MAX)
+        self._rested_at = ended + self._pause_s
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
 
     def _push_all(self) -> None:
         self._is_push_due, self._pushed_bytes = False, 0

@@ -1,7 +1,8 @@
 """Declaring: what zbus clients say of topics and groups themselves, and what they are told of them.
 
 A topic that is declared without a group always has the group of its own name afterwards: clients of every language
-consume from it next. Each answer is sent when what it says is on the disk.
+consume from it next. Each answer is sent when what it says is on the disk, and those who want to know the topology have
+been told of it: clients produce only to topics that they were told of.
 
 Pure but for the disk, which is behind the seam of storage.
 """
@@ -119,7 +120,7 @@ def _declare_group(
             _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
             return
         info = hub.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
-        exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
+        hub.when_told(lambda: exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER))
 
     if names_group and group is not None and group.options.expires_s is not None:
         options = options | {"expires_s": None}  # it is wanted by its name now

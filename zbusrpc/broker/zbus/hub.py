@@ -211,6 +211,13 @@ class Hub:
             self._is_broadcasting = True
             self.later(BROADCAST_S, self._broadcast)
 
+    def when_told(self, then: Callable[[], None]) -> None:
+        """Go on when subscribers have been told of what has changed; clients use no topic before that."""
+        if self._subscribers:
+            self.tracker.when_told(then)
+        else:
+            then()
+
     def renew(self, access: Access) -> None:
         """Let subscribers see what their tokens may see now; those who may not any more nothing."""
         renewed = {dialect: access.renewed(rights) for dialect, rights in self._subscribers.items()}

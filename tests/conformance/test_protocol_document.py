@@ -55,7 +55,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert f"| {MESSAGE_BYTES_MAX} |" in DOCUMENT
     assert f"up to {METADATA_BYTES_MAX} bytes" in DOCUMENT
     limits = Limits()
-    for number in (limits.queue_calls_max, limits.topics_max, limits.calls_per_session_max):
+    for number in (limits.queue_calls_max, limits.waiting_calls_max, limits.topics_max, limits.calls_per_session_max):
         assert f"| {number} |" in DOCUMENT
 
 
@@ -96,7 +96,7 @@ def test_bounds_of_memory_are_those_of_the_code() -> None:
         "services of one session": f"{SERVICES_PER_SESSION_MAX}",
         "parts of messages that wait for the rest": f"{INPUT_BYTES_MAX // MIB} MiB",
         "what waits for peers that do not read": f"{OUTPUT_BYTES_MAX // MIB} MiB",
-        "a payload, or the body of a request, of who has shown no token": f"{SMALL_BYTES // 1024} KiB",
+        "a payload, the body of a request, or a WebSocket message, of who has shown": f"{SMALL_BYTES // 1024} KiB",
         "delay of a message": f"{bounds.DELAY_MS.most // 1000 // 31_536_000} year",
     }
     for start, said in rows.items():

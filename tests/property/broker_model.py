@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
+from zbusrpc.broker.limits import ATTEMPTS_MAX, SERVICE_SHARE, TOKEN_SHARE, Limits
 from zbusrpc.broker.session import Session
 from zbusrpc.envelope import parse_error
 from zbusrpc.message import Flag, Kind, Message
@@ -55,6 +55,8 @@ class Model:
         self.given: list[Key] = []
         self.answers: Counter[tuple[int, str]] = Counter()
         self.ended_before: set[Key] = set()
+        self.payers: dict[str, int] = {}
+        """Which session each topic is charged to; of no meaning for topics that are gone."""
 
     # -- helpers -----------------------------------------------------------------------------------------
 
@@ -63,6 +65,38 @@ class Model:
 
     def queued_bytes(self) -> int:
         return sum(self.calls[key].size for queue in self.queues.values() for key in queue)
+
+    def _may_open(self, topic: str, session: int, *, to_serve: bool = False) -> bool:
+        """Let a session have a topic, which it pays for if it makes it or serves it first; False when it may not."""
+        is_there = topic in self.topics()
+        if is_there and (not to_serve or self._has_consumers(topic) or self.payers[topic] == session):
+            return True
+        if not is_there and len(self.topics()) >= self.limits.topics_max:
+            return False
+        made = sum(self.payers[name] == session for name in self.topics())
+        if made and made + 1 > int(self.limits.topics_max * TOKEN_SHARE):
+            return False
+        self.payers[topic] = session
+        return True
+
+    def _has_room(self, key: Key, call: ModelCall) -> bool:
+        limits, queue = self.limits, self.queues[call.topic]
+        if len(queue) >= limits.queue_calls_max or self.queued_bytes() + call.size > limits.queued_bytes_max:
+            return False
+        mine = sum(other[0] == key[0] for other in queue)
+        if mine and mine + 1 > int(limits.queue_calls_max * TOKEN_SHARE):
+            return False
+        waiting = [other for calls in self.queues.values() for other in calls]
+        own_bytes = sum(self.calls[other].size for other in waiting if other[0] == key[0])
+        if own_bytes and own_bytes + call.size > int(limits.queued_bytes_max * TOKEN_SHARE):
+            return False
+        service_bytes = sum(self.calls[other].size for other in queue)
+        return not service_bytes or service_bytes + call.size <= int(limits.queued_bytes_max * SERVICE_SHARE)
+
+    def _put_back(self, key: Key, topic: str, *, is_there: bool) -> None:
+        if not is_there and topic not in self.topics():
+            self.payers[topic] = key[0]
+        self.queues.setdefault(topic, []).insert(0, key)
 
     def _free(self, topic: str) -> int:
         credits_left = sum(
@@ -117,16 +151,14 @@ class Model:
             if not call.flags & Flag.WAIT_FOR_READY:
                 self._end(key, "UNAVAILABLE")
                 return
-            if call.topic not in self.topics() and len(self.topics()) >= self.limits.topics_max:
+            if not self._may_open(call.topic, key[0]):
                 self._end(key, "RESOURCE_EXHAUSTED")
                 return
         queue = self.queues.setdefault(call.topic, [])
         if not queue and self._free(call.topic) > 0:
             call.attempts += 1
             self.given.append(key)
-        elif (
-            len(queue) >= self.limits.queue_calls_max or self.queued_bytes() + call.size > self.limits.queued_bytes_max
-        ):
+        elif not self._has_room(key, call):
             self._end(key, "RESOURCE_EXHAUSTED")
         else:
             queue.append(key)
@@ -142,7 +174,7 @@ class Model:
         self._end(key, None)
 
     def subscribe(self, session: int, topic: str, window: int, now: float) -> None:
-        if topic not in self.topics() and len(self.topics()) >= self.limits.topics_max:
+        if not self._may_open(topic, session, to_serve=True):
             self.answers[session, "RESOURCE_EXHAUSTED"] += 1
             return
         self.answers[session, "ok"] += 1
@@ -175,7 +207,7 @@ class Model:
             call.worker = None
             call.attempts -= (session, topic) not in self.subscriptions
             if call.attempts < ATTEMPTS_MAX:
-                self.queues.setdefault(topic, []).insert(0, key)
+                self._put_back(key, topic, is_there=False)
             else:
                 self._end(key, "UNAVAILABLE")
             self._settle(topic, now)
@@ -207,7 +239,7 @@ class Model:
                 continue
             if call.flags & Flag.IDEMPOTENT and call.attempts < ATTEMPTS_MAX:
                 call.worker = None
-                self.queues.setdefault(call.topic, []).insert(0, key)
+                self._put_back(key, call.topic, is_there=call.topic in names)
             else:
                 self._end(key, "UNAVAILABLE")
         for topic in dict.fromkeys([*names, *(topic for topic, _ in held.values())]):

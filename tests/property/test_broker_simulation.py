@@ -146,6 +146,7 @@ class Simulation:
         statistics = self.broker.statistics()
         sizes = ("sessions", "topics", "queued", "queued_bytes", "in_flight")
         assert {name: statistics[name] for name in sizes} == dict.fromkeys(sizes, 0)
+        assert [(len(shares), shares.total) for shares in self.broker.calls.topics.shares] == [(0, 0)] * 5
         self.broker.expire(self.now + 100)
         assert self.broker.next_expiry() is None
         assert not self.broker.dirty

@@ -22,6 +22,7 @@ import orjson
 
 from tests.support.faulty_disk import FaultyDisk
 from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues
@@ -87,7 +88,12 @@ class QueueLab:
     """One broker's message queue and all that drives it."""
 
     def __init__(
-        self, disk: FaultyDisk | None = None, *, durability: Durability = Durability.DISK, seed: int = 1
+        self,
+        disk: FaultyDisk | None = None,
+        *,
+        durability: Durability = Durability.DISK,
+        seed: int = 1,
+        limits: Limits | None = None,
     ) -> None:
         self.disk = disk or FaultyDisk()
         self.scheduler = LabScheduler()
@@ -95,6 +101,7 @@ class QueueLab:
         """Whether workers wait for `work`."""
         self.on_delivery: Callable[[Consumer, Entry], None] = lambda consumer, entry: None
         """Called with each message as it reaches its consumer."""
+        self._limits = limits
         self._durability, self._rng = durability, random.Random(seed)
         self._peers: dict[int, Peer] = {}
         self._numbers = itertools.count(1)
@@ -103,7 +110,9 @@ class QueueLab:
 
     def _open(self) -> None:
         self.scheduler.start_clock()
-        self.store = Store(self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng)
+        self.store = Store(
+            self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng, limits=self._limits
+        )
         self.queues = Queues(self.store, self._send, rng=self._rng)
         self._watch_for_faults()
         for _ in self.store.opening():

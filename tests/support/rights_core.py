@@ -15,6 +15,7 @@ from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access import Operation, Rights, Rule, digest_of
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.origins import Origins
@@ -47,8 +48,8 @@ def entry(body: bytes, id_: str = "", tag: str = "") -> bytes:
 class RightsCore(ZbusCore):
     """One broker, and who has rights at it."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, limits: Limits | None = None) -> None:
+        super().__init__(limits=limits)
         self.access = None
         self.origins = Origins()
         self.logins = Logins(self.lab.scheduler.now)

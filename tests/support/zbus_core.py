@@ -19,6 +19,7 @@ from tests.support.queue_lab import QueueLab
 from tests.support.web import Answer
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus.dialect import Dialect
@@ -42,11 +43,11 @@ class Ring:
 class ZbusCore:
     """One broker's core with its hub."""
 
-    def __init__(self, *, has_queues: bool = True) -> None:
+    def __init__(self, *, has_queues: bool = True, limits: Limits | None = None) -> None:
         self._rings: list[tuple[float, int, Ring]] = []
         self._numbers = itertools.count()
-        self.lab = QueueLab()
-        self.broker = Broker("127.0.0.1:15555")
+        self.lab = QueueLab(limits=limits)
+        self.broker = Broker("127.0.0.1:15555", limits)
         if has_queues:
             self.broker.attach(self.lab.store)
         scheduler = self.lab.scheduler

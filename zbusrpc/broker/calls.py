@@ -18,6 +18,7 @@ from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscripti
 from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
 from zbusrpc.broker.reports import Counters
 from zbusrpc.broker.session import NOBODY, Call, Consumer, Session
+from zbusrpc.broker.shares import payer_of
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
@@ -47,7 +48,7 @@ class Calls:
         self.is_draining = False
         """Whether new calls are refused because the broker is about to end."""
         self._send = send
-        self.topics = CallTopics(limits.topics_max)
+        self.topics = CallTopics(limits)
         self._deadlines: Deadlines[Call] = Deadlines()
         self.commands: dict[int, Command] = {
             Kind.REQUEST: self.request,
@@ -83,7 +84,7 @@ class Calls:
         """Let go of a session: its calls are cancelled, what it worked on is given to others or fails."""
         for call in list(session.calls.values()):
             if call.is_stored:  # it is carried out whether or not somebody waits for it
-                call.caller = NOBODY
+                call.payer, call.caller = payer_of(session) if call.payer is None else call.payer, NOBODY
             else:
                 self._abandon(call)
         names = dict.fromkeys(session.consumers)
@@ -169,19 +170,19 @@ class Calls:
         if not call.message.flags & _WAIT_FOR_READY:
             self.refuse(call, unserved.no_instance(call, self.topics, self.name, now))
             return None
-        topic = self.topics.open(call.message.topic)
-        if topic is None:
-            self.refuse(call, refusals.too_many("topics", self.limits.topics_max))
-        return topic
+        try:
+            return self.topics.open(call.message.topic, call.caller)
+        except RpcError as refusal:
+            self.refuse(call, refusal)
+            return None
 
     def _enqueue(self, call: Call, topic: Topic) -> None:
-        is_full = len(topic.queue) >= self.limits.queue_calls_max
-        if is_full or self.topics.queued_bytes + call.size > self.limits.queued_bytes_max:
-            name = topic_name(call.message.topic)
-            self.refuse(call, refusals.queue_full(name, len(topic.queue), self.limits))
-            self.topics.forget_if_unused(call.message.topic, topic)
+        refusal = self.topics.no_room(call, topic)
+        if refusal is None:
+            self.topics.put(call)
         else:
-            self.topics.put(call, topic)
+            self.refuse(call, refusal)
+            self.topics.forget_if_unused(call.message.topic, topic)
 
     def replace_caller(self, call: Call, again: Call) -> None:
         """Let the caller of `again` have the reply to `call`, in place of its own."""
@@ -240,27 +241,27 @@ class Calls:
         """Carry out a SUBSCRIBE."""
         name = message.topic
         window, about = parse_subscription(message)
-        if name in session.consumers:
-            self.topics[name].widen(session.consumers[name], window)
-        elif refusal := refusals.of_service(self.name, session, can_be_kept=self.can_store or not about.get("durable")):
+        try:
+            if name in session.consumers:
+                self.topics[name].widen(session.consumers[name], window)
+            else:
+                refusals.check_service(self.name, session, can_be_kept=self.can_store or not about.get("durable"))
+                self.join(session, name, window, about)
+        except RpcError as refusal:
             self.send_error(session, message.id, refusal)
-            return
-        elif self.join(session, name, window, about) is None:
-            self.send_error(session, message.id, refusals.too_many("topics", self.limits.topics_max))
             return
         self._send(session, Message(_REPLY, message.id, body=envelope.result_body(b"null")))
         self._dispatch(self.topics[name], now)
 
     def join(
         self, session: Session, name: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
-    ) -> Consumer | None:
-        """Let a session serve a topic, or return None at the limit of topics; one that pulls says `ask` for each call.
+    ) -> Consumer:
+        """Let a session serve a topic until it leaves: by `leave`, or its end. One that pulls says `ask` for each call.
 
-        It serves until it leaves: by UNSUBSCRIBE, `leave`, or its end.
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED: there are too many topics.
         """
-        topic = self.topics.open(name)
-        if topic is None:
-            return None
+        topic = self.topics.serve(name, session)
         consumer = session.consumers[name] = Consumer(session, name, window, about, is_pulling=is_pulling)
         topic.join(consumer)
         self.on_change(topic_name(name))
@@ -356,7 +357,7 @@ class Calls:
         """Let a call that was delivered wait again, first in line; `_settle` its topic afterwards."""
         call.consumer = None
         self.counters.redelivered += 1
-        self.topics.put(call, self.topics.setdefault(call.message.topic, Topic()), is_first=True)
+        self.topics.put(call, is_first=True)
 
     def _leave(self, session: Session, name: bytes) -> None:
         """Take a session out of a topic's consumers; `_settle` the topic afterwards."""

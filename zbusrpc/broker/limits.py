@@ -19,6 +19,12 @@ ABOUT_BYTES_MAX: Final = 64 * 1024
 """What an instance says of itself besides, as JSON: it is kept, and shown in every list."""
 SERVICES_PER_SESSION_MAX: Final = 256
 """Services of one connection: 32 MiB of what they say of themselves."""
+TOKEN_SHARE: Final = 1 / 2
+"""Of each bound of the broker, what one token may have; without tokens, one connection. Who is alone has enough, and
+who comes second always finds room."""
+SERVICE_SHARE: Final = 3 / 4
+"""Of the bytes that wait, what calls to one service may have: one that is stuck leaves room for the others. It is more
+than one token may have, so that none closes a service to the rest."""
 LINGER_S: Final = 30.0
 """A group that goes with its last consumer stays so long when that one was cut off: it may come back."""
 
@@ -31,6 +37,8 @@ class Limits:
     """Calls waiting in one topic."""
     queued_bytes_max: int = QUEUED_BYTES_MAX
     """Bytes waiting in all topics together."""
+    waiting_calls_max: int = 200_000
+    """Calls waiting in all topics together: each takes a KiB, however small it is."""
     topics_max: int = 10_000
     """Services with calls, and stored topics, each."""
     calls_per_session_max: int = 65_536
@@ -41,6 +49,8 @@ class Limits:
     """Consume groups of all topics together: about 500 MiB."""
     subscriptions_per_session_max: int = 10_000
     """Consumers of one connection."""
+    subscriptions_max: int = 100_000
+    """Consumers of all connections together: about 100 MiB."""
     connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX
     """Connections of one address. One number for all, generous because a gateway, a proxy or the host itself may stand
     for thousands of clients: it is to keep a client that opens one after the other from taking every descriptor."""

@@ -88,10 +88,12 @@ def of_begun(error: RpcError) -> RpcError:
     return knowing(error.code, message, error.details, may_have_run=True)
 
 
-def queue_full(topic: str, waiting: int, limits: Limits) -> RpcError:
+def queue_full(topic: str, waiting: int, all_waiting: int, limits: Limits) -> RpcError:
     """The queue has no room for the call."""
     if waiting >= limits.queue_calls_max:
         bound = f"{waiting} calls wait, the limit is {limits.queue_calls_max}"
+    elif all_waiting >= limits.waiting_calls_max:
+        bound = f"{all_waiting} calls wait in all queues, the limit is {limits.waiting_calls_max}"
     else:
         bound = f"the broker's limit of {limits.queued_bytes_max} queued bytes is reached"
     message = f"the queue of service {topic} is full: {bound}; retry after {RETRY_AFTER_S:g} s"
@@ -142,12 +144,22 @@ def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | N
     return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
 
 
-def of_service(broker: str, session: Session, *, can_be_kept: bool) -> RpcError | None:
-    """The broker stores nothing, or the connection serves all that one may; None where neither is so."""
+def check_service(broker: str, session: Session, *, can_be_kept: bool) -> None:
+    """See that the broker stores what is to be stored, and that the connection does not serve all that one may.
+
+    Raises:
+        RpcError: FAILED_PRECONDITION or RESOURCE_EXHAUSTED.
+    """
     if not can_be_kept:
-        return no_queues(broker)
-    is_full = len(session.consumers) >= SERVICES_PER_SESSION_MAX
-    return too_many("services of one connection", SERVICES_PER_SESSION_MAX) if is_full else None
+        raise no_queues(broker)
+    if len(session.consumers) >= SERVICES_PER_SESSION_MAX:
+        raise too_many("services of one connection", SERVICES_PER_SESSION_MAX)
+
+
+def share_used_up(who: str, share: int, of_what: str) -> RpcError:
+    """One has all that one may have of what is there for all."""
+    message = f"the share of {who} is used up: {share} {of_what}; retry after {RETRY_AFTER_S:g} s"
+    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})
 
 
 def too_many(what: str, limit: int) -> RpcError:

@@ -139,6 +139,7 @@ class Call:
         "is_over",
         "is_stored",
         "message",
+        "payer",
         "request_id",
         "stored_offset",
         "tick",
@@ -159,6 +160,8 @@ class Call:
         """When it ends by itself, on the broker's clock; None for never."""
         self.consumer: Consumer | None = None
         """Who works on it; None while it waits in its topic's queue."""
+        self.payer: int | None = None
+        """Of whose share it takes while it waits; see `shares.py`. Known when it does."""
         self.attempts = 0
         """To how many consumers it was given."""
         self.has_begun = False

@@ -34,12 +34,15 @@ class Topic:
         "consumers",
         "editions",
         "is_routed",
+        "payer",
         "pool",
         "queue",
         "statistics",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, payer: int = 0) -> None:
+        self.payer = payer
+        """Of whose share it takes; see `shares.py`."""
         self.consumers: dict[int, Consumer] = {}
         """The instances, by session number."""
         self.editions = Editions()

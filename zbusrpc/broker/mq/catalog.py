@@ -49,6 +49,8 @@ class TopicFile(BaseModel):
     uid: str
     created_ms: int
     options: TopicOptions
+    payer: int | None = None
+    """Whose share of topics it takes; see `shares.py`. None where nobody pays."""
     checksum: str = ""
     """Of the text before it; set when it is written."""
     _clamped: list[Clamped] = PrivateAttr(default_factory=list)
@@ -209,7 +211,8 @@ def _read(disk: Disk, directory: str) -> TopicFile:
 
 def encode_topic(topic: TopicFile) -> bytes:
     """Return the file that says what there is to say of a topic."""
-    text = topic.model_dump_json(indent=2, exclude={"checksum"}).encode()
+    left_out = {"checksum", "payer"} if topic.payer is None else {"checksum"}
+    text = topic.model_dump_json(indent=2, exclude=left_out).encode()
     return _with_checksum(text.removesuffix(b"\n}"))
 
 
@@ -229,7 +232,7 @@ def _version_of(data: bytes) -> int:
         return 0
 
 
-def file_of(name: str, uid: str, created_ms: int, options: TopicOptions) -> TopicFile:
+def file_of(name: str, uid: str, created_ms: int, options: TopicOptions, payer: int | None = None) -> TopicFile:
     """Return what is to be said of a topic."""
-    values: dict[str, Any] = {"name": name, "uid": uid, "created_ms": created_ms, "options": options}
+    values: dict[str, Any] = {"name": name, "uid": uid, "created_ms": created_ms, "options": options, "payer": payer}
     return TopicFile(**values)

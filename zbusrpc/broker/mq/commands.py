@@ -59,7 +59,8 @@ class Commands:
         def done(topic: Topic | None, error: RpcError | None) -> None:
             answer(None if topic is None else describe_topic(topic) | {"created": is_new}, error)
 
-        self._store.declare(command.topic, command.topic_options(), update=command.update, done=done)
+        options, rights = command.topic_options(), self._rights
+        self._store.declare(command.topic, options, update=command.update, done=done, rights=rights)
 
     def _remove(self, command: requests.Remove, answer: Answer) -> None:
         topic = self._topic(command.topic)
@@ -130,7 +131,8 @@ class Commands:
 
         if group is None:
             options = GroupOptions(**given)
-            self._store.create_group(topic, command.group, options, command.start or "oldest", told(created=True))
+            start, done = command.start or "oldest", told(created=True)
+            self._store.create_group(topic, command.group, options, start, done, self._rights)
         elif command.update:
             self._store.change_group(group, given, lambda error: told(created=False)(None if error else group, error))
         else:

@@ -25,7 +25,8 @@ from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.reports import not_done
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.refusals import too_many
+from zbusrpc.broker.refusals import share_used_up, too_many
+from zbusrpc.broker.shares import Payer, Shares, lasting_payer, whose
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError
@@ -54,11 +55,16 @@ class Groups:
         self.journal: Journal
         self.letter_counts = LetterCounts(scheduler)
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
+        self.runs: Callable[[str], bool] = lambda name: False
+        """Whether a service runs under a name: that is no name for a topic of messages then."""
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a topic or group came, went, or has other options."""
         self.on_group_moved: Callable[[Group], None] = lambda group: None
         self.on_group_reset: Callable[[Group], None] = lambda group: None
         """Told when a group goes on elsewhere: answers to what its consumers have must not count any more."""
+        self._topics_made = Shares(limits.topics_max)
+        self._groups_made = Shares(limits.groups_max)
+        self._groups_of_topic = Shares(limits.groups_per_topic_max)  # by payer and uid of the topic
         self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
@@ -75,6 +81,33 @@ class Groups:
         if name.endswith(DEAD_LETTER_SUFFIX):
             return True
         return any(topic.options.dead_letter_topic == name for topic in self.topics.values())
+
+    def check_dead_letter_topic(self, name: str, options: TopicOptions) -> None:
+        """See that dead letters of a topic can go where they are to.
+
+        Raises:
+            RpcError: INVALID_ARGUMENT or FAILED_PRECONDITION.
+        """
+        target = options.dead_letter_topic
+        if not target:
+            return
+        check_name("dead-letter topic", target)
+        if target == name:
+            raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")
+        if self.runs(target):
+            text = f"{target} is a service that runs here: name another topic for the dead letters of {name}"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+        there = self.topics.get(target)
+        if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
+            text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"
+            raise RpcError(Code.FAILED_PRECONDITION, text)
+
+    def _charge(self, payer: Payer | None, count: int = 1) -> None:
+        """Take note that so many topics more are somebody's."""
+        if payer is not None and count > 0:
+            self._topics_made.take(payer, count)
+        elif payer is not None:
+            self._topics_made.give_back(payer, -count)
 
     def check_free(self, topic: Topic, group: str) -> None:
         """See that nobody makes, joins, moves or removes a group that the broker keeps for itself.
@@ -132,21 +165,35 @@ class Groups:
             way = f"Consumer(..., update=True) does, or: zbusrpc declare-group {topic.name} {group.name} --update"
             raise differs(f"group {group.name} of topic {topic.name}", group.options, differing, way)
 
-    def create_group(self, topic: Topic, name: str, options: GroupOptions, start: StartAt, done: GroupDone) -> None:
-        """Make a group, and tell when it is on the disk.
+    def create_group(
+        self,
+        topic: Topic,
+        name: str,
+        options: GroupOptions,
+        start: StartAt,
+        done: GroupDone,
+        rights: Rights | None = None,
+    ) -> None:
+        """Make a group for somebody with `rights`, or the broker itself, and tell when it is on the disk.
 
         Raises:
             RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there. RESOURCE_EXHAUSTED: there are
-                too many.
+                too many, or too many are theirs.
         """
         check_name("group", name)
         if len(topic.groups) >= self.limits.groups_per_topic_max:
             raise too_many("consume groups of one topic", self.limits.groups_per_topic_max)
         if self.journal.groups >= self.limits.groups_max:
             raise too_many("consume groups", self.limits.groups_max)
+        payer = lasting_payer(rights)
+        if self._groups_of_topic.is_used_up((payer, topic.uid)):
+            of_what = f"of {self._groups_of_topic.whole} consume groups of topic {topic.name}"
+            raise share_used_up(whose(rights), self._groups_of_topic.most, of_what)
+        if self._groups_made.is_used_up(payer):
+            raise share_used_up(whose(rights), self._groups_made.most, f"of {self._groups_made.whole} consume groups")
         key = f"{topic.uid}/{name}".encode()
         position, pending = resolve(topic, start)
-        group = self._make_group(topic, name, options, key)
+        group = self._make_group(topic, name, options, key, payer)
         group.seek(position)
         group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
 
@@ -170,7 +217,7 @@ class Groups:
         else:
             done(group, None)
 
-    def _make_group(self, topic: Topic, name: str, options: GroupOptions, key: bytes) -> Group:
+    def _make_group(self, topic: Topic, name: str, options: GroupOptions, key: bytes, payer: Payer | None) -> Group:
         group = topic.groups[name] = Group(
             topic.name,
             name,
@@ -184,6 +231,10 @@ class Groups:
             jitter=self._rng.random,
         )
         topic.group_names[name.lower()] = name
+        group.payer = payer
+        if payer is not None:
+            self._groups_of_topic.take((payer, topic.uid))
+            self._groups_made.take(payer)
         self.on_change(topic.name)
         return group
 
@@ -248,6 +299,9 @@ class Groups:
 
     def _forget(self, topic: Topic, group: Group) -> None:
         topic.groups.pop(group.name, None)
+        if group.payer is not None and not group.is_gone:
+            self._groups_of_topic.give_back((group.payer, topic.uid))
+            self._groups_made.give_back(group.payer)
         if topic.group_names.get(group.name.lower()) == group.name:
             del topic.group_names[group.name.lower()]
         group.is_gone = True

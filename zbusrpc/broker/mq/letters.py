@@ -314,6 +314,6 @@ def bury(store: Store, group: Group, delivery: Delivery, reason: str) -> None:
         ended(None)
         return
     try:
-        store.declare(name, {}, update=False, done=declared)
+        store.declare(name, {}, update=False, done=declared, payer=topic.payer)
     except RpcError as error:
         ended(error)

@@ -53,6 +53,8 @@ class Place:
         """The next offset to hand out for the first time: all below it are done, or in `pending`."""
         self.pending: dict[int, Delivery] = {}
         """What was read and is not done, by offset."""
+        self.payer: int | None = None
+        """Whose share of groups it takes; see `shares.py`. None where nobody pays."""
         self.idle_s = 0.0
         """How long nobody has consumed, not counting the time in which the broker was down."""
         self._changes = Changes()
@@ -74,7 +76,8 @@ class Place:
         """Return everything a restart needs to know; `changes` goes on from here."""
         place = self._changes.take_all(self.position, self.pending)
         idle = {"idle_s": round(self.idle_s)} if self.idle_s else {}
-        return {"name": self.name, "options": self.options.model_dump(mode="json"), **idle, **place}
+        payer = {"payer": self.payer} if self.payer is not None else {}
+        return {"name": self.name, "options": self.options.model_dump(mode="json"), **idle, **payer, **place}
 
     def changes(self) -> dict[str, Any]:
         """Return what changed since the last `changes` or `describe`."""
@@ -92,7 +95,8 @@ class Place:
 def describe_said(said: dict[str, Any]) -> dict[str, Any]:
     """Return what was read of a group as `describe` tells it."""
     others = [(offset, *standing) for offset, standing in said["pending"].items()]
-    return {**{name: said[name] for name in ("name", "options", "next")}, "others": others, "full": True}
+    kept: dict[str, Any] = {name: said[name] for name in ("name", "options", "next", "payer") if name in said}
+    return {**kept, "others": others, "full": True}
 
 
 class Noted:

@@ -38,8 +38,9 @@ from zbusrpc.broker.mq.requests import Consume, PullBody, parse
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.refusals import too_many
+from zbusrpc.broker.refusals import share_used_up, too_many
 from zbusrpc.broker.session import Session
+from zbusrpc.broker.shares import Shares, payer_of, whose
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.deadlines import Deadlines
@@ -76,6 +77,7 @@ class Queues:
         """Whether nothing is handed out any more."""
         self.on_change: Callable[[str], None] = lambda topic: None
         """Told when a consumer came or went."""
+        self._subscriptions = Shares(store.limits.subscriptions_max)
         self._pull_times: Deadlines[tuple[Subscription, int]] = Deadlines()
         store.on_readable = self._topic_grew
         store.on_group_ended = self._end_subscriptions
@@ -230,12 +232,17 @@ class Queues:
             options["delete_on_exit"] = True
         name = asked.group if asked.group is not None else f"{AUTO_GROUP}{self._rng.getrandbits(48):012x}"
         start = asked.start or ("oldest" if asked.group is not None else "newest")
-        self.store.create_group(topic, name, GroupOptions(**options), start, made)
+        self.store.create_group(topic, name, GroupOptions(**options), start, made, session.rights)
 
     def _check_subscriptions(self, session: Session) -> None:
         limit = self.store.limits.subscriptions_per_session_max
         if len(session.subscriptions) >= limit:
             raise too_many("subscriptions of one connection", limit)
+        shares, payer = self._subscriptions, payer_of(session)
+        if shares.is_full():
+            raise too_many("subscriptions", shares.whole)
+        if shares.is_used_up(payer):
+            raise share_used_up(whose(session.rights, session.name), shares.most, f"of {shares.whole} subscriptions")
 
     def _join(self, session: Session, request_id: int, group: Group, asked: Consume) -> None:
         subscription = self.join(session, group, asked.window)
@@ -258,6 +265,7 @@ class Queues:
         session.last_subscription += 1
         subscription = Subscription(session, session.last_subscription, group, window, sink)
         session.subscriptions[subscription.number] = subscription
+        self._subscriptions.take(subscription.payer)
         group.join(subscription)
         self.wake(group)
         self.on_change(group.topic_name)
@@ -310,6 +318,7 @@ class Queues:
     def _leave(self, subscription: Subscription, seen: int | None = None) -> None:
         group = subscription.group
         self._courier.end_pulls(subscription, lambda pull: True)
+        self._subscriptions.give_back(subscription.payer)
         group.leave(subscription, subscription.sent if seen is None else seen)
         self.wake(group)
         self.on_change(group.topic_name)
@@ -324,6 +333,7 @@ class Queues:
         for subscription in list(group.pool.members):
             session = subscription.session
             session.subscriptions.pop(subscription.number, None)
+            self._subscriptions.give_back(subscription.payer)
             self._courier.end_pulls(subscription, lambda pull: True)
             group.pool.leave(subscription)
             body = envelope.error_body(error)

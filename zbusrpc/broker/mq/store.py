@@ -20,7 +20,6 @@ from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
 from zbusrpc.broker.mq.journal import Journal
-from zbusrpc.broker.mq.names import LETTERS_GROUP, check_name
 from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
@@ -30,7 +29,8 @@ from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
-from zbusrpc.broker.refusals import too_many
+from zbusrpc.broker.refusals import share_used_up, too_many
+from zbusrpc.broker.shares import Payer, lasting_payer, whose
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
@@ -68,8 +68,6 @@ class Store(Groups):
         self.durability = durability
         """Level of topics that name none."""
         self.on_readable: Callable[[Topic], None] = lambda topic: None
-        self.runs: Callable[[str], bool] = lambda name: False
-        """Whether a service runs under a name: that is no name for a topic of messages then."""
         self.unreadable = UnreadableTopics()
         self.found = 0
         """How many topics the data directory has, as far as it was looked at."""
@@ -149,6 +147,7 @@ class Store(Groups):
             directory = self._catalog.directory(self._file_of(self.topics[found.name]))
             raise ReadFailedError(f"{self._catalog.directory(found)} has the same name as {directory}, which is newer")
         self._open_topic(found, groups)
+        self._charge(found.payer)
         if found.clamped:
             note_clamped(found.clamped, topic=found.name)
             with suppress(OSError):  # then the next start says it again
@@ -172,6 +171,7 @@ class Store(Groups):
             self._committer(opened, found.options.durability),
             scheduler=self.scheduler,
             created_ms=found.created_ms,
+            payer=found.payer,
             on_readable=self.on_readable,
             ahead=self._ahead,
         )
@@ -181,7 +181,7 @@ class Store(Groups):
         topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
         for key, said in groups.items():
             of_group, clamped = options[key]
-            group = self._make_group(topic, said["name"], of_group, key)
+            group = self._make_group(topic, said["name"], of_group, key, said.get("payer"))
             group.seek(max(said["next"], opened.start_offset))
             group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
             group.idle_s = said.get("idle_s", 0.0)
@@ -262,12 +262,23 @@ class Store(Groups):
         """Say whether there is a topic, or one is being made."""
         return name in self.topics or name in self._creating
 
-    def declare(self, name: str, given: dict[str, Any], *, update: bool, done: TopicDone) -> None:
-        """Make a topic, or see that it is as `given` says; tell when it is on the disk.
+    def declare(
+        self,
+        name: str,
+        given: dict[str, Any],
+        *,
+        update: bool,
+        done: TopicDone,
+        rights: Rights | None = None,
+        payer: Payer | None = None,
+    ) -> None:
+        """Make a topic for somebody with `rights`, or see that it is as `given` says; tell when it is on the disk.
+
+        The broker itself makes topics for which `payer` pays.
 
         Raises:
             RpcError: INVALID_ARGUMENT, FAILED_PRECONDITION, INTERNAL where it cannot be read, or RESOURCE_EXHAUSTED
-                where there are too many.
+                where there are too many, or too many are theirs.
         """
         topic = self.topics.get(name)
         if topic is not None:
@@ -275,19 +286,24 @@ class Store(Groups):
             return
         self.unreadable.check(name)
         if name in self._creating:
-            self._creating[name].append(partial(self._declare_again, name, given, update, done))
+            self._creating[name].append(partial(self._declare_again, name, given, update, done, rights, payer))
             return
         if self._is_closing:
             raise RpcError(Code.UNAVAILABLE, f"topic {name} cannot be made: the broker is shutting down")
         options = TopicOptions(**{"durability": self.durability, **implied(given), **given})
-        self._check_dead_letter_topic(name, options)
+        self.check_dead_letter_topic(name, options)
         if self.runs(name) and not options.is_service:
             text = f"{name} is a service that runs here: a topic of messages needs a name of its own"
             raise RpcError(Code.FAILED_PRECONDITION, text)
         if len(self.topics) + len(self._creating) >= self.limits.topics_max:
             raise too_many("stored topics", self.limits.topics_max)
+        payer = lasting_payer(rights) if payer is None else payer
+        if self._topics_made.is_used_up(payer):
+            of_what = f"of {self._topics_made.whole} stored topics"
+            raise share_used_up(whose(rights), self._topics_made.most, of_what)
         uid = f"{self._rng.getrandbits(48):012x}"
-        found = file_of(name, uid, self.scheduler.now_ms(), options)
+        found = file_of(name, uid, self.scheduler.now_ms(), options, payer)
+        self._charge(payer)
         self._creating[name] = [done]
         self.scheduler.in_worker(lambda: self._catalog.write(found), lambda error: self._created(found, error))
 
@@ -297,6 +313,8 @@ class Store(Groups):
         given: dict[str, Any],
         update: bool,
         done: TopicDone,
+        rights: Rights | None,
+        payer: Payer | None,
         topic: Topic | None,
         error: RpcError | None,
     ) -> None:
@@ -305,7 +323,7 @@ class Store(Groups):
             done(None, error)
             return
         try:
-            self.declare(name, given, update=update, done=done)
+            self.declare(name, given, update=update, done=done, rights=rights, payer=payer)
         except RpcError as refusal:
             done(None, refusal)
 
@@ -320,6 +338,7 @@ class Store(Groups):
         except (OSError, StorageError) as failure:
             refusal = cannot(f"topic {found.name} cannot be made", failure)
             self._discard(found, lambda error: None)
+            self._charge(found.payer, -1)
         tell_all(waiting, topic, refusal)
 
     def _discard(self, found: TopicFile, done: Done) -> None:
@@ -342,10 +361,10 @@ class Store(Groups):
             raise differs(f"topic {topic.name}", topic.options, differing, way)
         if differing:
             options = topic.options.model_copy(update={**implied(differing), **given})
-            self._check_dead_letter_topic(topic.name, options)
+            self.check_dead_letter_topic(topic.name, options)
             topic.check_kind(options)
             try:  # on this thread: changes come seldom, and must neither meet each other nor a removal
-                self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options))
+                self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options, topic.payer))
             except OSError as error:
                 raise cannot(f"topic {topic.name} cannot be changed", error) from error
             topic.set_options(options)
@@ -357,6 +376,7 @@ class Store(Groups):
         del self.topics[topic.name]
         topic.is_removed = True
         self.letter_counts.forget(topic)
+        self._charge(topic.payer, -1)
         self.on_change(topic.name)
         for group in list(topic.groups.values()):
             self._end_group(topic, group, f"topic {topic.name} was removed", lambda error: None)
@@ -371,7 +391,7 @@ class Store(Groups):
         topic.committer.when_idle(idle)
 
     def _file_of(self, topic: Topic) -> TopicFile:
-        return file_of(topic.name, topic.uid, topic.created_ms, topic.options)
+        return file_of(topic.name, topic.uid, topic.created_ms, topic.options, topic.payer)
 
     def empty_topic(self, topic: Topic, done: Callable[[int, RpcError | None], None]) -> None:
         """Remove all messages of a topic, and tell how many when they cannot come back.
@@ -394,20 +414,3 @@ class Store(Groups):
             done(count, RpcError(Code.INTERNAL, f"{failed}: {error}") if error is not None else None)
 
         self.scheduler.in_worker(retired.remove, removed)
-
-    # -- dead letters ------------------------------------------------------------------------------------
-
-    def _check_dead_letter_topic(self, name: str, options: TopicOptions) -> None:
-        target = options.dead_letter_topic
-        if not target:
-            return
-        check_name("dead-letter topic", target)
-        if target == name:
-            raise RpcError(Code.INVALID_ARGUMENT, f"topic {name} cannot be its own dead-letter topic")
-        if self.runs(target):
-            text = f"{target} is a service that runs here: name another topic for the dead letters of {name}"
-            raise RpcError(Code.FAILED_PRECONDITION, text)
-        there = self.topics.get(target)
-        if there is not None and LETTERS_GROUP in there.groups and not self.holds_letters(target):
-            text = f"topic {target} has a group {LETTERS_GROUP}, which dead letters need: name another topic for them"
-            raise RpcError(Code.FAILED_PRECONDITION, text)

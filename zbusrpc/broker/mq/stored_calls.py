@@ -101,7 +101,8 @@ class StoredCalls:
         known = self._store.topics.get(name)
         if known is not None and not known.options.rpc:
             raise _not_durable(name)
-        self._store.declare(name, {} if known is not None else dict(_OPTIONS), update=False, done=declared)
+        options = {} if known is not None else dict(_OPTIONS)
+        self._store.declare(name, options, update=False, done=declared, rights=session.rights)
 
     def _check_is_service(self, name: str) -> None:
         """See that no topic of messages has the name of a service: what is produced there would go as calls.
@@ -255,8 +256,13 @@ class StoredCalls:
         if record.id:
             self._ids[call] = topic.uid, record.owner, record.id
             self._pending[self._ids[call]] = call
+        call.payer = record.owner
         self._calls.watch(call)
-        self._calls.enter(call, now)
+        known = self._calls.topics.get(message.topic)
+        if known is not None and known.consumers:
+            self._calls.enter(call, now)
+        else:
+            self._calls.topics.put(call)  # whatever there is room for: it was taken
         return True
 
     def _group(self, topic: Topic) -> Group:

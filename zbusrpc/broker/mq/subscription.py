@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zbusrpc.broker.session import Session
+from zbusrpc.broker.shares import payer_of
 
 if TYPE_CHECKING:
     from zbusrpc.broker.mq.delivery import Delivery
@@ -52,6 +53,7 @@ class Subscription:
         "is_silent",
         "number",
         "overdue",
+        "payer",
         "pulls",
         "recalled",
         "rights",
@@ -68,6 +70,8 @@ class Subscription:
         """Names it in its session."""
         self.rights = session.rights
         """Those by which it takes part: a text session may show another token with each request."""
+        self.payer = payer_of(session)
+        """Whose share of subscriptions it takes."""
         self.group = group
         self.window = window
         """How many messages may be in flight; 0 is for pulling."""

@@ -59,6 +59,7 @@ class Topic:
         *,
         scheduler: Scheduler,
         created_ms: int,
+        payer: int | None = None,
         on_readable: Callable[["Topic"], None],
         ahead: ReadAhead,
     ) -> None:
@@ -67,6 +68,8 @@ class Topic:
         """Names it on the disk, and never another topic that is called the same later."""
         self.options = options
         self.created_ms = created_ms
+        self.payer = payer
+        """Whose share of topics it takes; see `shares.py`. None where nobody pays."""
         self.committer = committer
         self.groups: dict[str, Group] = {}
         self.group_names: dict[str, str] = {}

@@ -70,7 +70,7 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
         except RpcError as refusal:
             _refuse(dialect, exchange, refusal)
 
-    store.declare(name, options, update=True, done=declared)
+    store.declare(name, options, update=True, done=declared, rights=command.rights)
 
 
 def _check_declare(
@@ -128,7 +128,7 @@ def _declare_group(
         hub.queues.store.check_free(topic, name)
         options = options if names_group else {"expires_s": EXPIRES_S} | options
         where = start or _beside_the_first(topic)
-        hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer)
+        hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer, command.rights)
         return
     _change_group(dialect, topic, group, wanted=(options, start), done=answer)
 
@@ -206,7 +206,7 @@ def make_own_group(
             session.rights = later
 
     options = GroupOptions(**_masked({"expires_s": EXPIRES_S}, topic))
-    dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made)
+    dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made, rights)
     return True
 
 

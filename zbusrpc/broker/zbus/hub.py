@@ -8,6 +8,7 @@ Pure: time and timers come from outside.
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
@@ -184,7 +185,8 @@ class Hub:
             place = dialect.place_of(subscription) if dialect is not None else None
             may_serve = permissions.may(subscription.rights, Operation.CONSUME, topic_name(name), ALL)
             if place is not None and place.is_waiting and may_serve:
-                place.serve()
+                with suppress(RpcError):  # its session serves all that one may
+                    place.serve()
 
     def check_serves(self, command: Command) -> None:
         """See that a broker that only tracks is not asked for topics, nor one that is about to end for new work.

@@ -187,12 +187,15 @@ class Place:
             self._dialect.hub.calls.withdraw(self.consumer)
 
     def serve(self) -> None:
-        """Take the calls of the service that the topic is, from now on."""
+        """Take the calls of the service that the topic is, from now on.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED: there are too many services.
+        """
         hub, session, name = self._dialect.hub, self._dialect.session, self.topic.name.encode()
         self.consumer = hub.calls.join(session, name, 0, {"dialect": "zbus"}, is_pulling=True)
-        if self.consumer is not None:
-            for _ in self._waiting:
-                hub.calls.ask(self.consumer, hub.now())
+        for _ in self._waiting:
+            hub.calls.ask(self.consumer, hub.now())
 
     def serves(self, service: bytes) -> bool:
         """Whether it takes the calls of a service."""

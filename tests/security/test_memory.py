@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.inprocess import bare_client, http, running_broker
 from tests.support.neighbours import TOPIC, open_neighbours, text_peer
-from tests.support.text_wire import BINARY, command, frame, status_of
+from tests.support.text_wire import BINARY, CONT, UPGRADE, command, frame, status_of
 from tests.support.waiting import eventually
 from zbusrpc import envelope
 from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
@@ -178,6 +178,37 @@ async def test_large_body_with_a_token_is_taken(guarded: Server, where: str) -> 
     answer = await http(guarded, head.encode() + b"[" + b" " * (MIB - 2) + b"]")
 
     assert status_of(answer) == 503  # nobody serves it
+
+
+@pytest.mark.parametrize("how", ["one frame", "fragments", "announced"])
+async def test_large_message_of_a_websocket_needs_a_token(guarded: Server, how: str) -> None:
+    """It ends the WebSocket by the length that it announces, or where it grows too large."""
+    async with text_peer(guarded) as peer:
+        await peer.upgrade()
+        part = b"x" * (SMALL_BYTES // 2 + 1)
+        data = {
+            "one frame": frame(BINARY, part + part),
+            "fragments": frame(BINARY, part, first=0) + frame(CONT, part),
+            "announced": frame(BINARY, size=MIB),
+        }[how]
+        peer.writer.write(data)
+
+        assert int.from_bytes((await peer.receive())[:2]) == 1009
+
+
+async def test_large_message_of_a_websocket_with_a_token_is_taken(guarded: Server) -> None:
+    """After a message that has shown it, or in a WebSocket that was opened with it."""
+    large = command("rpc", b"[" + b" " * MIB + b"]", topic="Calc", token="secret")
+    async with text_peer(guarded) as peer:
+        await peer.upgrade()
+        small = await peer.ask(command("rpc", b"{}", topic="Calc", token="secret"))
+
+        assert status_of(small) == status_of(await peer.ask(large))
+    async with text_peer(guarded) as peer:
+        assert (await peer.ask(UPGRADE[:-2] + b"token: secret\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        peer.is_socket = True
+
+        assert status_of(await peer.ask(large)) == status_of(small)
 
 
 async def test_native_peer_without_token_sends_little(guarded: Server) -> None:

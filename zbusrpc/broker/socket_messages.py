@@ -1,14 +1,25 @@
-"""Messages of a WebSocket as requests: each holds one, whole. Pure."""
+"""Messages of a WebSocket as requests: each holds one, whole.
 
+Until one of them, or the request that opened the WebSocket, has shown a token that the broker knows, they are small.
+
+Pure.
+"""
+
+from collections.abc import Callable
 from http import HTTPStatus
 
 from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
+from zbusrpc.transport.websocket import WebSocket
 
 
 class SocketMessages:
     """Reads the messages of one WebSocket."""
 
-    def __init__(self, body_bytes_max: int) -> None:
+    def __init__(
+        self, socket: WebSocket, body_bytes_max: int, limit_of: Callable[[dict[str, str], bytes], int]
+    ) -> None:
+        """Read messages up to a size; `limit_of` says by the head of one how large it may be."""
+        self._socket, self._limit_of = socket, limit_of
         self._body_bytes_max = body_bytes_max
         self._decoder = HttpDecoder(body_bytes_max)
 
@@ -29,6 +40,10 @@ class SocketMessages:
             self._decoder = HttpDecoder(self._body_bytes_max)  # each message begins anew
             raise
         (request,) = requests
+        if self._socket.message_bytes_max < self._body_bytes_max:
+            self._socket.message_bytes_max = max(
+                self._socket.message_bytes_max, self._limit_of(request.headers, request.target)
+            )
         if request.is_upgrade:  # there is nothing to upgrade to from here
             request.is_upgrade = False
             self._decoder = HttpDecoder(self._body_bytes_max)

@@ -186,7 +186,7 @@ class TextPeer(Weighed):
         if len(self._exchanges) > 1:
             exchange.answer_text(HTTPStatus.BAD_REQUEST, "a WebSocket cannot be opened while requests wait for answers")
             return
-        web_socket = WebSocket(self._server.message_bytes_max)
+        web_socket = WebSocket(self._limit_of(request.headers, request.target))
         try:
             web_socket.open(request.target, request.method, request.headers)
         except HttpError as error:
@@ -195,7 +195,7 @@ class TextPeer(Weighed):
         self._exchanges.clear()
         self._is_ending = False
         self._socket = web_socket
-        self._messages = SocketMessages(self._server.message_bytes_max)
+        self._messages = SocketMessages(web_socket, self._server.message_bytes_max, self._limit_of)
         rest, self._decoder = self._decoder.after_upgrade, HttpDecoder(self._server.message_bytes_max)
         self._receive_frames(rest)
 

@@ -89,6 +89,15 @@ class WebSocket:
         return response + b"".join(self._protocol.data_to_send())
 
     @property
+    def message_bytes_max(self) -> int:
+        """How large a message may be."""
+        return self._protocol.message_bytes_max
+
+    @message_bytes_max.setter
+    def message_bytes_max(self, size: int) -> None:
+        self._protocol.allow(size)
+
+    @property
     def is_closing(self) -> bool:
         """Whether a close frame was sent or received: write what there is to send, then close the transport."""
         return self._protocol.state is not State.OPEN
@@ -120,12 +129,16 @@ class _MessageProtocol(ServerProtocol):
         super().__init__(state=State.OPEN, max_size=message_bytes_max + CONTROL_BYTES_MAX)
         self.is_text = False
         """Whether the last message was text."""
-        self._message_bytes_max = message_bytes_max
+        self.message_bytes_max = message_bytes_max
         self._messages: list[bytes] = []
         self._fragments = bytearray()
         self._is_in_message = False
         self._frame_bytes = 0
         """What has come of an unfinished frame."""
+
+    def allow(self, message_bytes_max: int) -> None:
+        self.max_message_size = message_bytes_max + CONTROL_BYTES_MAX
+        self.message_bytes_max = message_bytes_max
 
     @property
     def is_partial(self) -> bool:
@@ -151,8 +164,8 @@ class _MessageProtocol(ServerProtocol):
             return
         if frame.opcode is not Opcode.CONT:
             self.is_text = frame.opcode is Opcode.TEXT
-        if len(self._fragments) + len(frame.data) > self._message_bytes_max:
-            self.fail(CloseCode.MESSAGE_TOO_BIG, f"the message exceeds the limit of {self._message_bytes_max} bytes")
+        if len(self._fragments) + len(frame.data) > self.message_bytes_max:
+            self.fail(CloseCode.MESSAGE_TOO_BIG, f"the message exceeds the limit of {self.message_bytes_max} bytes")
             return
         self._fragments += frame.data
         self._is_in_message = not frame.fin

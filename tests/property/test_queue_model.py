@@ -255,6 +255,7 @@ class QueueAndModel(RuleBasedStateMachine):
             return
         for name, group in self.lab.topic().groups.items():
             self._check_counters(group)
+            self._check_states(group)
             for one in group.pool.members:
                 assert 0 <= one.in_flight <= one.window
                 assert one.credit == one.window - one.in_flight - one.overdue
@@ -267,6 +268,18 @@ class QueueAndModel(RuleBasedStateMachine):
         in_hand = sum(one.state is not State.DEAD for one in group.pending.values())
         before = done - (group.position - in_hand)
         assert self.uncounted.setdefault(group, before) == before
+
+    def _check_states(self, group: Group) -> None:
+        """What is counted as it happens is what a walk over all that is in hand finds."""
+        states = Counter(one.state for one in group.pending.values())
+        assert group.in_flight == states[State.IN_FLIGHT] == sum(one.in_flight for one in group.pool.members)
+        assert {state: group.count_in(state) for state in (State.HELD, State.DELAYED, State.DEAD)} == {
+            state: states[state] for state in (State.HELD, State.DELAYED, State.DEAD)
+        }
+        assert group.oldest() == min(group.pending, default=group.position)
+        had = {offset: one for offset, one in group.pending.items() if one.consumer is not None}
+        assert had == {offset: one for member in group.pool.members for offset, one in member.had.items()}
+        assert (group in self.lab.topic().consumed) == bool(group.pool.members)
 
     def _letters(self, name: str) -> Counter[int]:
         """Return how many dead letters of a group there are, by offset."""

@@ -336,7 +336,7 @@ def test_consumer_that_leaves_at_the_last_attempt_leaves_a_dead_letter() -> None
 
 def test_group_reads_no_further_than_it_may_keep(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a group keeps in memory is bounded; it goes on when something is done."""
-    monkeypatch.setattr(group_module, "PENDING_MAX", 5)
+    monkeypatch.setattr("zbusrpc.broker.mq.pending_room.PENDING_MAX", 5)
     lab, anna = lab_with()
     bodies = [f"{number}" * 100_000 for number in range(9)]
     for body in bodies:
@@ -473,7 +473,7 @@ def test_revived_message_comes_as_if_new() -> None:
     consumer.take()
 
     for _ in range(2):
-        lab.store.revive(lab.group(), 0)
+        lab.store.take_back(lab.group(), 0)
     lab.run()
 
     assert consumer.attempts() == [("one", 1)]
@@ -486,7 +486,7 @@ def test_revived_message_is_not_moved_by_times_of_its_first_life() -> None:
     lab.pass_time(0.2)
     assert consumer.ack(0) == 1
     consumer.take()
-    lab.store.revive(lab.group(), 0)
+    lab.store.take_back(lab.group(), 0)
     lab.run()
 
     consumer.nack(0, delay_ms=60_000)
@@ -503,8 +503,8 @@ def test_revival_of_what_is_not_done_changes_nothing() -> None:
     lab, _ = lab_with(*TEN)
     consumer = lab.peer().consume("orders", window=2)
 
-    lab.store.revive(lab.group(), 1)
-    lab.store.revive(lab.group(), 7)
+    lab.store.take_back(lab.group(), 1)
+    lab.store.take_back(lab.group(), 7)
     lab.run()
     consumer.peer.disconnect()
 

@@ -233,7 +233,7 @@ def test_revived_message_waits_for_its_key() -> None:
     consumer = lab.peer().consume("orders")
     finish(consumer, "a1")
 
-    lab.store.revive(lab.group(), 0)
+    lab.store.take_back(lab.group(), 0)
     lab.run()
     assert consumer.take() == []
 
@@ -248,7 +248,7 @@ def test_message_revived_in_a_resting_group_after_a_restart_comes() -> None:
     anna.command("pause", topic="orders", group="billing")
     lab.crash()
 
-    lab.store.revive(lab.group(), 0)
+    lab.store.take_back(lab.group(), 0)
     lab.peer().command("resume", topic="orders", group="billing")
 
     assert sorted(lab.peer().consume("orders").work_off()) == ["a1", "a2", "b1"]

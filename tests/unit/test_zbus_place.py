@@ -182,6 +182,7 @@ def test_messages_that_were_not_handed_over_keep_their_order(core: ZbusCore, ann
 
     bert = core.session()
     assert [read(bert.http("/consume/T")).body for _ in range(4)] == [b"1", b"2", b"3", b"4"]
+    assert core.group("T").counters.acked == 4, "each is in one counter, once"
 
 
 def test_message_that_has_to_be_acknowledged_is_not_given_back_twice(core: ZbusCore, anna: TextSession) -> None:

@@ -77,12 +77,14 @@ class Courier:
             if not pull.left:
                 subscription.pulls.popleft()
                 self._answer(subscription, pull)
+        if subscription.pulls and subscription.pulls[0].delivered:
+            subscription.group.satisfied[subscription] = None
 
     def end_satisfied(self, group: Group) -> None:
         """End the pulls that have got something, or that do not wait: there is no more now."""
-        for subscription in list(group.pool.members):
-            if subscription.pulls:
-                self.end_pulls(subscription, lambda pull: pull.delivered > 0 or not pull.is_patient)
+        satisfied, group.satisfied = group.satisfied, {}
+        for subscription in satisfied:
+            self.end_pulls(subscription, lambda pull: pull.delivered > 0 or not pull.is_patient)
 
     def end_pulls(self, subscription: Subscription, is_over: Callable[[Pull], bool]) -> None:
         """End some of a consumer's pulls with what they have got."""

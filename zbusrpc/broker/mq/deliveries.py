@@ -10,8 +10,9 @@ of the log.
 Pure: time comes in, records come from `load`, randomness from `jitter`.
 """
 
+from bisect import insort
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heappop, heappush
 from typing import Final
 
@@ -19,13 +20,15 @@ from zbusrpc.broker.mq.counters import GroupCounters
 from zbusrpc.broker.mq.delays import Delays
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.keys import KeyOrder
-from zbusrpc.broker.mq.leases import Leases
+from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.place import Pending, Place
 from zbusrpc.broker.storage.record import Record
 
 LEARN_MAX: Final = 256
 """Messages whose keys are learnt in one turn: each is a seek where they lie far apart."""
+
+_ASIDE: Final = (State.HELD, State.DELAYED, State.DEAD)
 
 Load = Callable[[int], Record | None]
 """Return the record at an offset, or None where it is gone."""
@@ -54,6 +57,46 @@ class Deliveries(Place):
         self._leases = Leases()
         self._keys = KeyOrder()
         self._unlearned: deque[int] = deque()  # offsets of which the key is not known, rising
+        self._aside = dict.fromkeys(_ASIDE, 0)
+        self._oldest = 0  # nothing below it is pending
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    def count_in(self, state: State) -> int:
+        """Return how many of the messages that are neither in flight nor waiting are in a state."""
+        return self._aside[state]
+
+    def oldest(self) -> int:
+        """Return the lowest offset that the group is not done with."""
+        pending, first = self.pending, self._oldest
+        if not pending:
+            return self.position
+        for offset in range(first, min(self.position, first + len(pending)) + 1):
+            if offset in pending:
+                break
+        else:  # they are far apart
+            offset = min(pending)
+        self._oldest = offset
+        return offset
+
+    def _take_in(self, delivery: Delivery) -> Delivery:
+        """Have a message in hand that lies behind."""
+        self.pending[delivery.offset] = delivery
+        self._oldest = min(self._oldest, delivery.offset)
+        return delivery
+
+    def _undo(self, delivery: Delivery) -> None:
+        """Have a message in hand again that counted as done when it was handed out."""
+        self.counters.acked -= 1
+        self._take_in(delivery)
+
+    def _move(self, delivery: Delivery, state: State) -> None:
+        """Let a message be in another state."""
+        if delivery.state in self._aside:
+            self._aside[delivery.state] -= 1
+        if state in self._aside:
+            self._aside[state] += 1
+        delivery.state = state
 
     # -- what comes again --------------------------------------------------------------------------------
 
@@ -91,6 +134,11 @@ class Deliveries(Place):
 
     def _finish(self, delivery: Delivery) -> None:
         del self.pending[delivery.offset]
+        if delivery.consumer is not None:
+            del delivery.consumer.had[delivery.offset]
+            delivery.consumer = None
+        if delivery.state in self._aside:
+            self._aside[delivery.state] -= 1
         delivery.until = 0.0
         self._changes.touch(delivery.offset)
         following = self._keys.free(delivery.key) if delivery.key else None
@@ -113,7 +161,7 @@ class Deliveries(Place):
         self._wait(delivery)
 
     def _bury(self, delivery: Delivery, reason: str) -> None:
-        delivery.state = State.DEAD
+        self._move(delivery, State.DEAD)
         self.counters.dead += 1
         self._changes.touch(delivery.offset)
         self.dead.append((delivery, reason))
@@ -125,13 +173,53 @@ class Deliveries(Place):
 
     def _delay(self, delivery: Delivery, now: float, due_ms: int, delay_ms: float) -> None:
         delivery.due_ms = due_ms
+        self._move(delivery, State.DELAYED)
         self._delays.begin(delivery, now + delay_ms / 1000)
         self._changes.touch(delivery.offset)
 
     def _wait(self, delivery: Delivery) -> None:
-        delivery.state = State.WAITING
+        self._move(delivery, State.WAITING)
         heappush(self._waiting, delivery.offset)
         self._changes.touch(delivery.offset)
+
+    # -- what is tried again, and what is over -----------------------------------------------------------
+
+    def take_back(self, offset: int) -> None:
+        """Deliver a message again that counts as done because it was sent, and did not come."""
+        if self.is_done(offset):
+            self.counters.acked -= 1
+            self.revive(offset)
+
+    def revive(self, offset: int) -> None:
+        """Deliver a message again that is done, as if it had never been handed out."""
+        if offset < self.position and offset not in self.pending:
+            if self._unlearned:
+                self._wait(self._take_in(Delivery(offset, b"", State.WAITING)))
+                insort(self._unlearned, offset)
+                return
+            record = self._load(offset)
+            delivery = self._take_in(Delivery(offset, record.key if record else b"", State.WAITING))
+            if not delivery.key or self._take_key(delivery, record):
+                self._wait(delivery)
+
+    def try_again(self, offset: int) -> None:
+        """Deliver a message again that the group has passed, whatever its time to live."""
+        self.revive(offset)
+        self.pending[offset].is_lifted = True
+        self._changes.touch(offset)
+
+    def settle(self, offsets: Iterable[int]) -> None:
+        """Be done with messages that nobody was given, wherever they stand."""
+        done = set(offsets)
+        for offset in range(self.position, max(done, default=-1) + 1):
+            self.position = offset + 1
+            if offset not in done:
+                self.pending[offset] = Delivery(offset, b"", State.WAITING)
+                self._wait(self.pending[offset])
+        for offset in done & self.pending.keys():
+            self._finish(self.pending[offset])
+        if len(self._waiting) > 2 * len(self.pending) + PRUNE_MIN:
+            self._waiting = sorted(offset for offset in self._waiting if offset in self.pending)
 
     # -- what time does ----------------------------------------------------------------------------------
 
@@ -145,7 +233,10 @@ class Deliveries(Place):
     def _take_key(self, delivery: Delivery, record: Record | None) -> bool:
         """Take the key of a message, or let it be held behind others; False then."""
         self._changes.touch(delivery.offset)
-        return self._keys.take(delivery, record)
+        if self._keys.take(delivery, record):
+            return True
+        self._move(delivery, State.HELD)
+        return False
 
     def _learn_keys(self) -> bool:
         """After a restart: find out which keys are busy, before anything is handed out; False while some are left.
@@ -160,8 +251,8 @@ class Deliveries(Place):
             delivery = self.pending.get(unlearned[0])
             if delivery is not None and delivery.state is not State.DEAD:
                 record = self._load(delivery.offset)
-                if record is not None and record.key:
-                    self._keys.learn(delivery, record.key)
+                if record is not None and record.key and not self._keys.learn(delivery, record.key):
+                    self._move(delivery, State.HELD)
             unlearned.popleft()
         return not unlearned
 
@@ -175,12 +266,14 @@ class Deliveries(Place):
         self._keys.clear()
         self._unlearned.clear()
         self.pending.clear()
+        self._aside = dict.fromkeys(_ASIDE, 0)
+        self._oldest = 0
         self._changes.rewrite()
 
     def restore(self, pending: Pending, now: float, now_ms: int) -> None:
         """Take over what was pending before a restart: offsets with their attempts and due times."""
         for offset, (attempts, due_ms, is_lifted) in sorted(pending.items()):
-            delivery = self.pending[offset] = Delivery(offset, b"", State.WAITING, attempts)
+            delivery = self._take_in(Delivery(offset, b"", State.WAITING, attempts))
             delivery.is_lifted = is_lifted
             if attempts >= self.options.max_attempts:
                 self._bury(delivery, f"all {attempts} attempts are used up")

@@ -18,7 +18,6 @@ Pure: time comes in, records come from `fetch`, randomness from `jitter`.
 """
 
 import sys
-from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -29,16 +28,13 @@ from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.mq.deliveries import Deliveries, Load
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.filters import compile_filter
-from zbusrpc.broker.mq.leases import PRUNE_MIN
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.pace import Pace
+from zbusrpc.broker.mq.pending_room import PendingRoom
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 
-PENDING_MAX: Final = 100_000
-"""Messages of a group that were read and are not done, most of them delayed or held by their key: about 30 MiB. At the
-bound the group reads no further until some are done."""
 DISPATCH_MAX: Final = 256
 """Messages that a group hands out before others have their turn."""
 EXPIRE_MAX: Final = 1024
@@ -68,6 +64,8 @@ class Group(Deliveries):
         end: Callable[[], int],
         load: Load,
         jitter: Callable[[], float],
+        room: PendingRoom,
+        consumed: dict["Group", None],
     ) -> None:
         super().__init__(name, options, position, start=start, load=load, jitter=jitter)
         self.topic_name = topic_name
@@ -75,6 +73,11 @@ class Group(Deliveries):
         """Names it in the journal."""
         self.pool: CreditPool[Subscription] = CreditPool()
         """The consumers."""
+        self.in_flight = 0
+        """Messages that they have."""
+        self.satisfied: dict[Subscription, None] = {}
+        """Those with a pull that ends as soon as there is nothing more to hand out."""
+        self._room, self._consumed = room, consumed
         self.was_used = False
         """Whether somebody has taken part since this was last looked at."""
         self.is_gone = False
@@ -97,6 +100,7 @@ class Group(Deliveries):
     def join(self, consumer: Subscription) -> None:
         """Let a consumer take part."""
         self.was_used = True
+        self._consumed[self] = None
         self.pool.join(consumer, is_suspended=consumer.session.is_congested)
 
     def leave(self, consumer: Subscription, seen: int = sys.maxsize) -> None:
@@ -105,16 +109,23 @@ class Group(Deliveries):
         Of the messages that were sent to it, it has `seen` so many: those on their way do not count as attempts, nor
         do those that it has not begun.
         """
-        self.pool.leave(consumer)
-        if consumer.in_flight or consumer.overdue:
-            for delivery in [one for one in self.pending.values() if one.consumer is consumer]:
-                if delivery.state is State.IN_FLIGHT and (delivery.number > seen or not delivery.is_begun):
-                    self._put_back(delivery)
-                elif delivery.state is State.IN_FLIGHT:
-                    self._fail(delivery, "its consumer left", 0.0, 0, delay_ms=0)
-                delivery.consumer = None
+        self.dismiss(consumer)
+        for delivery in consumer.had.values():
+            delivery.consumer = None
+            if delivery.state is State.IN_FLIGHT and (delivery.number > seen or not delivery.is_begun):
+                self._put_back(delivery)
+            elif delivery.state is State.IN_FLIGHT:
+                self._fail(delivery, "its consumer left", 0.0, 0, delay_ms=0)
+        consumer.had.clear()
+        self.in_flight -= consumer.in_flight
         consumer.in_flight = 0
+
+    def dismiss(self, consumer: Subscription) -> None:
+        """Give a consumer nothing more, whatever becomes of what it has."""
+        self.pool.leave(consumer)
+        self.satisfied.pop(consumer, None)
         if not self.pool.members:
+            self._consumed.pop(self, None)
             self._buffer.clear()
 
     # -- handing out -------------------------------------------------------------------------------------
@@ -153,8 +164,12 @@ class Group(Deliveries):
             room -= len(record.body) + len(record.headers)
             handouts.append((consumer, delivery, record))
             if needs_ack and consumer.is_answering:
+                if delivery.consumer is not None:
+                    del delivery.consumer.had[delivery.offset]
                 delivery.state, delivery.consumer, delivery.is_begun = State.IN_FLIGHT, consumer, consumer.is_silent
+                consumer.had[delivery.offset] = delivery
                 consumer.in_flight += 1
+                self.in_flight += 1
                 self._leases.begin(delivery, until)
                 self._changes.touch(delivery.offset)
             else:
@@ -168,7 +183,7 @@ class Group(Deliveries):
     def _in_flight_room(self) -> int:
         """Return how many more messages may be handed out before one is answered."""
         limit = self.options.in_flight_max
-        return sys.maxsize if limit is None else limit - sum(consumer.in_flight for consumer in self.pool.members)
+        return sys.maxsize if limit is None else limit - self.in_flight
 
     def _next(self, now: float, now_ms: int) -> tuple[Delivery, Record] | None:
         """Return the next message that may be handed out now."""
@@ -193,7 +208,7 @@ class Group(Deliveries):
 
     def _fill(self) -> bool:
         """Read on; False when there is nothing, or no room."""
-        if len(self.pending) < PENDING_MAX:
+        if self._room.has_room(self):
             self._buffer.extend(self._fetch(self.position))
             if not self._buffer:
                 self._pass_missing(self._end())  # what stood there last is removed, damaged, or compacted
@@ -285,6 +300,7 @@ class Group(Deliveries):
             act(delivery)
             count += 1
         consumer.in_flight -= freed
+        self.in_flight -= freed
         if not consumer.is_silent:
             consumer.begun -= begun
         if freed and consumer.window:
@@ -322,9 +338,12 @@ class Group(Deliveries):
         """Let a message be dead that was handed out and cannot be sent to its consumer."""
         if self.options.ack:
             delivery.consumer = None
+            del consumer.had[delivery.offset]
             consumer.in_flight -= 1
+            self.in_flight -= 1
         else:  # its key was freed, and others may have it
-            delivery.key, self.pending[delivery.offset] = b"", delivery
+            delivery.key = b""
+            self._undo(delivery)
         if self.options.ack or not consumer.window:
             self.pool.give(consumer)
         self._bury(delivery, reason)
@@ -348,6 +367,7 @@ class Group(Deliveries):
             consumer = delivery.consumer
             assert consumer is not None
             consumer.in_flight -= 1
+            self.in_flight -= 1
             consumer.overdue += bool(consumer.window)
             if delivery.is_begun:
                 consumer.begun -= not consumer.is_silent
@@ -367,40 +387,14 @@ class Group(Deliveries):
         self.position = position
         self._buffer.clear()
         self.forget_all()
+        self.in_flight = 0
         for consumer in list(self.pool.members):
             if consumer.window:
                 self.pool.give(consumer, consumer.window - consumer.credit)
             consumer.in_flight = consumer.begun = consumer.overdue = consumer.withheld = consumer.recalled = 0
-
-    def revive(self, offset: int) -> None:
-        """Deliver a message again that is done, as if it had never been handed out."""
-        if offset < self.position and offset not in self.pending:
-            if self._unlearned:
-                self.pending[offset] = Delivery(offset, b"", State.WAITING)
-                self._wait(self.pending[offset])
-                insort(self._unlearned, offset)
-                return
-            record = self._load(offset)
-            delivery = self.pending[offset] = Delivery(offset, record.key if record else b"", State.WAITING)
-            if not delivery.key or self._take_key(delivery, record):
-                self._wait(delivery)
-
-    def try_again(self, offset: int) -> None:
-        """Deliver a message again that the group has passed, whatever its time to live."""
-        self.revive(offset)
-        self.pending[offset].is_lifted = True
-        self._changes.touch(offset)
+            consumer.had.clear()
 
     def settle(self, offsets: Iterable[int]) -> None:
         """Be done with messages that nobody was given, wherever they stand."""
-        done = set(offsets)
-        for offset in range(self.position, max(done, default=-1) + 1):
-            self.position = offset + 1
-            if offset not in done:
-                self.pending[offset] = Delivery(offset, b"", State.WAITING)
-                self._wait(self.pending[offset])
-        for offset in done & self.pending.keys():
-            self._finish(self.pending[offset])
-        if len(self._waiting) > 2 * len(self.pending) + PRUNE_MIN:
-            self._waiting = sorted(offset for offset in self._waiting if offset in self.pending)
+        super().settle(offsets)
         self._buffer.clear()

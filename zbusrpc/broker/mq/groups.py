@@ -21,6 +21,7 @@ from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.letter_counts import LetterCounts
 from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, reserved
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
+from zbusrpc.broker.mq.pending_room import PendingRoom
 from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.reports import not_done
 from zbusrpc.broker.mq.scheduler import Scheduler
@@ -53,6 +54,8 @@ class Groups:
         self.limits = limits
         self.topics: dict[str, Topic] = {}
         self.journal: Journal
+        self.room = PendingRoom()
+        """For the messages that all of them have in hand."""
         self.letter_counts = LetterCounts(scheduler)
         self.on_group_ended: Callable[[Group, RpcError], None] = lambda group, error: None
         self.runs: Callable[[str], bool] = lambda name: False
@@ -229,6 +232,8 @@ class Groups:
             end=lambda: topic.readable_offset,
             load=topic.load,
             jitter=self._rng.random,
+            room=self.room,
+            consumed=topic.consumed,
         )
         topic.group_names[name.lower()] = name
         group.payer = payer
@@ -299,6 +304,8 @@ class Groups:
 
     def _forget(self, topic: Topic, group: Group) -> None:
         topic.groups.pop(group.name, None)
+        topic.consumed.pop(group, None)
+        self.room.forget(group)
         if group.payer is not None and not group.is_gone:
             self._groups_of_topic.give_back((group.payer, topic.uid))
             self._groups_made.give_back(group.payer)
@@ -306,9 +313,9 @@ class Groups:
             del topic.group_names[group.name.lower()]
         group.is_gone = True
 
-    def revive(self, group: Group, offset: int) -> None:
-        """Deliver a message of a group again that it is done with."""
-        group.revive(offset)
+    def take_back(self, group: Group, offset: int) -> None:
+        """Deliver a message again that was sent to a consumer who need not answer, and did not come."""
+        group.take_back(offset)
         self.note_change(group)
 
     def try_again(self, group: Group, offset: int) -> None:

@@ -25,7 +25,7 @@ class KeyOrder:
         self._held_bytes = 0
 
     def take(self, delivery: Delivery, record: Record | None) -> bool:
-        """Take the key of a message; when it is busy, hold the message and return False."""
+        """Take the key of a message; when it is busy, hold the message and return False: then it is HELD."""
         if delivery.key not in self._held:
             self._held[delivery.key] = None
             return True
@@ -33,17 +33,18 @@ class KeyOrder:
         if held is None:
             held = self._held[delivery.key] = deque()
         held.append(delivery)
-        delivery.state = State.HELD
         if record is not None and self._held_bytes + len(record.body) <= HELD_BYTES_MAX:
             delivery.record = record
             self._held_bytes += len(record.body)
         return False
 
-    def learn(self, delivery: Delivery, key: bytes) -> None:
-        """After a restart: take the key of what is pending, as it was taken before; call it in the order of the log."""
+    def learn(self, delivery: Delivery, key: bytes) -> bool:
+        """After a restart: take the key of what is pending, as it was taken before; call it in the order of the log.
+
+        False means, as with `take`, that the message is HELD.
+        """
         delivery.key = key
-        if delivery.state is State.WAITING or delivery.attempts:
-            self.take(delivery, None)
+        return not (delivery.state is State.WAITING or delivery.attempts) or self.take(delivery, None)
 
     def free(self, key: bytes) -> Delivery | None:
         """Return the message that has the key next, or None: then the key is free."""

@@ -194,9 +194,7 @@ class Queues:
         return topic or self.store.topic(decode_name("topic", message.topic), session.rights)
 
     def _topic_grew(self, topic: Topic) -> None:
-        for group in topic.groups.values():
-            if group.pool.members:
-                self._awake[group] = None
+        self._awake.update(topic.consumed)
 
     # -- consumers ---------------------------------------------------------------------------------------
 
@@ -300,6 +298,7 @@ class Queues:
             subscription.pulls[-1].unwatch = partial(self._pull_times.add(item, at).pop, item, None)
         else:
             subscription.pulls[-1].is_patient = False
+            subscription.group.satisfied[subscription] = None
         self.wake(subscription.group)
 
     def _leave_command(self, session: Session, message: Message) -> None:
@@ -335,7 +334,7 @@ class Queues:
             session.subscriptions.pop(subscription.number, None)
             self._subscriptions.give_back(subscription.payer)
             self._courier.end_pulls(subscription, lambda pull: True)
-            group.pool.leave(subscription)
+            group.dismiss(subscription)
             body = envelope.error_body(error)
             self._send(session, Message(Kind.LEAVE, 0, b"", body, flags=Flag.ERROR, session=subscription.number))
 
@@ -394,6 +393,7 @@ class Queues:
             self._send(subscription.session, Message(Kind.RECALL, 0, b"", body, session=subscription.number))
         if group.is_changed:
             self.store.journal.note_change(group.key)
+        self.store.room.note(group)
         at = group.next_at()
         if at is not None and at < self._timed.get(group, at + 1):
             self._timed[group] = at

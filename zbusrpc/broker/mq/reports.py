@@ -35,7 +35,7 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
         "bytes": log.size_bytes,
         "created_ms": topic.created_ms,
         "group_count": len(topic.groups),
-        "consumers": sum(len(group.pool.members) for group in topic.groups.values()),
+        "consumers": sum(len(group.pool.members) for group in topic.consumed),
         "produced": topic.produced,
         "duplicates": topic.duplicates_suppressed,
         "closed_because": log.closed_because,
@@ -62,16 +62,18 @@ def describe_unreadable(topic: UnreadableTopic) -> dict[str, Any]:
 
 def describe_group(topic: Topic, group: Group, *, lag: int, letters: int) -> dict[str, Any]:
     """Return what a listing shows of a group, with its lag and its dead letters."""
-    states = Counter(delivery.state.name.lower() for delivery in group.pending.values())
+    aside = {state.name.lower(): group.count_in(state) for state in (State.DELAYED, State.HELD, State.DEAD)}
     return {
         "topic": topic.name,
         "group": group.name,
         "next_offset": group.position,
         "lag": lag,
-        **{name: states[name] for name in ("in_flight", "waiting", "delayed", "held", "dead")},
+        "in_flight": group.in_flight,
+        "waiting": len(group.pending) - group.in_flight - sum(aside.values()),
+        **aside,
         "dead_letters": letters,
-        "begun": sum(one.is_begun for one in group.pending.values() if one.state is State.IN_FLIGHT),
-        "oldest_offset": min(group.pending, default=group.position),
+        "begun": sum(one.in_flight if one.is_silent else one.begun for one in group.pool.members),
+        "oldest_offset": group.oldest(),
         "consumers": [
             {"name": one.session.name, "session": one.session.number, "window": one.window, "in_flight": one.in_flight}
             for one in group.pool.members
@@ -88,7 +90,7 @@ def not_done(topic: Topic, group: Group) -> int:
     """
     start = topic.log.start_offset
     pending = len(group.pending)
-    if pending and not topic.options.keep_unconsumed:
+    if pending and group.oldest() < start:
         pending = sum(offset >= start for offset in group.pending)
     return max(0, topic.log.next_offset - max(group.position, start)) + pending
 
@@ -107,7 +109,7 @@ def statistics_of(topics: Collection[Topic]) -> dict[str, int]:
         "produced": sum(topic.produced for topic in topics),
         "duplicates": sum(topic.duplicates_suppressed for topic in topics),
         "lost_after_ack": sum(topic.committer.lost_after_ack for topic in topics),
-        "in_flight": sum(one.in_flight for group in groups for one in group.pool.members),
+        "in_flight": sum(group.in_flight for group in groups),
         **counters,
     }
 

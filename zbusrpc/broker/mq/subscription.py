@@ -48,6 +48,7 @@ class Subscription:
         "entries_bytes",
         "entries_live_ms",
         "group",
+        "had",
         "in_flight",
         "is_answering",
         "is_silent",
@@ -91,6 +92,8 @@ class Subscription:
         self.recalled = 0
         """So many messages it was asked for, and has not given back."""
         self.in_flight = 0
+        self.had: dict[int, Delivery] = {}
+        """What it has, or had last: messages whose `consumer` it is, by offset."""
         self.begun = 0
         """Of those in flight: begun, where it says so."""
         self.begun_max = 1

@@ -74,6 +74,8 @@ class Topic:
         self.groups: dict[str, Group] = {}
         self.group_names: dict[str, str] = {}
         """Names of groups by what they are in lower case, for those who do not care."""
+        self.consumed: dict[Group, None] = {}
+        """Groups that somebody takes part in."""
         self.held_back_by = ""
         """The group for which messages stay that would be removed else."""
         self.is_removed = False
@@ -99,14 +101,6 @@ class Topic:
     def readable_offset(self) -> int:
         """Groups may read what is below it."""
         return self.committer.readable_offset
-
-    @property
-    def has_consumers(self) -> bool:
-        """Whether anybody takes part in any of its groups."""
-        for group in self.groups.values():  # noqa: SIM110 - a generator costs as much as the loop for each message
-            if group.pool.members:
-                return True
-        return False
 
     # -- producing ---------------------------------------------------------------------------------------
 
@@ -339,7 +333,7 @@ class Topic:
         return self._ahead.load(self.log, offset)
 
     def _extend_tail(self, records: list[Record]) -> None:
-        if not self.has_consumers:
+        if not self.consumed:
             self._tail.clear()
             self._tail_bytes = 0
             return
@@ -361,7 +355,7 @@ class Topic:
         """Return the lowest offset that a group still needs, and which group that is."""
         lowest, name = self.log.next_offset, ""
         for group in self.groups.values():
-            offset = min(group.position, min(group.pending, default=group.position))
+            offset = min(group.position, group.oldest())
             if offset < lowest:
                 lowest, name = offset, group.name
         return lowest, name

@@ -42,6 +42,8 @@ class Upkeep:
 
     def look_after_some(self) -> None:
         """Look after the next slice of the topics."""
+        for group in self._store.room.to_wake():
+            self._store.on_group_moved(group)
         topics = self._store.topics
         if not self._names:
             self._names = list(topics)

@@ -163,7 +163,7 @@ class Place:
             hub.queues.wake(self.group)
         elif not self.group.is_gone:
             try:
-                hub.queues.store.revive(self.group, offset)
+                hub.queues.store.take_back(self.group, offset)
             except StorageError as error:  # the session must end all the same
                 log.error("mq.revive_failed", topic=self.topic.name, group=self.group.name, reason=str(error))
 

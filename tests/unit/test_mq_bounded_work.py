@@ -1,0 +1,112 @@
+"""Work that does not grow with what there is: counted are steps, with few messages, groups and consumers and many."""
+
+import pytest
+
+from tests.support.queue_lab import QueueLab, entry, lab_with
+from tests.support.steps import steps_of
+from zbusrpc.broker.mq.pending_room import PENDING_SHARE
+from zbusrpc.broker.mq.reports import describe_group, describe_topic
+from zbusrpc.message import Kind
+
+FEW, MANY = 20, 2000
+SLACK = 60
+"""Steps that may differ: none of them is one for each of MANY."""
+
+
+def lab_with_delayed(count: int) -> QueueLab:
+    """Return a lab whose group has so many delayed messages in hand."""
+    lab, anna = lab_with()
+    anna.consume("orders", window=4)
+    for first in range(0, count, 500):
+        anna.produce("orders", *(entry("x", delay_ms=60_000) for _ in range(first, min(count, first + 500))))
+    lab.pass_time(1)
+    assert len(lab.group().pending) == count
+    return lab
+
+
+def test_consumer_that_leaves_walks_over_its_own_messages_alone() -> None:
+    """What others have in hand costs nothing when one leaves."""
+    steps = []
+    for count in (FEW, MANY):
+        lab = lab_with_delayed(count)
+        bert = lab.peer().consume("orders", window=4)
+        lab.peer().produce("orders", "mine")
+        steps.append(steps_of(bert.leave))
+
+    assert abs(steps[1] - steps[0]) < SLACK
+
+
+def test_listing_of_a_group_walks_over_no_messages() -> None:
+    """How many messages are in each state, and which is the oldest, is known."""
+    steps = []
+    for count in (FEW, MANY):
+        lab = lab_with_delayed(count)
+        group = lab.group()
+        assert describe_group(lab.topic(), group, lag=0, letters=0)["delayed"] == count
+        steps.append(steps_of(lambda lab=lab, group=group: describe_group(lab.topic(), group, lag=0, letters=0)))
+
+    assert steps[0] == steps[1]
+
+
+def test_room_in_flight_and_pulls_cost_nothing_for_each_consumer() -> None:
+    """A dispatch looks at those whom it concerns: not at all who take part, or wait with a pull."""
+    steps = []
+    for count in (FEW, MANY // 10):
+        lab, anna = lab_with()
+        anna.command("declare_group", topic="orders", group="billing", update=True, in_flight_max=1000)
+        for _ in range(count):
+            one = lab.peer().consume("orders", window=0)
+            one.peer.send(Kind.PULL, b'{"max":1}', session=one.number, timeout_ms=60_000)
+        lab.run()
+        anna.send(Kind.PRODUCE, entry("x"), topic="orders")
+        steps.append(steps_of(lab.run))
+
+    assert abs(steps[1] - steps[0]) < SLACK
+
+
+def test_groups_that_nobody_consumes_from_cost_nothing_when_a_topic_grows() -> None:
+    """A message wakes the groups with consumers; the others are not looked at."""
+    steps = []
+    for count in (FEW, MANY // 10):
+        lab, anna = lab_with()
+        for number in range(count):
+            anna.command("declare_group", topic="orders", group=f"g{number}")
+        anna.consume("orders")
+        topic = lab.topic()
+        steps.append(steps_of(lambda lab=lab, topic=topic: (lab.queues._topic_grew(topic), describe_topic(topic))))
+
+    assert steps[0] == steps[1]
+
+
+def test_message_that_cannot_be_sent_counts_once() -> None:
+    """One that its consumer cannot take is dead, and not acknowledged as well, where nobody has to acknowledge."""
+    lab, anna = lab_with()
+    anna.command("declare_group", topic="orders", group="billing", update=True, ack=False)
+    lab.peer(message_bytes_max=5000).consume("orders")
+    anna.produce("orders", "x" * 6000)
+
+    counters = lab.group().counters
+    assert (counters.acked, counters.dead) == (0, 1)
+
+
+def test_messages_in_hand_have_a_bound_for_all_groups_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all groups have used up the room each has a share; they go on when there is room again."""
+    total = 2 * PENDING_SHARE
+    monkeypatch.setattr("zbusrpc.broker.mq.pending_room.PENDING_TOTAL_MAX", total)
+    lab, anna = lab_with()
+    names = ["billing", "audit", "search"]
+    for name in names:
+        anna.consume("orders", name)
+    for _ in range(20):
+        anna.produce("orders", *(entry("x", delay_ms=60_000) for _ in range(PENDING_SHARE)))
+        lab.pass_time(1)
+    counts = [len(lab.group(name=name).pending) for name in names]
+    assert max(counts) < 20 * PENDING_SHARE
+    assert lab.store.room.taken == sum(counts)
+
+    anna.command("seek", topic="orders", group=names[counts.index(max(counts))], start="newest")
+    anna.command("remove", topic="orders", group=names[counts.index(min(counts))])
+
+    lab.pass_time(1)
+    left = {name: len(group.pending) for name, group in lab.topic().groups.items()}
+    assert lab.store.room.taken == sum(left.values())

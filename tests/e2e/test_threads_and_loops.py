@@ -109,6 +109,52 @@ def test_event_loop_that_ends_leaves_nothing_behind(shared_site: Site, way: str)
     wait_until(lambda: statistics(shared_site.address)["sessions"] <= sessions, "the connections are gone")
 
 
+DROPPED = """
+import asyncio, gc, os, sys, warnings
+from tests.support.lab import Lab
+from zbusrpc import connect
+from zbusrpc.mq import Consumer, Producer
+address, use = sys.argv[1:]
+said = []
+sys.unraisablehook = lambda raised: said.append(str(raised.exc_value))
+
+async def call():
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context["message"]))
+    assert await connect(Lab, broker=address).add(1, 2) == 3
+    if use == "messages":
+        producer, consumer = Producer("dropped", broker=address), Consumer("dropped", group="all", broker=address)
+        await producer.send(b"x")
+        (message,) = await consumer.fetch(1)
+        await message.ack()
+        return producer, consumer
+
+def use_and_drop():
+    loop = asyncio.new_event_loop()
+    used = loop.run_until_complete(call())
+
+warnings.simplefilter("ignore", ResourceWarning)
+open_files = []
+for _ in range(3):
+    use_and_drop()
+    gc.collect()
+    open_files.append(len(os.listdir("/proc/self/fd")))
+assert not said, said
+assert len(set(open_files)) == 1, open_files
+"""
+
+
+@pytest.mark.parametrize("use", ["calls", "messages"])
+def test_event_loop_that_is_dropped_leaves_nothing_behind(processes: Processes, tmp_path: Path, use: str) -> None:
+    """Not closed, but garbage: nothing stays open, and nobody but asyncio, which warns of it, says anything."""
+    _, address = processes.broker("--data-dir", str(tmp_path / "data"))
+    processes.serve(address)
+
+    program = processes.python(DROPPED, address, use)
+
+    assert program.wait_exit() == 0, program.errors
+    assert program.errors == ""
+
+
 def test_producers_and_consumers_end_with_their_loop(processes: Processes, tmp_path: Path) -> None:
     """Those that nobody has closed leave no loop, no fleet and no connection behind."""
     _, address = processes.broker("--data-dir", str(tmp_path / "data"))
@@ -297,6 +343,7 @@ def test_wait_of_a_blocking_call_is_bounded_by_its_time_limit(shared_site: Site)
 CALLS_AT_THE_END = {
     "an exit handler": "import atexit; atexit.register(late)",
     "an exit handler from before": "",
+    "an exit handler, with a loop of its own": "atexit.register(lambda: late(lambda *two: asyncio.run(by_name(*two))))",
     "a finalizer": "import weakref; kept = type('Kept', (), {})(); weakref.finalize(kept, late)",
     "a thread": "import threading, time; threading.Thread(target=lambda: (time.sleep(0.1), late())).start()",
     "a forked child": "import multiprocessing as m; child = m.get_context('fork').Process(target=late); "
@@ -308,12 +355,15 @@ CALLS_AT_THE_END = {
 """Where programs make a blocking call late."""
 
 LATE_CALL = """
-import atexit, sys
+import asyncio, atexit, sys
 if sys.argv[2] == "an exit handler from before":
     atexit.register(lambda: late())
 from tests.support.lab import Lab
-from zbusrpc import UsageError, connect, options
+from zbusrpc import UsageError, aio, connect, options
 lab = options(connect(Lab, broker=sys.argv[1]), timeout=20.0)
+named = options(connect(Lab, broker="localhost:" + sys.argv[1].rpartition(":")[2]), timeout=20.0)
+async def by_name(*two):
+    return await aio(named.subtract)(*two)
 lab.subtract(0, 0)
 def late(subtract=lab.subtract, refusal=UsageError, out=sys.stdout):
     try:

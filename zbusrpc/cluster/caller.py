@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from typing import Final, Protocol
 
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
@@ -104,7 +105,7 @@ class Caller:
         hello = Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
         self._watcher = watcher
         self._link = Link((broker,), self, hello, wait_s_max=wait_s_max)
-        self._task = self.loop.create_task(self._link.run())
+        self._task = begin(self.loop, self._link.run())
         self._task.add_done_callback(self._note_end)
 
     @property

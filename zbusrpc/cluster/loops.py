@@ -6,15 +6,20 @@ A program may run a hundred thousand event loops one after the other (`asyncio.r
 each. asyncio has no hook for the end of a loop, so the `close` of those that have anything is replaced by one that
 does its work before. `asyncio.run` has cancelled all tasks by then; who ends a loop by hand mostly has not.
 
+A loop that is dropped without being closed is garbage together with all that belongs to it, in no order: nothing runs
+there any more, and what stays open is closed by asyncio, which warns of it.
+
 Promises: nothing here keeps a loop alive; closing waits for no peer; a forked child closes nothing of its parent.
 """
 
 import asyncio
 import os
 import weakref
-from collections.abc import Hashable
+from collections.abc import Coroutine, Hashable
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
+
+T = TypeVar("T")
 
 TURNS: Final = 2
 """Of the loop, after the last word of a connection: the first closes its transport, the second its socket."""
@@ -44,7 +49,10 @@ class Belongings(dict[Hashable, Any]):
     def close_loop(self) -> None:
         """Close all there is, and then the loop: what `loop.close` is while there are belongings."""
         loop = self._loop()
-        assert loop is not None  # it was asked to close
+        if loop is None:  # it was dropped, and closes itself while it is cleared away
+            self.clear()
+            self._close_loop()
+            return
         if loop.is_running():
             self._close_loop()  # says that this cannot be
             return
@@ -73,6 +81,14 @@ def belongings_of(loop: asyncio.AbstractEventLoop) -> Belongings:
         setattr(loop, "close", found.close_loop)  # noqa: B010 - as `loop.close = ...`, which mypy takes for a mistake
         _all.add(found)
     return found
+
+
+def begin(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begin a task that serves a loop until the loop ends: asyncio says nothing when both are dropped together."""
+    task = loop.create_task(main)
+    with suppress(AttributeError):  # a program may have tasks of its own kind
+        setattr(task, "_log_destroy_pending", False)  # noqa: B010 - as asyncio has it for its own; mypy knows it not
+    return task
 
 
 _all: weakref.WeakSet[Belongings] = weakref.WeakSet()

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from zbusrpc.cluster.admission import Admission
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.station import Owner, Station
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address, address_named
@@ -111,7 +112,7 @@ class Stations:
             del self._all[dialled]
             if station.is_doubled:
                 self._note_double(str(dialled), station.address)
-            task = self._loop.create_task(station.close())
+            task = begin(self._loop, station.close())
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 

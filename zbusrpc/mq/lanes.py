@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Final
 
 from zbusrpc.cluster.fleet import Choice, Fleet, fleet_of_loop
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.selection import LeastLoaded, MostConsumers, Random, RoundRobin, Selector, select_by
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError, UsageError
@@ -209,7 +210,7 @@ class Lanes:
     def lane_stuck(self, lane: Sender) -> None:
         """See that brokers are dialled, now that something waits for one."""
         if self._searching is None:
-            self._searching = self.loop.create_task(self._search())
+            self._searching = begin(self.loop, self._search())
 
     async def _search(self) -> None:
         """Return when nothing waits for a broker any more."""

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import Any, Final, Protocol
 
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by, declare_group_by
@@ -119,7 +120,7 @@ class Membership:
         if self._task is not None or connection is None or connection is self._refused_by:
             return
         self.station, self._refused_by = station, None
-        self._task = station.caller.loop.create_task(self._run(connection))
+        self._task = begin(station.caller.loop, self._run(connection))
 
     async def _run(self, connection: Connection) -> None:
         """Take part as long as the connection lasts."""

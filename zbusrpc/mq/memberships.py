@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.station import Station
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
@@ -112,7 +113,7 @@ class Memberships:
             if self.is_closed:  # closed meanwhile
                 await self._leave_all()
                 return
-            self._keeper = self._loop.create_task(self._keep(fleet))
+            self._keeper = begin(self._loop, self._keep(fleet))
 
     async def _join_first(self, fleet: Fleet) -> None:
         """Return when the group was joined at a broker."""
@@ -287,7 +288,7 @@ class Memberships:
         until, asked = time.monotonic() + wait_s, set[asyncio.Task[None]]()
         for member in members:
             if member.pulling is None or member.pulling.done():
-                member.pulling = asyncio.create_task(member.pull(share, wait_s))
+                member.pulling = begin(asyncio.get_running_loop(), member.pull(share, wait_s))
                 member.pulling.add_done_callback(_note_seen)
                 asked.add(member.pulling)
         waiting = {member.pulling for member in members if member.pulling is not None}

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
@@ -202,7 +203,7 @@ class Sender:
             if self.station is None:
                 self._router.lane_stuck(self)
             else:
-                self._reopening = self.loop.create_task(self._reopen(self.station))
+                self._reopening = begin(self.loop, self._reopen(self.station))
 
     def _send_unsent(self) -> bool:
         """Send as much as the connection takes; return whether that is all."""

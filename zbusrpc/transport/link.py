@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from zbusrpc.config import DEFAULT_PORT, client_security
 from zbusrpc.errors import FrameTooLargeError, LinkError, TokenRefusedError, ZbusError, did_you_mean
@@ -126,6 +127,12 @@ class Link:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(backoff.next_s()):  # wait_for loses cancellations (Python 3.11)
                         await self._hurry.wait()
+        except Exception as error:
+            self.error = LinkError(f"the link to {self.name} has failed: {error}")
+            raise
+        except GeneratorExit:  # the loop was dropped, and this goes with it: nothing can be said there any more
+            self._connection = None
+            raise
         finally:
             self._has_ended = True
             self.error = self.error or LinkError(f"the link to {self.name} was closed")
@@ -203,7 +210,11 @@ class Link:
         host, port, tls = address
         factory, context = partial(_itself, connection), self._tls if tls else None
         timeout_s = CLOSE_TIMEOUT_S if tls else None
-        await self._loop.create_connection(factory, host, port, ssl=context, ssl_shutdown_timeout=timeout_s)
+        connect = partial(self._loop.create_connection, factory, ssl=context, ssl_shutdown_timeout=timeout_s)
+        try:
+            await connect(host, port)
+        except RuntimeError:  # no thread looks the name up: the interpreter ends, or has as many as it may
+            await _connect_to_first(lambda one: connect(one, port, server_hostname=host if tls else None), host, port)
 
     # -- what the dialled connection calls ---------------------------------------------------------------
 
@@ -254,6 +265,21 @@ class _Dialled:
 
     def connection_closed(self, error: ZbusError | None) -> None:
         self._link._ended(self, error)
+
+
+async def _connect_to_first(connect: Callable[[str], Awaitable[Any]], host: str, port: int) -> None:
+    """Connect to the first address of a host that answers; the name is looked up here, which blocks the loop.
+
+    Raises:
+        OSError: there is no such name, or the last of its addresses did not answer.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    hosts = list(dict.fromkeys(str(address[0]) for *_, address in found))
+    for one in hosts[:-1]:
+        with contextlib.suppress(OSError):
+            await connect(one)
+            return
+    await connect(hosts[-1])
 
 
 def _itself(connection: Connection) -> Connection:

@@ -7,6 +7,7 @@ that over the defaults here.
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
 from zbusrpc import bounds
-from zbusrpc.errors import ConfigError, did_you_mean
+from zbusrpc.errors import ConfigError, nearest
 
 DEFAULT_PORT: Final = 15555
 DEFAULT_BROKER: Final = f"localhost:{DEFAULT_PORT}"
@@ -187,13 +188,19 @@ def _merged(sources: dict[str, dict[str, Any]]) -> Settings:
         raise ConfigError(_explain(name, first["type"], first["msg"], merged.get(name), source_name)) from None
 
 
+_SPELLINGS: Final[dict[str, Callable[[str], str]]] = {
+    "the environment": lambda name: f"{ENV_PREFIX}{name.upper()}",
+    "the command line": lambda name: f"--{name.replace('_', '-')}",
+}
+"""How the name of a setting is written, by where it stands."""
+
+
 def _explain(name: str, kind: str, reason: str, value: Any, source: str) -> str:
-    spelling = {
-        "the environment": f"{ENV_PREFIX}{name.upper()}",
-        "the command line": f"--{name.replace('_', '-')}",
-    }.get(source, f"{name} in {source}")
+    spelled = _SPELLINGS.get(source, str)
+    spelling = spelled(name) if source in _SPELLINGS else f"{name} in {source}"
     if kind == "extra_forbidden":
-        return f"{spelling} is no setting{did_you_mean(name, Settings.model_fields)}"
+        near = nearest(name, Settings.model_fields)
+        return f"{spelling} is no setting{f'; did you mean {spelled(near)}?' if near else ''}"
     shown = "" if name in SECRETS else f" = {value!r}"
     reason = reason.removeprefix("Value error, ")
     return f"{spelling}{shown}: {reason[0].lower()}{reason[1:]}"

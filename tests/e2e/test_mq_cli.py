@@ -625,7 +625,6 @@ def test_mistake_is_one_clear_line(cli: Cli, known: str, command: str, line: str
 @pytest.mark.parametrize(
     "command",
     [
-        "pub t --count 0 x",
         "dlq show t -1",
         "sub t --nonsense",
         "peek",
@@ -638,6 +637,25 @@ def test_wrong_usage_exits_with_2(cli: Cli, command: str) -> None:
     assert (ended.exit_code, ended.output) == (2, "")
     assert "Usage: " in ended.errors
     assert "Traceback" not in ended.errors
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("pub t --count 0 x", "--count = '0': input should be greater than or equal to 1"),
+        ("dlq show t x", "OFFSET = 'x': input should be a valid integer"),
+        ("serve mymod:Calc --workers x", "--workers = 'x': input should be a valid integer"),
+        ("broker --port 80x", "--port = '80x': input should be a valid integer"),
+        ("call Calc.add --timeout soon", "--timeout = 'soon': input should be a valid number"),
+        ("bench rpc --seconds x", "--seconds = 'x': input should be a valid number"),
+    ],
+)
+def test_bad_value_is_one_line_that_names_option_and_value(cli: Cli, command: str, line: str) -> None:
+    """As those that settings refuse, with the exit code of wrong usage."""
+    ended = cli.ended(*command.split())
+
+    assert (ended.exit_code, ended.output, ended.errors.count("\n")) == (2, "", 1)
+    assert ended.errors.startswith(f"zbusrpc: {line}")
 
 
 def test_error_is_json_when_asked(cli: Cli) -> None:

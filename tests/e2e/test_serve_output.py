@@ -26,6 +26,11 @@ class Talker:
         return os.getpid()
 
 @service
+class Ends:
+    async def interrupt(self) -> None:
+        raise KeyboardInterrupt
+
+@service
 class Down(Talker):
     def __init__(self):
         raise RuntimeError("db down")
@@ -102,3 +107,17 @@ def test_service_that_cannot_start_ends_alike_in_one_process_and_several(
     else:
         line = f"zbusrpc: {target} cannot start: RuntimeError: db down; the log says where\n"
         assert ended["1"].errors == ended["2"].errors == line
+
+
+def test_log_says_which_method_has_ended_the_process(processes: Processes, here: Path) -> None:
+    """A handler that raises KeyboardInterrupt ends it, as Ctrl-C does, and is named with its traceback."""
+    served = processes.zbusrpc("serve", "talk:Ends", "--json", cwd=here, ZBUSRPC_PORT="0")
+    address = served.wait_ready()["broker"]
+
+    code, _, errors = processes.run("call", "Ends.interrupt", "--broker", address)
+
+    assert code == 1, errors
+    assert served.wait_exit() == 130
+    (line,) = served.log("worker.interrupted")
+    assert (line["service"], line["method"]) == ("Ends", "interrupt")
+    assert "raise KeyboardInterrupt" in line["exception"]

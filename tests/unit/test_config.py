@@ -101,7 +101,7 @@ def test_unknown_variable_is_refused_with_the_nearest_setting(monkeypatch: pytes
     """A typo in the environment is no less a mistake than one in the file."""
     monkeypatch.setenv("ZBUSRPC_GRAC", "3")
 
-    with pytest.raises(ConfigError, match=r"ZBUSRPC_GRAC is no setting; did you mean grace\?"):
+    with pytest.raises(ConfigError, match=r"ZBUSRPC_GRAC is no setting; did you mean ZBUSRPC_GRACE\?"):
         load_settings()
 
 
@@ -259,7 +259,7 @@ def test_variables_of_containers_are_not_settings(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("ZBUSRPC_GRASE", "3", r"ZBUSRPC_GRASE is no setting; did you mean grace\?"),
+        ("ZBUSRPC_GRASE", "3", r"ZBUSRPC_GRASE is no setting; did you mean ZBUSRPC_GRACE\?"),
         ("ZBUSRPC_PORT", "tcp:/x", r"ZBUSRPC_PORT = 'tcp:/x'"),
         ("ZBUSRPC_PORT", "many", r"ZBUSRPC_PORT = 'many'"),
         ("ZBUSRPC_NAME", "shop", r"ZBUSRPC_NAME is no setting"),

@@ -147,6 +147,7 @@ async def test_whatever_a_task_raises_answers_its_caller(server: Server, patient
 
         assert error.code is Code.INTERNAL
         assert error.may_have_run
+        assert name != "CancelledError" or "the handler of Patient.fail was cancelled from inside" in str(error)
         assert await proxy.answer() == 42
 
 

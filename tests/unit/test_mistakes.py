@@ -136,7 +136,15 @@ WRONG_OPTIONS: list[tuple[str, Any, str]] = [
     ("retries", 1.5, "retries=1.5): a whole number, 0 or more, not a float"),
     ("metadata", ["user"], "metadata=['user']): a dict of strings, not a list"),
     ("wait_for_ready", "no", "wait_for_ready='no'): True or False, not a str"),
+    ("wait_for_ready", 0, "wait_for_ready=0): True or False, not an int"),
     ("caller", 5, "caller=5): a str, not an int"),
+    ("caller", 0, "caller=0): a str, not an int"),
+    ("caller", "a\nb", "caller='a\\nb'): a text on one line, without control characters"),
+    ("metadata", 0, "metadata=0): a dict of strings, not an int"),
+    ("metadata", {"": "x"}, "a name is one character or more, without blanks and control characters, not ''"),
+    ("metadata", {"a b": "x"}, "a name is one character or more, without blanks and control characters, not 'a b'"),
+    ("metadata", {"a\r\nb": "x"}, "without blanks and control characters, not 'a\\r\\nb'"),
+    ("metadata", {"a": "\ud800"}, "the value of a has no form in UTF-8"),
 ]
 
 
@@ -161,6 +169,12 @@ def test_deadline_is_a_number(seconds: Any) -> None:
     [
         (lambda: rpc(timeout=wrong("5")), "@rpc(timeout='5'): a time limit is a number of seconds, not a str"),
         (lambda: rpc(name=wrong(5)), "@rpc(name=5): a str, not an int"),
+        (lambda: rpc(name=""), "@rpc(name=''): a name is one character or more, without blanks and control characters"),
+        (lambda: rpc(name="two words"), "@rpc(name='two words'): a name is one character or more, without blanks"),
+        (lambda: rpc(name="a\nb"), "@rpc(name='a\\nb'): a name is one character or more"),
+        (lambda: service(name="")(Calc), "service name '': 1 to 255 bytes, without / . ? # % and"),
+        (lambda: service(name="\ta")(Calc), "service name '\\ta': 1 to 255 bytes, without / . ? # % and"),
+        (lambda: service(name=wrong(0))(Calc), "@service(name=0): a str, not an int"),
         (lambda: rpc(idempotent=wrong("yes")), "@rpc(idempotent='yes'): True or False, not a str"),
         (lambda: rpc(deprecated=wrong(True)), "@rpc(deprecated=True): a str, not a bool"),
         (lambda: rpc(errors=wrong(RpcError)), "@rpc(errors=<class 'zbusrpc.errors.RpcError'>): a tuple of subclasses"),

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from zbusrpc.cli.bad_values import Commands
 from zbusrpc.cli.client_options import client_options
 from zbusrpc.cli.messages import dlq, messages
 from zbusrpc.cli.options import (
@@ -23,6 +24,7 @@ from zbusrpc.version import __version__
 
 app = typer.Typer(
     name="zbusrpc",
+    cls=Commands,
     help="Typed Python services over a small message broker. Start with: zbusrpc serve mymod:Calc",
     no_args_is_help=True,
     add_completion=False,

@@ -41,12 +41,44 @@ def check_kind(what: str, value: Any, kind: type[str | bool], error: type[ZbusEr
         raise error(f"{what}={value!r}): {wanted}, not {_named(value)}")
 
 
-def check_texts(what: str, value: Any, error: type[ZbusError] = UsageError) -> None:
-    """Refuse what is no dict of texts."""
+def check_name(what: str, value: Any, error: type[ZbusError] = UsageError) -> None:
+    """Refuse what is no name: one or more characters that are seen."""
+    check_kind(what, value, str, error)
+    if not _is_seen(value):
+        raise error(f"{what}={value!r}): a name is one character or more, without blanks and control characters")
+
+
+def check_line(what: str, value: Any, error: type[ZbusError] = UsageError) -> None:
+    """Refuse what is no text on one line: it stands in logs, and in headers of other protocols."""
+    check_kind(what, value, str, error)
+    if not value.isprintable():
+        raise error(f"{what}={value!r}): a text on one line, without control characters")
+
+
+def check_metadata(what: str, value: Any, error: type[ZbusError] = UsageError) -> None:
+    """Refuse what is no dict of texts by names."""
     if not isinstance(value, Mapping):
         raise error(f"{what}={value!r}): a dict of strings, not {_named(value)}")
-    if not all(isinstance(text, str) for pair in value.items() for text in pair):
-        raise error(f"{what}={dict(value)!r}): names and values are strings")
+    for name, text in value.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise error(f"{what}={dict(value)!r}): names and values are strings")
+        if not _is_seen(name):
+            wanted = "a name is one character or more, without blanks and control characters"
+            raise error(f"{what}={dict(value)!r}): {wanted}, not {name!r}")
+        if not _is_unicode(text):
+            raise error(f"{what}={dict(value)!r}): the value of {name} has no form in UTF-8")
+
+
+def _is_seen(name: str) -> bool:
+    return name != "" and name.isprintable() and not any(letter.isspace() for letter in name)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_number(what: str, value: Any) -> None:

@@ -33,7 +33,7 @@ from zbusrpc.message import (
 )
 from zbusrpc.outcome import note_origin, note_run, was_lost
 from zbusrpc.service.blocking import run_blocking
-from zbusrpc.service.checks import check_kind, check_seconds, check_texts, check_whole
+from zbusrpc.service.checks import check_kind, check_line, check_metadata, check_seconds, check_whole
 from zbusrpc.service.codec import DynamicCodec, codec_of
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
@@ -149,9 +149,10 @@ def options(
         timeout: Time limit of each call in seconds, retries included.
         retries: How often to try again after UNAVAILABLE or RESOURCE_EXHAUSTED, where the call has not run or is
             idempotent; with growing, jittered waits.
-        metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`.
+        metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`. Their names are
+            without blanks.
         wait_for_ready: Wait for a broker and an instance until the time limit, instead of failing at once.
-        caller: Who calls: what the handler finds in `context().caller`.
+        caller: Who calls, on one line: what the handler finds in `context().caller`.
         key: Calls with the same key go to the same broker as long as it is there, where there are several.
 
     Raises:
@@ -161,9 +162,12 @@ def options(
         check_seconds("options(timeout", timeout)
     if retries is not None:
         check_whole("options(retries", retries, 0, None)
-    check_texts("options(metadata", metadata or {})
-    check_kind("options(wait_for_ready", wait_for_ready or False, bool)
-    check_kind("options(caller", caller or "", str)
+    if metadata is not None:
+        check_metadata("options(metadata", metadata)
+    if wait_for_ready is not None:
+        check_kind("options(wait_for_ready", wait_for_ready, bool)
+    if caller is not None:
+        check_line("options(caller", caller)
     if key is not None and not isinstance(key, str):
         raise UsageError(f"options(key={key!r}): a key is a str")
     old, rebuild = _parts(proxy)

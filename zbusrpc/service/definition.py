@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints, ov
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
 from zbusrpc.service.arguments import options_of, type_of
-from zbusrpc.service.checks import check_kind, check_seconds, check_whole
+from zbusrpc.service.checks import check_kind, check_name, check_seconds, check_whole
 from zbusrpc.service.declared import Errors, errors_of
 from zbusrpc.service.forms.form import NotReadyError, check_type
 from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
@@ -127,15 +127,16 @@ def service(
     def decorate(decorated: type[T]) -> type[T]:
         if not inspect.isclass(decorated):
             raise DefinitionError(f"@service decorates a class, not {decorated!r}; options go by name, as in name=...")
-        check_kind("@service(name", name or "", str, DefinitionError)
+        if name is not None:
+            check_kind("@service(name", name, str, DefinitionError)
         check_kind("@service(version", version, str, DefinitionError)
         check_kind("@service(durable", durable, bool, DefinitionError)
         check_whole("@service(concurrency", concurrency, 1, CONCURRENCY_MAX, DefinitionError)
-        chosen = one_spelling(name or decorated.__name__)
-        is_seen = chosen.isprintable() and not any(mark in chosen for mark in "/.? #%")
+        chosen = one_spelling(decorated.__name__ if name is None else name)
+        is_seen = chosen != "" and chosen.isprintable() and not any(mark in chosen for mark in "/.? #%")
         if len(chosen.encode()) > TOPIC_BYTES_MAX or not is_seen:
             raise DefinitionError(
-                f"service name {chosen!r}: up to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
+                f"service name {chosen!r}: 1 to {TOPIC_BYTES_MAX} bytes, without / . ? # % and blanks"
             )
         options = ServiceOptions(name=chosen, version=version, concurrency=concurrency, durable=durable)
         setattr(decorated, SERVICE_ATTRIBUTE, options)
@@ -204,6 +205,8 @@ def _check_options(given: dict[str, Any]) -> None:
                 raise DefinitionError(f"@rpc(errors={value!r}): a tuple of subclasses of RpcError, as in (NotThere,)")
         else:
             check_kind(f"@rpc({option}", value, bool if option == "idempotent" else str, DefinitionError)
+        if option == "name":
+            check_name("@rpc(name", value, DefinitionError)
 
 
 def is_service(cls: object) -> bool:

@@ -266,9 +266,11 @@ class Post:
         except asyncio.CancelledError:
             reply = self._reply_to_cancelled(running)
         except BaseException as error:  # KeyboardInterrupt, or SystemExit from a model's validator
-            failure = RpcError(Code.INTERNAL, f"{self._worker.definition.name} failed: {type(error).__name__}")
+            failure = RpcError(Code.INTERNAL, f"{self._name_of(running)} failed: {type(error).__name__}")
             self._end(running, envelope.error_reply(message.id, failure, message.session))
             if isinstance(error, KeyboardInterrupt):  # somebody wants the program to end
+                name = self._worker.definition.name
+                log.exception("worker.interrupted", service=name, method=running.method, why="the method raised it")
                 raise
             log.exception("worker.failed", service=self._worker.definition.name)
             return
@@ -301,6 +303,11 @@ class Post:
             reply = Message(Kind.DONE, message_id, session=session)
         self._send(reply, running.connection)
 
+    def _name_of(self, running: Running) -> str:
+        """Return what is called, as far as that was read."""
+        name = self._worker.definition.name
+        return f"{name}.{running.method}" if running.method else name
+
     def _reply_to_cancelled(self, running: Running) -> Message:
         """Return what ends a call whose handler was stopped before it had a result."""
         name, may_have_run = self._worker.definition.name, running.has_started
@@ -317,7 +324,9 @@ class Post:
         else:
             if not running.is_stopped:
                 log.error("service.cancelled_itself", service=name, method=running.method)
-            error = RpcError(Code.INTERNAL, f"the handler of {name} was cancelled from inside the service")
+            error = RpcError(
+                Code.INTERNAL, f"the handler of {self._name_of(running)} was cancelled from inside the service"
+            )
         return envelope.error_reply(message_id, error, session)
 
     def _expire(self, running: Running) -> None:

@@ -149,8 +149,7 @@ def options(
         timeout: Time limit of each call in seconds, retries included.
         retries: How often to try again after UNAVAILABLE or RESOURCE_EXHAUSTED, where the call has not run or is
             idempotent; with growing, jittered waits.
-        metadata: Strings that the handler finds in `context().metadata`; added to those of `proxy`. Their names are
-            without blanks.
+        metadata: Strings by names without blanks, for the handler's `context().metadata`; added to those of `proxy`.
         wait_for_ready: Wait for a broker and an instance until the time limit, instead of failing at once.
         caller: Who calls, on one line: what the handler finds in `context().caller`.
         key: Calls with the same key go to the same broker as long as it is there, where there are several.

@@ -40,7 +40,7 @@ def rest(web: Web) -> list[int]:
 def test_stream_begins_with_its_type(web: Web, queue: str) -> None:
     """The answer is a stream of events that nobody stores and that has no length."""
     assert follow(web, queue) == (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\n"
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
         b"connection: keep-alive\r\n\r\n"
     )
 

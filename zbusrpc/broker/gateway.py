@@ -127,7 +127,18 @@ def take(request: HttpRequest, list_running: Callable[[], list[dict[str, Any]]])
     if len(path) < 2 or (not is_get and len(path) > 3):
         error = RpcError(Code.NOT_FOUND, "POST goes to /rpc/<service> or /rpc/<service>/<method>")
         return GatewayRequest(response=error_response(error))
+    coding = request.headers.get("content-encoding", "").lower()
+    if request.body and coding not in {"", "identity"}:
+        return GatewayRequest(response=_refuse_coding(coding))
     return _open(request, path)
+
+
+def _refuse_coding(coding: str) -> HttpResponse:
+    """Return the response to a body that has to be unpacked first, which could make any size of it."""
+    text = f"a body with Content-Encoding: {coding:.40} is not unpacked; send it as it is"
+    response = error_response(RpcError(Code.INVALID_ARGUMENT, text))
+    response.status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    return response
 
 
 def take_token(request: HttpRequest) -> None:

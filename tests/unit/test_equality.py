@@ -17,10 +17,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     AliasPath,
     AnyUrl,
     Base64Bytes,
+    Base64Str,
+    Base64UrlBytes,
+    Base64UrlStr,
     BaseModel,
     BeforeValidator,
     ByteSize,
@@ -36,6 +40,7 @@ from pydantic import (
     SecretStr,
     SerializeAsAny,
     TypeAdapter,
+    ValidationError,
     computed_field,
     field_serializer,
 )
@@ -46,7 +51,7 @@ from zbusrpc.errors import DefinitionError
 from zbusrpc.service import untyped
 from zbusrpc.service.definition import define, service
 from zbusrpc.service.forms.form import check_type
-from zbusrpc.service.forms.guards import WRITE_ERRORS, alike, guard_reason
+from zbusrpc.service.forms.guards import WRITE_ERRORS, NotEqualError, alike, guard_reason
 from zbusrpc.service.interface import interface_of
 from zbusrpc.service.schema import value_form
 
@@ -391,6 +396,9 @@ REFUSED: list[tuple[Any, str]] = [
     (dict[tuple[int, int], int], "tuple is not read back"),
     (dict[bytes, int], "bytes is not read back"),
     (dict[Rights, int], "Rights is not read back"),
+    (list[date] | list[str], r"JSON does not tell list\[date\] from list\[str\]"),
+    (dict[str, uuid.UUID] | dict[str, str], r"JSON does not tell dict\[str, UUID\] from dict\[str, str\]"),
+    (Literal[Level.LOW], r"<Level.LOW: 1> is not read back from JSON; use Level, or 1 in its place"),
     (Corner, r"<Corner.ORIGIN: \(0, 0\)> is not read back from JSON"),
     (Initial, "Initial.more: an InitVar is not kept"),
     (Iterable[int], r"an iterable has no form in JSON; use list\[...\]"),
@@ -501,6 +509,57 @@ def test_value_that_would_come_out_as_another_is_refused(case: tuple[Any, Any, s
     assert reason in guard_reason(caught.value)
     assert "\n" not in guard_reason(caught.value)
     assert "NotEqualError" not in guard_reason(caught.value)
+
+
+class Held(BaseModel):
+    data: Base64Bytes
+
+
+RESULTS: list[tuple[Any, list[Any]]] = [
+    (Base64Bytes, [b"abcd", b"abc", b"\xff", b""]),
+    (Base64Str, ["abcd", "abc", ""]),
+    (Base64UrlBytes, [b"abcd", b"\xff\xfe"]),
+    (Base64UrlStr, ["abcd"]),
+    (list[Base64Bytes], [[b"abcd", b"abc"], []]),
+    (dict[str, Base64Bytes] | None, [{"a": b"abcd"}, None]),
+    (Held, [Held.model_construct(data=b"abcd")]),
+    (Secret[Base64Bytes], [Secret[Base64Bytes](b"abcd")]),
+    (Json[list[int]], [[1, 2]]),
+    (Json[str], ['"x"', "x", "1"]),
+    (ByteSize, [ByteSize(1024)]),
+    (Annotated[int, Field(ge=0)], [5]),
+    (Annotated[str, BeforeValidator(str.strip)], ["x"]),
+    (HttpUrl, [HttpUrl("http://a.b/c")]),
+]
+
+
+@pytest.mark.parametrize("case", RESULTS, ids=names_of_types)
+def test_result_comes_out_as_it_was_returned(case: tuple[Any, list[Any]]) -> None:
+    """Also where validating a value is decoding it."""
+    annotation, values = case
+    form = value_form(annotation, "result")
+
+    for value in values:
+        found = form.validator.validate_json(form.result_writer()(value))
+        assert type(found) is type(value)
+        assert alike(value, found)
+
+
+def test_result_is_what_validation_makes_of_it_once() -> None:
+    """What a handler returns may be what its annotation takes; what changes each time is refused."""
+    stripped = value_form(Annotated[str, BeforeValidator(str.strip)], "result").result_writer()
+    growing = value_form(
+        Annotated[int, AfterValidator(lambda number: number + 1)], "result of Shop.count"
+    ).result_writer()
+    bounded = value_form(Annotated[int, Field(ge=0)], "result").result_writer()
+
+    assert stripped(" x ") == b'"x"'
+    with pytest.raises(
+        NotEqualError, match=r"^result of Shop\.count: this int would come out as another value, as its val"
+    ):
+        growing(1)
+    with pytest.raises(ValidationError, match="greater than or equal to 0"):
+        bounded(-1)
 
 
 def test_names_in_json_are_those_of_the_published_schema() -> None:

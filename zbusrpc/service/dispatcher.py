@@ -22,7 +22,7 @@ from zbusrpc.service import error_codec, schema
 from zbusrpc.service.arguments import Mixture
 from zbusrpc.service.definition import Color, Definition, Method
 from zbusrpc.service.failures import Failures
-from zbusrpc.service.forms.form import Form
+from zbusrpc.service.forms.form import Form, Write
 from zbusrpc.service.forms.guards import WRITE_ERRORS
 from zbusrpc.service.members import as_awaitable
 from zbusrpc.service.undecodable import reason_of
@@ -43,10 +43,8 @@ class BoundMethod:
     """Makes what reads the parameters alone, at the first call: plain requests never need it."""
     mixture: Mixture
     is_async: bool
-    to_result: Callable[[Any], Any]
-    """Validates what the method returned."""
-    to_json: Callable[[Any], bytes]
-    """Writes a validated result."""
+    write_result: Write
+    """Validates and writes what the method returned."""
 
 
 class Invocation:
@@ -90,8 +88,7 @@ class Dispatcher:
                 arguments=functools.cache(functools.partial(schema.arguments_form, definition.name, method)),
                 mixture=schema.mixture_of(definition.name, method),
                 is_async=method.color is Color.ASYNC,
-                to_result=result.validator.validate_python,
-                to_json=result.writer(),
+                write_result=result.result_writer(),
             )
             for name, method in definition.methods.items()
             for result in [schema.result_form(definition.name, method)]
@@ -130,7 +127,7 @@ class Dispatcher:
         bound = invocation.bound
         assert bound is not None
         try:
-            result = bound.to_json(bound.to_result(value))
+            result = bound.write_result(value)
         except ValidationError as error:
             raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
         except WRITE_ERRORS as error:

@@ -123,4 +123,4 @@ class Misspelt:
         """Return nothing."""
 
 
-RpcError()  # E: no code
+RpcError(404)  # E: no code

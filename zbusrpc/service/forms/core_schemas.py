@@ -7,7 +7,7 @@ Pure: values in, values out.
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Flag
 from typing import Any, Final
 
@@ -132,6 +132,39 @@ def shown(schema: Schema) -> str:
         name = last_name(schema.get("lax_schema", schema)) or last_name(schema["serialization"])
         return {"ser_path": "a path", "wrap_val": "a URL"}.get(name, name.removesuffix("_validator").replace("_", " "))
     return str(_NAMES.get(kind) or schema.get("cls_name") or kind)
+
+
+def shown_whole(schema: Schema, atom: Callable[[Schema], Schema]) -> str:
+    """Return what to call an array or a dict in an error, with what it holds; `atom` unwraps a type."""
+    schema = atom(schema)
+    items = schema.get("items_schema", [])
+    parts = [*(items if isinstance(items, list) else [items]), schema.get("keys_schema"), schema.get("values_schema")]
+    held = ", ".join(shown_whole(part, atom) for part in parts if part is not None)
+    return f"{shown(schema)}[{held}]" if held else shown(schema)
+
+
+_BOUNDS: Final = frozenset(
+    {"ge", "gt", "le", "lt", "multiple_of", "min_length", "max_length", "pattern", "now_op", "tz_constraint"}
+    | {"max_digits", "decimal_places", "allowed_schemes", "host_required", "version", "ascii_only"}
+    | {"strip_whitespace", "to_lower", "to_upper"}
+)
+_SETTINGS: Final = frozenset(
+    {"str_min_length", "str_max_length", "str_strip_whitespace", "str_to_lower", "str_to_upper"}
+)
+
+
+def may_refuse(schema: Schema, config: Mapping[str, Any]) -> bool:
+    """Whether what a type writes of its values may be refused as it is read, or read as another one."""
+    kind = schema["type"]
+    if kind == "float":
+        return not schema.get("allow_inf_nan", config.get("allow_inf_nan", True)) or not _BOUNDS.isdisjoint(schema)
+    if kind == "decimal":
+        return not schema.get("allow_inf_nan", False) or not _BOUNDS.isdisjoint(schema)
+    if kind in _FUNCTIONS:
+        return not is_known_text(schema) or last_name(schema).startswith("decode")
+    if kind == "str" and any(config.get(setting) for setting in _SETTINGS):
+        return True
+    return any(schema.get(bound) is not None for bound in _BOUNDS & schema.keys())
 
 
 _NAMES: Final = {

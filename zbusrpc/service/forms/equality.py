@@ -18,6 +18,7 @@ Pure: core schemas in, core schemas out.
 
 from collections.abc import Mapping
 from contextlib import suppress
+from enum import Enum
 from typing import Any, Final, NoReturn
 
 from pydantic_core import MISSING
@@ -26,6 +27,8 @@ from zbusrpc.errors import DefinitionError
 from zbusrpc.service.forms import finite, guards
 from zbusrpc.service.forms.core_schemas import (
     ANY,
+    ARRAYS,
+    OBJECTS,
     RECORDS,
     Schema,
     config_of,
@@ -37,8 +40,10 @@ from zbusrpc.service.forms.core_schemas import (
     is_secret,
     is_sequence,
     last_name,
+    may_refuse,
     named_fields,
     shown,
+    shown_whole,
 )
 from zbusrpc.service.forms.facts import facts_of, guarded
 from zbusrpc.service.forms.finite import CONFIG
@@ -79,6 +84,8 @@ class Walk:
         """With both, pydantic may write a member of a union that a guard refuses in another way."""
         self.has_json = False
         """Whether there is JSON within strings, which pydantic writes only where it is told that it will be read."""
+        self.has_checks = False
+        """Whether validation may refuse what serialization writes: there are bounds, or validators."""
         self._raw: dict[str, Schema] = {}
         self._walked: dict[str, Node] = {}
         self._config: Mapping[str, Any] = CONFIG
@@ -119,6 +126,7 @@ class Walk:
 
     def _walk(self, schema: Schema, place: str) -> Node:
         kind = schema["type"]
+        self.has_checks = self.has_checks or may_refuse(schema, self._config)
         if "serialization" in schema:
             schema, is_done = self._serialized(schema, place)
             if is_done:
@@ -285,6 +293,8 @@ class Walk:
         if confused is None:
             return
         one, other = map(shown, confused)
+        if one == other and confused[0]["type"] in ARRAYS | OBJECTS:  # it is what they hold that makes the difference
+            one, other = (shown_whole(atom, self._judge.atom) for atom in confused)
         way_out = "use one of them, or fields of a model"
         if all(atom["type"] in RECORDS for atom in confused):
             way_out = "tell them apart by a Literal field that each has, and Field(discriminator=...)"
@@ -378,7 +388,10 @@ class Walk:
 
     def _walk_literal(self, schema: Schema, place: str) -> Node:
         for value in finite.first_lost(schema):
-            self._refuse(place, f"{value!r} is not read back from JSON", "give it a str or an int as its value")
+            way_out = "give it a str or an int as its value"
+            if schema["type"] == "literal" and isinstance(value, Enum):  # pydantic reads a text for one, and no number
+                way_out = f"use {type(value).__name__}, or {value.value!r} in its place"
+            self._refuse(place, f"{value!r} is not read back from JSON", way_out)
         return dict(schema)
 
     _walk_enum = _walk_literal

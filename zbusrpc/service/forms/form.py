@@ -23,6 +23,7 @@ from zbusrpc.service.forms.finite import CONFIG
 from zbusrpc.service.forms.guards import NotEqualError, alike, noting
 
 _CHANGED: Final = "would come out of JSON as another value; see to what is written by functions of your own"
+_UNSTABLE: Final = "would come out as another value, as its validator changes what it has made; return what it takes"
 
 TYPES_MAX: Final = 1024
 """Types that are remembered to be sound: those of many services, and no program fills memory by making classes."""
@@ -51,6 +52,8 @@ class Form:
         self.core_schema: CoreSchema = walked
         self._what = what
         self._must_read_back = walk.must_read_back
+        self.has_checks = walk.has_checks
+        """Whether validation may refuse what is written, or change it: there are bounds, or validators."""
         self._may_write_otherwise = walk.has_unions and walk.has_guards
         self._options: dict[str, Any] = (
             {"round_trip": True} if walk.has_json else {}
@@ -79,6 +82,37 @@ class Form:
         if self._must_read_back:
             return functools.partial(self._write_and_read, write)
         return functools.partial(self._write_member, write) if self._may_write_otherwise else write
+
+    def result_writer(self) -> Write:
+        """Return what validates and writes what a method has returned; raises `pydantic.ValidationError`, too.
+
+        Validation may change its own outcome once more, as one that decodes does: where there are validators, what is
+        written is the value itself if it is read back equal, or else what validation makes of it, if that is.
+        """
+        validate, write = self.validator.validate_python, self.writer()
+        if not self.has_checks:
+            return lambda value: write(validate(value))
+        write_strictly = self.writer(warnings="error")
+
+        def write_checked(value: Any) -> bytes:
+            body = self._written_equal(write_strictly, value)
+            if body is None:
+                validated = validate(value)
+                body = self._written_equal(write, validated)
+            if body is None:
+                raise NotEqualError(f"{self._what}: this {type(value).__name__} {_UNSTABLE}")
+            return body
+
+        return write_checked
+
+    def _written_equal(self, write: Write, value: Any) -> bytes | None:
+        """Return a value's JSON, if that is read as the value."""
+        try:
+            body = write(value)
+            found = self.validator.validate_json(body)
+        except Exception:  # a user's functions get a value of any type here; who validates it says what is wrong
+            return None
+        return body if alike(value, found) else None
 
     def json_schema(
         self, mode: JsonSchemaMode, generator: type[GenerateJsonSchema] = GenerateJsonSchema

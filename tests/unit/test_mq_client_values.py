@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from zbusrpc.errors import Code, DefinitionError, RpcError, UsageError
 from zbusrpc.mq import AtMessage, GroupOptions, LikeGroup, TopicOptions
@@ -80,6 +81,34 @@ def test_body_of_a_type_is_read_as_it_was_written(kind: Any, body: Any) -> None:
     assert read is not None
     assert read(writer_of(kind)(body)[0]) == body
     assert read(write(body)[0]) == body
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Any, b"hello"),
+        (Any, (1, 2)),
+        (Any, {1: 2}),
+        (object, float("nan")),
+        (Decimal, Decimal("NaN")),
+        (Annotated[int, Field(ge=0)], -1),
+        (Annotated[str, Field(max_length=2)], "abc"),
+    ],
+)
+def test_body_that_no_reader_could_have_is_refused(kind: Any, body: Any) -> None:
+    """The producer says it, and not the dead letters."""
+    with pytest.raises(RpcError, match="INVALID_ARGUMENT"):
+        writer_of(kind)(body)
+
+
+@pytest.mark.parametrize("kind", [Any, object])
+@pytest.mark.parametrize("body", ["hello", 1, [None, {"a": "b"}]])
+def test_json_value_is_read_as_it_was_written(kind: Any, body: Any) -> None:
+    """Text too, which is JSON where any value may stand."""
+    read = reader_of(kind)
+
+    assert read is not None
+    assert read(writer_of(kind)(body)[0]) == body
 
 
 def test_bytes_need_no_reading() -> None:

@@ -61,7 +61,7 @@ def writer_of(body_type: Any) -> Write:
     Raises:
         DefinitionError: pydantic has no form for it.
     """
-    if any(body_type is kind for kind in (None, bytes, str, Any, object)):
+    if any(body_type is kind for kind in (None, bytes, str)):
         return write
     form = _form_of(body_type)
     to_json = form.writer(warnings="error")
@@ -74,6 +74,8 @@ def writer_of(body_type: Any) -> Write:
             raise misfit or _unwritable(body, error) from None
         if _NULL in data:
             _check_nulls(form, body, body_type, data)
+        if form.has_checks:
+            _check_read(form, body_type, data)
         return data, JSON
 
     return write_typed
@@ -171,6 +173,15 @@ def _check_nulls(form: Form, body: Any, body_type: Any, data: bytes) -> None:
             if problem["input"] is None:
                 place = ".".join(str(part) for part in problem["loc"])
                 raise _refusal(body, body_type, f": {place} is None" if place else "") from None
+
+
+def _check_read(form: Form, body_type: Any, data: bytes) -> None:
+    """Refuse a body that no consumer of its type could read: its bounds and validators say so."""
+    try:
+        form.validator.validate_json(data)
+    except ValidationError as error:
+        reason = _explain(getattr(body_type, "__name__", str(body_type)), error)
+        raise of_command(Code.INVALID_ARGUMENT, reason) from None
 
 
 def _refusal(body: Any, body_type: Any, what: str) -> RpcError:

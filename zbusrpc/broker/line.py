@@ -57,6 +57,12 @@ class Line:
             if is_wanted(request):
                 self._take(request)
 
+    def end(self) -> None:
+        """Let go of whoever carries requests out, which holds this line; none joins any more."""
+        self._held.clear()
+        self._step = None
+        self._take, self._is_open = _take_nothing, _is_shut
+
     def wait_for(self, exchange: Exchange) -> None:
         """Stop until a request has its answer."""
         if exchange.data is None:
@@ -68,3 +74,11 @@ class Line:
             return False
         self._step = None
         return bool(self._held)
+
+
+def _take_nothing(request: HttpRequest) -> None:
+    """Take no request: the connection has ended."""
+
+
+def _is_shut() -> bool:
+    return False

@@ -44,8 +44,12 @@ class Lingering:
     def _fall_silent(self) -> None:
         self.is_mute = True
         if not self._transport.is_closing():
-            if self._transport.can_write_eof():  # TLS has no such thing: its peers read how long the answer is
-                self._transport.write_eof()
+            try:
+                if self._transport.can_write_eof():  # TLS has no such thing: its peers read how long the answer is
+                    self._transport.write_eof()
+            except OSError:  # the peer has gone: there is nothing to wait for
+                self._transport.close()
+                return
             self._loop.call_later(QUIET_S, self._look)
 
     def _look(self) -> None:

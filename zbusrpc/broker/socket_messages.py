@@ -37,7 +37,7 @@ class SocketMessages:
                 text = f"a WebSocket message holds one whole zbus message, not {what}"
                 raise HttpError(HTTPStatus.BAD_REQUEST, text)
         except HttpError:
-            self._decoder = HttpDecoder(self._body_bytes_max)  # each message begins anew
+            self._begin_anew()
             raise
         (request,) = requests
         if self._socket.message_bytes_max < self._body_bytes_max:
@@ -46,5 +46,19 @@ class SocketMessages:
             )
         if request.is_upgrade:  # there is nothing to upgrade to from here
             request.is_upgrade = False
-            self._decoder = HttpDecoder(self._body_bytes_max)
+            self._begin_anew()
         return request
+
+    def _begin_anew(self) -> None:
+        """Read the next message as if it were the first."""
+        self._decoder.close()
+        self._decoder = HttpDecoder(self._body_bytes_max)
+
+    def close(self) -> None:
+        """Forget what has come, and let go of whoever knows the limits, who holds this: the connection is gone."""
+        self._decoder.close()
+        self._limit_of = _allow_nothing
+
+
+def _allow_nothing(headers: dict[str, str], target: bytes) -> int:
+    return 0

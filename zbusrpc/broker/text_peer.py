@@ -100,7 +100,7 @@ class TextPeer(Weighed):
                 self._patience.note_whole()
                 self._line.join(request)
         except HttpError as error:
-            self._fault = error
+            self._fault = error.with_traceback(None)  # which holds what was received
         self._move()
 
     def _takes_answers(self) -> bool:
@@ -141,9 +141,6 @@ class TextPeer(Weighed):
         self._server.hub.catch_up(self._dialect)
         self._move_soon()
 
-    def eof_received(self) -> None:
-        """Let the transport close itself: a caller that hangs up gives its calls up."""
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         self._weigh_nothing()
@@ -152,6 +149,13 @@ class TextPeer(Weighed):
         self._dialect.close()
         self._drop_exchanges()
         self._server.disconnect(self._session)
+        self._line.end()  # memory must not wait for the collector: nothing keeps what refers to this peer
+        self._decoder.close()
+        if self._socket is not None:
+            self._socket.end()
+            self._messages.close()
+        self._out.clear()
+        self._unsure.clear()
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -196,7 +200,8 @@ class TextPeer(Weighed):
         self._is_ending = False
         self._socket = web_socket
         self._messages = SocketMessages(web_socket, self._server.message_bytes_max, self._limit_of)
-        rest, self._decoder = self._decoder.after_upgrade, HttpDecoder(self._server.message_bytes_max)
+        rest = self._decoder.after_upgrade
+        self._decoder.close()
         self._receive_frames(rest)
 
     def _receive_frames(self, data: bytes) -> None:
@@ -317,7 +322,7 @@ class TextPeer(Weighed):
         if not may_send:
             self._loop.call_soon(self._transport.close)
         elif self._lingering is None:
-            self._decoder = HttpDecoder(0)  # which has parts of a body that nobody will read
+            self._decoder.close()  # which has parts of a body that nobody will read
             self._lingering = Lingering(self._transport, LAST_ANSWERS_S if is_zbus else 0.0)
             self._adjust_reading()
 
@@ -353,12 +358,6 @@ class TextPeer(Weighed):
             if exchange.data is not None:
                 self._lose(exchange)
         self._exchanges.clear()
-
-    def _lose(self, exchange: Exchange) -> None:
-        """Give the message in an answer back, which nobody got."""
-        if exchange.on_lost is not None:
-            exchange.on_lost()
-            self._server.flush_soon()
 
     # -- bounds ------------------------------------------------------------------------------------------
 

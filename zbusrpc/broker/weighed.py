@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from zbusrpc.broker.doorkeeper import is_known
+from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.memory import SMALL_BYTES
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername
@@ -25,6 +26,9 @@ class Weighed(asyncio.Protocol):
         self._unsent_bytes = 0
         """Of answers that are known, and wait for those before them or for the end of the turn."""
 
+    def eof_received(self) -> None:
+        """Let the transport close itself: a caller that hangs up gives its calls up."""
+
     def hold_back(self, is_held_back: bool) -> None:
         """Read no more, or go on: the broker holds too many parts of messages."""
         self._is_held_back = is_held_back
@@ -41,6 +45,12 @@ class Weighed(asyncio.Protocol):
     def _limit_of(self, headers: dict[str, str], target: bytes) -> int:
         """Return how large the body of a request may be of which the head has come."""
         return self._server.message_bytes_max if is_known(self._server, headers, target) else SMALL_BYTES
+
+    def _lose(self, exchange: Exchange) -> None:
+        """Give the message in an answer back, which nobody got."""
+        if exchange.on_lost is not None:
+            exchange.on_lost()
+            self._server.flush_soon()
 
     def _weigh_answer(self, data: bytes | None) -> None:
         """Count an answer that is known."""

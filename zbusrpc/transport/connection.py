@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
                 self._backlog.popleft()
         except (ProtocolError, LinkError) as error:
             self._backlog.clear()
-            self.fail(error)
+            self.fail(error.with_traceback(None))  # which holds what was received
         except BaseException:  # a fault of ours must not leave a connection that hears nothing any more
             self._backlog.clear()
             self.fail(LinkError("internal error"))
@@ -190,11 +190,20 @@ class Connection(asyncio.Protocol):
         self._receive_some(sys.maxsize)  # what came before the end counts
         was_closing, self._transport = self._handle == self._ignore, None
         self._stop_receiving()
-        error = self._error
+        error, self._error = self._error, None
         if error is None and not was_closing:
             error = LinkError(f"{self.peername} closed the connection" + (f": {exc}" if exc else ""))
             error.__cause__ = exc
-        self._receiver.connection_closed(error)
+        receiver, self._receiver = self._receiver, _NOBODY
+        receiver.connection_closed(error)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what was received, and of whoever was told of it: memory must not wait for the collector."""
+        self._receiver, self._on_message = _NOBODY, _NOBODY.message_received
+        self._decoder = Decoder(0)
+        self._backlog.clear()
+        self._outbox.clear()
 
     # -- sending -----------------------------------------------------------------------------------------
 
@@ -303,7 +312,8 @@ class Connection(asyncio.Protocol):
         self._handle = self._ignore
         self._is_open = False
 
-    def _ignore(self, message: Message) -> None:
+    @staticmethod
+    def _ignore(message: Message) -> None:
         """Drop what still comes while the connection closes."""
 
     def _hello_missing(self) -> None:
@@ -334,6 +344,24 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(delay_s, callback, *args)  # type: ignore[arg-type]
+
+
+class _Nobody:
+    """The receiver of a connection that has ended."""
+
+    def connection_opened(self, hello: Hello) -> None:
+        """Do nothing, as all of them."""
+
+    def message_received(self, message: Message) -> None: ...
+
+    def turn_ended(self) -> None: ...
+
+    def congestion_changed(self, is_congested: bool) -> None: ...
+
+    def connection_closed(self, error: ZbusError | None) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
 
 
 def format_peername(peername: object) -> str:

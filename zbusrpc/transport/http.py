@@ -163,6 +163,15 @@ class HttpDecoder:
         self._body: list[bytes] = []
         self._body_bytes = 0
 
+    def close(self) -> None:
+        """Forget what has come, and the parser, as it and the decoder refer to each other. Nothing is fed any more."""
+        self._reset()
+        self._parser = None  # type: ignore[assignment]  # which is what nothing may be fed to
+        self._limit_of = self._error = self._last = None
+        self._held = self.after_upgrade = b""
+        self._done.clear()
+        self.is_partial = self.wants_continue = False
+
     def has_begun_with(self, name: str) -> bool:
         """Say whether the request that is being decoded, or was refused, has a header of this name."""
         return name in self._headers
@@ -209,7 +218,7 @@ class HttpDecoder:
             if self._is_in_head and not self._has_begun:
                 self._check_head(len(data))
         except HttpError as refused:
-            error = refused
+            error = refused.with_traceback(None)  # which refers to this frame, and that to what has come
         except httptools.HttpParserError as parser_error:
             error = self._error or HttpError(HTTPStatus.BAD_REQUEST, f"not HTTP: {parser_error}")
         requests, self._done = self._done, []
@@ -217,7 +226,10 @@ class HttpDecoder:
             self._remember(data, requests[0])
         yield from requests
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # else it and this frame would refer to each other
 
     def _feed_forms(self, data: bytes) -> None:
         """Parse what may hold messages in the form of responses: wherever one begins, a request is begun instead."""

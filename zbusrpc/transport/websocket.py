@@ -60,6 +60,10 @@ class WebSocket:
         if not self.is_closing:
             yield from self._protocol.receive_messages(data)
 
+    def end(self) -> None:
+        """Forget what has come: the connection is gone, and nothing is fed any more."""
+        self._protocol.end()
+
     def send(self, message: bytes) -> None:
         """Send a message: as text if the peer's last one was text and this one can be, otherwise as binary.
 
@@ -154,6 +158,13 @@ class _MessageProtocol(ServerProtocol):
         self.receive_data(data)
         messages, self._messages = self._messages, []
         return messages
+
+    def end(self) -> None:
+        """Let go of the parser, which refers to this, and of the errors that refer to where they were raised."""
+        self.parser.close()
+        self.parser_exc = self.handshake_exc = None
+        self.reader.buffer.clear()
+        self._fragments.clear()
 
     def recv_frame(self, frame: Frame) -> None:
         """Take a frame from the parser."""

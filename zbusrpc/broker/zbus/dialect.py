@@ -22,7 +22,7 @@ import orjson
 
 from zbusrpc import bounds
 from zbusrpc.broker.access import Operation, owner_of
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.exchange import Exchange, push_nowhere
 from zbusrpc.broker.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
@@ -74,12 +74,12 @@ class Dialect:
     def close(self) -> None:
         """Let go of everything; the session itself has ended."""
         self.hub.leave(self)
-        groups = [place.group for place in self.places.values() if place.group.options.delete_on_exit]
-        for group in groups:
-            self.hub.later(LINGER_S, partial(self.hub.queues.store.remove_if_unused, group))
         for place in self.places.values():
+            if place.group.options.delete_on_exit:
+                self.hub.later(LINGER_S, partial(self.hub.queues.store.remove_if_unused, place.group))
             place.close()
         self.places.clear()
+        self.push = push_nowhere
 
     # -- commands ----------------------------------------------------------------------------------------
 

@@ -84,6 +84,23 @@ def test_memory_answers_at_once(disk: FaultyDisk) -> None:
     assert turns.committer.lost_after_ack == 2
 
 
+def test_a_full_disk_is_told_in_the_log_and_counted(disk: FaultyDisk, caplog: pytest.LogCaptureFixture) -> None:
+    """One line of each cause a minute, with the directory; producers read the cause, and no path of the machine."""
+    turns = Turns(open_at(disk, options=LARGE), Durability.OS)
+    for error in (errno.ENOSPC, errno.ENOSPC, errno.EIO, errno.ENOSPC):
+        disk.fail("append", error)
+        turns.submit(b"a", b"b")
+        turns.end_turn()
+
+    lines = [record.getMessage() for record in caplog.records if "storage.refused" in record.getMessage()]
+    assert len(lines) == 2
+    assert all("/topic" in line for line in lines)
+    assert turns.committer.refused == 8
+    told = [str(error) for _, error in turns.results]
+    assert ["No space left" in text for text in told] == [True, True, False, True]
+    assert not any("/" in text.replace("Input/output", "") for text in told)
+
+
 def test_log_is_checkpointed_at_level_os(disk: FaultyDisk) -> None:
     """Though nobody waits for a sync, the index is stored now and then, so that opening stays quick."""
     turns = Turns(open_at(disk, options=SMALL), Durability.OS)
@@ -302,7 +319,7 @@ def test_failed_sync_closes_the_log(disk: FaultyDisk, operation: str) -> None:
     assert 1 <= stored <= 2  # the sync of a turn without a new segment does not touch the directory
     assert [isinstance(error, LogClosedError) for _, error in turns.results] == [n >= stored for n in range(9)]
     assert disk.calls[operation] == calls + 1
-    with pytest.raises(LogClosedError, match=r"the log in /topic is closed: cannot sync: Input/output error"):
+    with pytest.raises(LogClosedError, match=r"the log is closed: cannot sync: Input/output error"):
         turns.submit(b"late")
     assert turns.committer.readable_offset == stored
     assert turns.committer.log.read(0, until=stored)[0].body == b"safe"
@@ -348,7 +365,7 @@ def test_log_that_cannot_be_emptied_stays_as_it_was(disk: FaultyDisk) -> None:
     before = bodies(turns.committer.log)
     disk.fail("append", errno.ENOSPC, written=7)
 
-    with pytest.raises(WriteFailedError, match=r"cannot begin /topic/0+9\.log: No space left"):
+    with pytest.raises(WriteFailedError, match=r"cannot begin a segment: No space left"):
         turns.committer.log.empty(2000)
 
     assert bodies(turns.committer.log) == bodies(open_at(disk)) == before
@@ -362,7 +379,7 @@ def test_failed_read_says_so(disk: FaultyDisk) -> None:
     log.append([batch(b"a")], 1)
     disk.fail("pread", errno.EIO)
 
-    with pytest.raises(ReadFailedError, match="cannot read the log in /topic: Input/output error"):
+    with pytest.raises(ReadFailedError, match="cannot read the log: Input/output error"):
         log.read(0)
 
     assert bodies(log) == {0: b"a"}

@@ -590,5 +590,5 @@ def test_closed_log_refuses_records(directory: str) -> None:
     log.close()
     log.close()
 
-    with pytest.raises(LogClosedError, match=r"topic is closed: it was closed"):
+    with pytest.raises(LogClosedError, match=r"the log is closed: it was closed"):
         log.append([batch(b"late")], 1)

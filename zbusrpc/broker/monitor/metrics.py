@@ -89,6 +89,8 @@ def _of_broker(row: ServerRow, counted: dict[str, int], cpu_s: float) -> Iterato
     yield GaugeMetricFamily("zbusrpc_calls_queued_bytes", "Their bytes.", value=counted["queued_bytes"])
     lost = counted.get("mq_lost_after_ack", 0)
     yield CounterMetricFamily("zbusrpc_lost_after_ack", "Batches of level memory that no disk has taken.", value=lost)
+    refused = counted.get("mq_refused", 0)
+    yield CounterMetricFamily("zbusrpc_messages_refused", "Messages that no disk has taken.", value=refused)
     yield GaugeMetricFamily("zbusrpc_calls_in_flight", "Calls with an instance.", value=counted["in_flight"])
 
 

@@ -109,6 +109,7 @@ def statistics_of(topics: Collection[Topic]) -> dict[str, int]:
         "produced": sum(topic.produced for topic in topics),
         "duplicates": sum(topic.duplicates_suppressed for topic in topics),
         "lost_after_ack": sum(topic.committer.lost_after_ack for topic in topics),
+        "refused": sum(topic.committer.refused for topic in topics),
         "in_flight": sum(group.in_flight for group in groups),
         **counters,
     }

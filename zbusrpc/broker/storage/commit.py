@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
 from typing import Final
 
-from zbusrpc.broker.storage.errors import BacklogFullError, LogClosedError, StorageError
+from zbusrpc.broker.storage.errors import BacklogFullError, LogClosedError, StorageError, reason_of
 from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record, check_record
 from zbusrpc.broker.storage.sync import SyncJob
@@ -42,6 +42,8 @@ InWorker = Callable[[Callable[[], None], Callable[[BaseException | None], None]]
 """Do something in another thread, then tell the second, on this thread, what it raised."""
 BACKLOG_BYTES_MAX: Final = 64 * 1024 * 1024
 """What may wait for a write or a sync of one log: some seconds of a slow disk."""
+REFUSALS_TOLD_MS: Final = 60_000
+"""Of each log and cause, refusals are told in the broker's log no more often."""
 
 log = get_logger("storage")
 
@@ -67,6 +69,7 @@ class Committer:
         "_now_ms",
         "_on_idle",
         "_overrides",
+        "_refusals_told",
         "_soon",
         "_sync",
         "_syncing",
@@ -77,6 +80,7 @@ class Committer:
         "durability",
         "log",
         "lost_after_ack",
+        "refused",
         "syncs",
         "writes",
     )
@@ -101,6 +105,9 @@ class Committer:
         """How many syncs were done."""
         self.lost_after_ack = 0
         """Level MEMORY: how many batches were acknowledged and could not be written."""
+        self.refused = 0
+        """How many records the disk did not take, or not soon enough."""
+        self._refusals_told: dict[str, int] = {}  # when, by cause: there are as many as errors of the system
         self._soon, self._in_worker, self._now_ms = soon, in_worker, now_ms
         self._sync = sync or in_worker
         self._gathered: list[tuple[Sequence[Record], Done]] = []
@@ -153,10 +160,12 @@ class Committer:
         for record in batch:
             size += check_record(record)
         if self.backlog_bytes + size > self.backlog_bytes_max:
-            raise BacklogFullError(
-                f"{self.backlog_bytes} bytes wait for the log in {self.log.directory}, {size} more would exceed "
+            full = BacklogFullError(
+                f"{self.backlog_bytes} bytes wait for the disk, {size} more would exceed "
                 f"the limit of {self.backlog_bytes_max} bytes"
             )
+            self._note_refusal(full, len(batch))
+            raise full
         level = self.durability
         if durability is not None and durability is not level:
             level = durability
@@ -176,6 +185,17 @@ class Committer:
             self.lost_after_ack += 1
             log.error("storage.lost_after_ack", directory=self.log.directory, reason=str(error))
 
+    def _note_refusal(self, error: StorageError, count: int) -> None:
+        """Count records that are not stored, and tell the log why, now and then: their producers alone know else."""
+        self.refused += count
+        if isinstance(error, LogClosedError):  # which was told when it was closed
+            return
+        cause = reason_of(error.__cause__) if isinstance(error.__cause__, OSError) else type(error).__name__
+        now_ms = self._now_ms()
+        if abs(now_ms - self._refusals_told.get(cause, -REFUSALS_TOLD_MS)) >= REFUSALS_TOLD_MS:
+            self._refusals_told[cause] = now_ms
+            log.error("storage.refused", directory=self.log.directory, reason=str(error), refused=self.refused)
+
     def _end_turn(self) -> None:
         self._is_scheduled = False
         self.flush()
@@ -191,6 +211,7 @@ class Committer:
         try:
             offset = self.log.append([batch for batch, _ in gathered], self._now_ms())
         except StorageError as error:
+            self._note_refusal(error, sum(len(batch) for batch, _ in gathered))
             _tell_all(((-1, done) for _, done in gathered), error)
             self._tell_if_idle()
             return

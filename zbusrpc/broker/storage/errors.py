@@ -1,7 +1,7 @@
 """What storage refuses and what it cannot do: one class for each thing that a caller handles differently.
 
 Errors of the operating system are translated once, where the log calls the disk, and stay available as
-`__cause__`.
+`__cause__`. What may reach clients while a broker runs names no path of its machine: the lines of its log do.
 """
 
 from zbusrpc.errors import ZbusError

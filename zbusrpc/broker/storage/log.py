@@ -211,7 +211,7 @@ class Log:
     def fail(self, reason: str) -> None:
         """Take no records from now on. What is safe can still be read."""
         if self.closed_because is None:
-            self.closed_because = f"the log in {self.directory} is closed: {reason}"
+            self.closed_because = f"the log is closed: {reason}"
             get_logger("storage").error("storage.log_closed", directory=self.directory, reason=reason)
 
     # -- syncing -----------------------------------------------------------------------------------------
@@ -301,8 +301,8 @@ class Log:
             except DamageError as damage:
                 self._quarantine(damage)
             except OSError as error:
-                raise ReadFailedError(f"cannot read the log in {self.directory}: {reason_of(error)}") from error
-        raise ReadFailedError(f"cannot read the log in {self.directory}: it is damaged again and again")
+                raise ReadFailedError(f"cannot read the log: {reason_of(error)}") from error
+        raise ReadFailedError("cannot read the log: it is damaged again and again")
 
     def _quarantine(self, damage: DamageError) -> None:
         segments = self._segments.all
@@ -409,7 +409,7 @@ class Log:
                     self.sync()
                 self._store_last_index(self._segments.all[-1])
             finally:
-                self.closed_because = self.closed_because or f"the log in {self.directory} is closed: it was closed"
+                self.closed_because = self.closed_because or "the log is closed: it was closed"
         for segment in self._segments.all:
             self._handles.forget(segment.path)
 

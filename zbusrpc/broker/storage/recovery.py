@@ -45,7 +45,7 @@ def open_log(
         opening = _Opening(disk, directory, is_compacted=options.compact)
         segments = opening.segments()
     except OSError as error:
-        raise ReadFailedError(f"cannot open the log in {directory}: {reason_of(error)}") from error
+        raise ReadFailedError(f"cannot open the log: {reason_of(error)}") from error
     log = Log(disk, handles, directory, options, segments)
     log.findings += opening.findings + lost_end(opening.next_offset, next_offset_min)
     log.resume(opening.scanned, max(next_offset_min, opening.next_offset), now_ms)

@@ -22,7 +22,7 @@ def begin_segment(disk: Disk, handles: Handles, path: str, base_offset: int, now
     try:
         handles.create(path).append(encode_segment_head(base_offset, now_ms))
     except OSError as error:
-        text = f"cannot begin {path}: {reason_of(error)}"
+        text = f"cannot begin a segment: {reason_of(error)}"
         if not isinstance(error, FileExistsError):  # that file is not ours
             _take_back(disk, handles, path, text)
         raise WriteFailedError(text) from error
@@ -48,11 +48,11 @@ def write(handles: Handles, segment: Segment, data: bytes) -> None:
     try:
         file = handles.get(segment.path)
     except OSError as error:
-        raise WriteFailedError(f"cannot open {segment.path}: {reason_of(error)}") from error
+        raise WriteFailedError(f"cannot open the last segment: {reason_of(error)}") from error
     try:
         file.append(data)
     except OSError as error:
-        text = f"cannot write {len(data)} bytes to {segment.path}: {reason_of(error)}"
+        text = f"cannot write {len(data)} bytes: {reason_of(error)}"
         try:
             file.truncate(segment.size)
         except OSError as second:

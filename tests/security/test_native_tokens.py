@@ -227,7 +227,7 @@ def test_forged_letter_gives_no_right(shared: Guarded) -> None:
     result = shop.command("retry_dead", topic="orders", as_new=True)
 
     assert result["retried"] == 0
-    assert "has no right to produce on topic secrets" in result["left"][0]["reason"]
+    assert "has no right to produce on the topic that it comes from" in result["left"][0]["reason"]
     assert ops.command("topic", topic="secrets")["messages"] == before
 
 

@@ -54,7 +54,7 @@ def test_command_for_a_topic_that_there_is_not_is_refused(name: str, fields: dic
         anna.command(name, **fields)
 
     assert caught.value.code is Code.NOT_FOUND
-    assert caught.value.message == "there is no topic orders; did you mean orderz?; declare it first"
+    assert caught.value.message == "there is no topic orders; did you mean orderz?"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from zbusrpc.broker.mq.filters import FILTER_BYTES_MAX, compile_filter
+from zbusrpc.broker.mq.filters import FILTER_BYTES_MAX, check_filter, compile_filter
 from zbusrpc.errors import Code, RpcError
 
 
@@ -116,3 +116,17 @@ def test_no_tag_makes_a_filter_slow(text: str) -> None:
             matches(tag)
 
     assert time.perf_counter() - begin < 0.2
+
+
+@pytest.mark.parametrize("text", ["a.**", "**", "a.##", "**.b", "x; a.*# "])
+def test_signs_that_mean_nothing_together_are_refused(text: str) -> None:
+    """Who writes them means something; a filter that is stored already goes on as it did."""
+    with pytest.raises(RpcError, match=r"is no segment: write \+ for one segment"):
+        check_filter(text)
+    assert compile_filter("a.**") is not None
+
+
+@pytest.mark.parametrize("text", ["", "*", "a.*", "a.+.#", "a+.b*", "x;y.*"])
+def test_signs_that_mean_something_are_taken(text: str) -> None:
+    """A sign within a name is a letter like others."""
+    check_filter(text)

@@ -161,6 +161,11 @@ def visible_groups(rights: Rights | None, topic: str, groups: Iterable[str]) -> 
     return groups if rights is None else (name for name in groups if rights.allows(Operation.QUERY, topic, name))
 
 
+def may_see(rights: Rights | None, name: str, group: str | None = None) -> bool:
+    """Say whether somebody with `rights` may know of a topic, service or group."""
+    return rights is None or rights.allows(Operation.QUERY, name, group)
+
+
 def owner_of(rights: Rights | None) -> int:
     """Return whose the ids are that somebody with `rights` chooses."""
     return rights.owner if rights is not None else NO_OWNER

@@ -14,7 +14,8 @@
     drain                                   admin
 
 What is done to a whole topic is done to all its groups, so a rule that names some of them does not allow it. A group
-that begins where another stands needs a right on that one, too: to query it, to consume by it or to declare it.
+or a look that begins where another group stands needs a right on that one, too, which is seen to where the start is
+looked up (`mq/positions.py`).
 
 What follows from these needs no rights of its own: replies, acknowledgements, pulls, cancellation. Declaring a topic
 that exists, with no options, changes nothing: whoever may produce or consume there may do it, as clients do first.
@@ -30,7 +31,6 @@ from zbusrpc.broker.access import ALL, Access, Operation, Rights
 from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.names import AUTO_GROUP, DEAD_LETTER_SUFFIX
-from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.session import Session
 from zbusrpc.message import Kind, Message
@@ -39,7 +39,6 @@ _OPERATIONS: Final = {
     Kind.REQUEST: Operation.PRODUCE,
     Kind.PRODUCE: Operation.PRODUCE,
 }
-_OF_GROUPS: Final = (Operation.QUERY, Operation.CONSUME, Operation.DECLARE)
 _TRACKING: Final = {Kind.TRACK: Operation.TRACK_SUB, Kind.REPORT: Operation.TRACK_PUB}
 
 
@@ -55,7 +54,6 @@ def check(rights: Rights, message: Message, store: Store | None) -> None:
     elif kind == Kind.CONSUME:
         asked = requests.parse(requests.Consume, message.body)
         require(rights, Operation.CONSUME, topic, AUTO_GROUP if asked.group is None else asked.group)
-        require_start(rights, topic, asked.start)
     elif kind == Kind.SUBSCRIBE:
         _subscribe(rights, message, topic, store)
     elif kind == Kind.QUERY:
@@ -80,17 +78,6 @@ def require(rights: Rights, operation: Operation, topic: str = "", group: str | 
     """
     if not rights.allows(operation, topic, group):
         raise refusals.not_allowed(rights, operation, topic, group)
-
-
-def require_start(rights: Rights, topic: str, start: StartAt | None) -> None:
-    """See that a group may begin where it is to: at another's place only for who may know of that one.
-
-    Raises:
-        RpcError: PERMISSION_DENIED.
-    """
-    other = start.group if isinstance(start, Start) else None
-    if other is not None and not any(rights.allows(operation, topic, other) for operation in _OF_GROUPS):
-        raise refusals.not_allowed(rights, Operation.QUERY, topic, other)
 
 
 def has_lost(session: Session, access: Access) -> bool:
@@ -140,8 +127,6 @@ def _change_group(
     rights: Rights, command: requests.DeclareGroup | requests.Pause | requests.Seek, store: Store | None
 ) -> None:
     require(rights, Operation.DECLARE, command.topic, command.group)
-    if isinstance(command, requests.DeclareGroup | requests.Seek):
-        require_start(rights, command.topic, command.start)
 
 
 def _remove(rights: Rights, command: requests.Remove, store: Store | None) -> None:
@@ -161,8 +146,9 @@ def _letters(operation: Operation, group: str | None = None) -> Callable[[Rights
         require(rights, operation, command.topic, group)
         topic = store.topics.get(command.topic) if store is not None else None
         letters = topic.options.dead_letter_topic if topic is not None else None
-        if letters:
-            require(rights, operation, letters, group)
+        if letters and not rights.allows(operation, letters, group):
+            unseen = f"the topic of the dead letters of {command.topic}"
+            raise refusals.not_allowed(rights, operation, letters, group, unseen=unseen)
 
     return check_letters
 

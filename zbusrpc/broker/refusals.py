@@ -7,7 +7,7 @@ knows whether trying again could do the work twice.
 from collections.abc import Iterable
 from typing import Final
 
-from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights
+from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights, may_see
 from zbusrpc.broker.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
 from zbusrpc.broker.session import Call, Session
 from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of
@@ -136,10 +136,14 @@ def not_drained(broker: str) -> RpcError:
     return RpcError(Code.FAILED_PRECONDITION, message)
 
 
-def not_allowed(rights: Rights, operation: Operation, topic: str, group: str | None = None) -> RpcError:
-    """The peer has no right to do this."""
+def not_allowed(
+    rights: Rights, operation: Operation, topic: str, group: str | None = None, *, unseen: str = ""
+) -> RpcError:
+    """The peer has no right to do this; `unseen` is what to call a topic that it has not named and may not know of."""
     who = f"token {rights.name}" if rights.digest else f"a client without a token ({ANONYMOUS})"
     of_what = f" on topic {topic}" if topic else ""
+    if unseen and not may_see(rights, topic):
+        of_what = f" on {unseen}"
     of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
     return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
 

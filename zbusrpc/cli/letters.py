@@ -53,13 +53,16 @@ def run_show(topic: str, offset: int, settings: Settings, *, as_json: bool) -> N
 def run_retry(topic: str, offsets: list[int] | None, settings: Settings, *, as_new: bool, as_json: bool) -> None:
     """Give dead letters back to their groups; exits with 1 where not all could be."""
     result = ask(retry(topic, offsets, settings, as_new=as_new), as_json=as_json)
+    found = result.retried + len(result.left)
+    if offsets and not found:
+        _check_all(topic, offsets, found)
     if as_json:
         print_json({"topic": topic, **result.model_dump()})
     else:
         for left in result.left:
             print_text(f"offset {left.offset} stays: {left.reason}\n")
         print_text(f"{count_text(result.retried, 'dead letter')} of topic {topic} given back\n")
-    _check_all(topic, offsets, result.retried + len(result.left))
+    _check_all(topic, offsets, found)
     if result.left:
         raise SystemExit(1)
 
@@ -90,6 +93,8 @@ def run_purge(topic: str, offsets: list[int] | None, settings: Settings, *, is_s
     which = f"at {', '.join(map(str, offsets))}" if offsets else "that there are"
     confirm(f"forget the dead letters of topic {topic} {which}", is_sure=is_sure)
     purged = ask(_purge(topic, offsets, settings), as_json=as_json)
+    if offsets and not purged:
+        _check_all(topic, offsets, purged)
     if as_json:
         print_json({"topic": topic, "purged": purged})
     else:

@@ -92,4 +92,5 @@ def run_declare(topic: str, options: TopicOptions, settings: Settings, *, update
         print_json(found)
         return
     what = "made" if found["created"] else "updated" if update else "is there"
-    print_text(f"topic {topic} {what}: {found['durability']}, kept {_kept(found['options'])}\n")
+    kept = f", kept {_kept(found['options'])}" if found["options"] else ""  # who may not query is told none
+    print_text(f"topic {topic} {what}: {found['durability']}{kept}\n")

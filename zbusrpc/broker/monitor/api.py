@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl
 import orjson
 
 from zbusrpc.bounds import OFFSET
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access import Operation, Rights, may_see
 from zbusrpc.broker.monitor import paths
-from zbusrpc.broker.monitor.live import may_see
+from zbusrpc.broker.mq.told import topics_as_told
 from zbusrpc.broker.permissions import require
 from zbusrpc.errors import NEAREST_MAX, Code, RpcError, did_you_mean
 from zbusrpc.transport.http import HttpRequest
@@ -155,7 +155,8 @@ def _servers(monitor: "Monitor", asked: Asked) -> Any:
 
 def _topics(monitor: "Monitor", asked: Asked) -> Any:
     asked.require(Operation.QUERY)
-    return [row for name, row in monitor.table().topics.items() if may_see(asked.rights, name)]
+    table = monitor.table()
+    return topics_as_told(table.topics, table.groups, asked.rights)
 
 
 def _topic(monitor: "Monitor", asked: Asked) -> Any:
@@ -166,7 +167,8 @@ def _topic(monitor: "Monitor", asked: Asked) -> Any:
         seen = (other for other in islice(table.topics, NEAREST_MAX) if may_see(asked.rights, other))
         raise RpcError(Code.NOT_FOUND, f"there is no topic {name:.200}{monitor.hint(name, seen)}")
     groups = [row for (topic, _), row in table.groups.items() if topic == name]
-    return {**table.topics[name], "groups": [row for row in groups if may_see(asked.rights, name, row["group"])]}
+    (row,) = topics_as_told({name: table.topics[name]}, table.groups, asked.rights)
+    return {**row, "groups": [row for row in groups if may_see(asked.rights, name, row["group"])]}
 
 
 def _services(monitor: "Monitor", asked: Asked) -> Any:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from zbusrpc.broker.access import Access, Operation, Rights
+from zbusrpc.broker.access import Access, Operation, Rights, may_see
 from zbusrpc.broker.monitor.rows import EMPTY, Table
+from zbusrpc.broker.mq.told import topics_as_told
 from zbusrpc.broker.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
 
@@ -103,7 +104,11 @@ class Live:
                 dialect.push(encode_text(HTTPStatus.OK, PUSH_HEAD, snapshots[rights]))
             else:
                 if rights not in pushes:
-                    body = {**self._head(rights), "changed": shown(changed, rights), "gone": _visible(gone, rights)}
+                    body = {
+                        **self._head(rights),
+                        "changed": shown(changed, rights, self._table),
+                        "gone": _visible(gone, rights),
+                    }
                     pushes[rights] = encode_text(HTTPStatus.OK, PUSH_HEAD, orjson.dumps(body))
                 dialect.push(pushes[rights])
 
@@ -113,21 +118,16 @@ class Live:
 
 def snapshot(head: dict[str, Any], table: Table, rights: Rights | None) -> bytes:
     """Return a Snapshot."""
-    return orjson.dumps({**head, **shown(table, rights)})
+    return orjson.dumps({**head, **shown(table, rights, table)})
 
 
-def shown(table: Table, rights: Rights | None) -> dict[str, list[Any]]:
-    """Return the rows that `rights` may see."""
+def shown(table: Table, rights: Rights | None, whole: Table) -> dict[str, list[Any]]:
+    """Return the rows that `rights` may see of a table, which is a part of the `whole` one."""
     return {
-        "topics": [row for name, row in table.topics.items() if may_see(rights, name)],
+        "topics": topics_as_told(table.topics, whole.groups, rights),
         "groups": [row for (topic, group), row in table.groups.items() if may_see(rights, topic, group)],
         "services": [row for name, row in table.services.items() if may_see(rights, name)],
     }
-
-
-def may_see(rights: Rights | None, name: str, group: str | None = None) -> bool:
-    """Say whether `rights` may see a topic, service or group."""
-    return rights is None or rights.allows(Operation.QUERY, name, group)
 
 
 def _changed(before: Table, after: Table) -> Table:

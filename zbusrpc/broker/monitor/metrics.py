@@ -68,7 +68,8 @@ class _Figures(Collector):
         monitor = self._monitor
         yield from _of_broker(monitor.own_row(), monitor.statistics(), monitor.usage().cpu_s)
         yield _of_servers(monitor.servers(None))
-        visible = shown(monitor.table(), self._rights)
+        table = monitor.table()
+        visible = shown(table, self._rights, table)
         yield from _of_topics(visible["topics"])
         yield from _of_groups(visible["groups"], monitor.now_ms())
         yield from _of_services(visible["services"], monitor.call_statistics)

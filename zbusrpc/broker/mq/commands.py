@@ -11,18 +11,18 @@ from zbusrpc.broker.access import Rights, visible, visible_groups
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import Answer, Letters
-from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.positions import check_start, resolve
 from zbusrpc.broker.mq.reports import (
     PEEK_BYTES_MAX,
     describe_group,
-    describe_topic,
     describe_unreadable,
     show,
     statistics_of,
 )
 from zbusrpc.broker.mq.store import Store
+from zbusrpc.broker.mq.told import group_as_told, topic_as_told
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import RpcError
 
@@ -57,7 +57,8 @@ class Commands:
             check_name("topic", command.topic)
 
         def done(topic: Topic | None, error: RpcError | None) -> None:
-            answer(None if topic is None else describe_topic(topic) | {"created": is_new}, error)
+            told = topic_as_told(topic, self._rights) | {"created": is_new} if topic is not None else None
+            answer(told, error)
 
         options, rights = command.topic_options(), self._rights
         self._store.declare(command.topic, options, update=command.update, done=done, rights=rights)
@@ -85,7 +86,7 @@ class Commands:
         topics, unreadable = self._store.topics, self._store.unreadable
         names = visible(self._rights, sorted(topics.keys() | unreadable.keys()))
         return [
-            describe_topic(topics[name]) if name in topics else describe_unreadable(unreadable[name])
+            topic_as_told(topics[name], self._rights) if name in topics else describe_unreadable(unreadable[name])
             for name in names
             if command.match in name
         ]
@@ -96,7 +97,7 @@ class Commands:
         def counted() -> None:
             names = visible_groups(self._rights, topic.name, sorted(topic.groups))
             groups = [self._describe_group(topic, topic.groups[name]) for name in names]
-            answer(describe_topic(topic) | {"groups": groups}, None)
+            answer(topic_as_told(topic, self._rights) | {"groups": groups}, None)
 
         letters = store.topics.get(store.dead_letter_name(topic))
         if letters is None:
@@ -106,10 +107,11 @@ class Commands:
 
     def _describe_group(self, topic: Topic, group: Group) -> dict[str, Any]:
         store = self._store
-        return describe_group(topic, group, lag=store.lag_of(topic, group), letters=store.letters_of(topic, group))
+        said = describe_group(topic, group, lag=store.lag_of(topic, group), letters=store.letters_of(topic, group))
+        return group_as_told(said, self._rights)
 
     def _stats(self, command: requests.Stats) -> Any:
-        return statistics_of(self._visible())
+        return statistics_of(self._visible(), self._rights)
 
     def _visible(self) -> list[Topic]:
         """Return the topics that who asks may know of, by name."""
@@ -120,16 +122,19 @@ class Commands:
     def _declare_group(self, command: requests.DeclareGroup, answer: Answer) -> None:
         topic = self._topic(command.topic)
         self._store.check_free(topic, command.group)
+        check_start(topic, command.start, self._rights)  # also where the group is there, and begins no more
         given = command.group_options()
         group = topic.groups.get(command.group)
 
         def told(created: bool) -> Callable[[Group | None, RpcError | None], None]:
             def done(made: Group | None, error: RpcError | None) -> None:
-                answer(None if made is None else self._describe_group(topic, made) | {"created": created}, error)
+                told = self._describe_group(topic, made) | {"created": created} if made is not None else None
+                answer(told, error)
 
             return done
 
         if group is None:
+            check_choosable(command.group)
             options = GroupOptions(**given)
             start, done = command.start or "oldest", told(created=True)
             self._store.create_group(topic, command.group, options, start, done, self._rights)
@@ -149,13 +154,14 @@ class Commands:
         topic = self._topic(command.topic)
         group = self._store.group(topic, command.group, self._rights)
         place: dict[str, int] = {}
-        place |= self._store.seek(topic, group, command.start, lambda error: answer(place, error))._asdict()
+        moved = self._store.seek(topic, group, command.start, lambda error: answer(place, error), rights=self._rights)
+        place |= moved._asdict()
 
     # -- messages ----------------------------------------------------------------------------------------
 
     def _peek(self, command: requests.Peek, answer: Answer) -> None:
         topic = self._topic(command.topic)
-        offset, _ = resolve(topic, command.start or "oldest")
+        offset, _ = resolve(topic, command.start or "oldest", self._rights)
         answer(show(topic, offset, command.count, command.filter, command.body_bytes_max), None)
 
     def _dead_letters(self, command: requests.DeadLetters, answer: Answer) -> None:
@@ -163,7 +169,7 @@ class Commands:
         if letters is None:
             answer({"topic": "", "messages": [], "next_offset": 0, "end_offset": 0}, None)
             return
-        offset, _ = resolve(letters.topic, command.start or "oldest")
+        offset, _ = resolve(letters.topic, command.start or "oldest", self._rights)
         shown = show(letters.topic, offset, command.count, "", PEEK_BYTES_MAX, is_wanted=letters.is_there)
         answer({"topic": letters.topic.name, **shown}, None)
 

@@ -6,6 +6,9 @@
     a.#      zero or more segments instead of `#`, which is always the last: a, a.b, a.b.c
     x;y      x or y
 
+Nothing else stands for anything: `ab*` is a segment of that name. What consists of several of these signs, such as
+`**`, is refused: somebody means something by it that is not so.
+
 A message without a tag has one empty segment: `*`, `+` and `#` take it.
 
 Pure. A filter is one regular expression without nested repetition, so that no tag makes it slow.
@@ -18,6 +21,7 @@ from typing import Final
 from zbusrpc.errors import Code, RpcError
 
 FILTER_BYTES_MAX: Final = 255
+_SIGNS: Final = frozenset("*+#")
 _SEGMENT: Final = r"[^.]*"
 
 Matches = Callable[[bytes], object]
@@ -39,6 +43,18 @@ def compile_filter(text: str) -> Matches | None:
     if not alternatives:
         raise RpcError(Code.INVALID_ARGUMENT, f"filter {text!r} names no tag: leave it away to take all messages")
     return re.compile("|".join(alternatives).encode(), re.DOTALL).fullmatch
+
+
+def check_filter(text: str) -> None:
+    """See that nobody who writes a filter means by it what it does not say; what is stored already goes on as it did.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT; the text names the filter and what is wrong.
+    """
+    odd = next((one for one in re.split("[.;]", text) if len(one.strip()) > 1 and set(one.strip()) <= _SIGNS), None)
+    if odd is not None:
+        way = "write + for one segment, * at the end for one or more, # at the end for any number"
+        raise RpcError(Code.INVALID_ARGUMENT, f"filter {text!r}: {odd.strip()} is no segment: {way}")
 
 
 def _alternative(pattern: str, text: str) -> str:

@@ -16,6 +16,7 @@ from zbusrpc.broker.hints import Hints
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.faults import as_rpc_error
+from zbusrpc.broker.mq.filters import check_filter
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.letter_counts import LetterCounts
@@ -180,10 +181,11 @@ class Groups:
         """Make a group for somebody with `rights`, or the broker itself, and tell when it is on the disk.
 
         Raises:
-            RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there. RESOURCE_EXHAUSTED: there are
-                too many, or too many are theirs.
+            RpcError: PERMISSION_DENIED, INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE: it cannot begin there.
+                RESOURCE_EXHAUSTED: there are too many, or too many are theirs.
         """
         check_name("group", name)
+        check_filter(options.filter)
         if len(topic.groups) >= self.limits.groups_per_topic_max:
             raise too_many("consume groups of one topic", self.limits.groups_per_topic_max)
         if self.journal.groups >= self.limits.groups_max:
@@ -195,7 +197,7 @@ class Groups:
         if self._groups_made.is_used_up(payer):
             raise share_used_up(whose(rights), self._groups_made.most, f"of {self._groups_made.whole} consume groups")
         key = f"{topic.uid}/{name}".encode()
-        position, pending = resolve(topic, start)
+        position, pending = resolve(topic, start, rights)
         group = self._make_group(topic, name, options, key, payer)
         group.seek(position)
         group.restore(pending, self.scheduler.now(), self.scheduler.now_ms())
@@ -249,6 +251,7 @@ class Groups:
         Raises:
             RpcError: INVALID_ARGUMENT: the filter cannot be used.
         """
+        check_filter(changed.get("filter", ""))
         before, after = group.options, group.options.model_copy(update=changed)
         group.set_options(after)
         self.on_group_moved(group)
@@ -262,13 +265,13 @@ class Groups:
 
         self.journal.put(group.key, group, written)
 
-    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done) -> Moved:
-        """Move a group, tell when that is on the disk, and return where it is and what it has passed.
+    def seek(self, topic: Topic, group: Group, start: StartAt, done: Done, *, rights: Rights | None = None) -> Moved:
+        """Move a group for somebody with `rights`, tell when that is on the disk, and return what it has passed.
 
         Raises:
             RpcError: it cannot go there; nothing has changed.
         """
-        position, pending = resolve(topic, start)
+        position, pending = resolve(topic, start, rights)
         passed = [one for offset, one in group.pending.items() if offset < position and offset not in pending]
         moved = Moved(
             offset=position,

@@ -207,7 +207,7 @@ class Letters:
         if origin is None:
             raise RpcError(Code.NOT_FOUND, "it does not say where it comes from")
         if rights is not None and not rights.allows(Operation.PRODUCE, origin.topic):  # a letter can be forged
-            raise not_allowed(rights, Operation.PRODUCE, origin.topic)
+            raise not_allowed(rights, Operation.PRODUCE, origin.topic, unseen="the topic that it comes from")
         topic = self._store.topics.get(origin.topic)
         if topic is None:
             self._store.unreadable.check(origin.topic)

@@ -12,6 +12,7 @@ has one spelling (see `transport/naming.py`), which is seen to before it comes h
 Pure: text in, text out, or one line that says what is wrong.
 """
 
+import re
 import unicodedata
 from typing import Final
 
@@ -23,6 +24,7 @@ CALLS_GROUP: Final = "calls"
 LETTERS_GROUP: Final = "letters"
 AUTO_GROUP: Final = "auto-"
 """What the name of a group begins with that the broker names: `auto-*` in a rule allows such groups."""
+_GIVEN: Final = re.compile(AUTO_GROUP + "[0-9a-f]{12}")
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 RESERVED_GROUPS: Final = {
     CALLS_GROUP: "it keeps which calls of a durable service are done",
@@ -64,6 +66,24 @@ def check_name(what: str, name: object) -> str:
 def reserved(group: str) -> RpcError:
     """Return the error for a group that somebody wants to make, join, move or remove, and that is the broker's own."""
     return _refusal(f"group {group} is the broker's own ({RESERVED_GROUPS[group]}): use another name")
+
+
+def is_given(group: str) -> bool:
+    """Say whether the broker may have given a group this name, to a consumer that named none."""
+    return _GIVEN.fullmatch(group) is not None
+
+
+def check_choosable(group: str) -> None:
+    """See that a group that there is not may be made by a name that somebody chose.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: such names are given by the broker.
+    """
+    if group.startswith(AUTO_GROUP):
+        raise _refusal(
+            f"group {group} cannot be made: the broker names groups {AUTO_GROUP}... itself, for consumers without one; "
+            "use another name, or name no group"
+        )
 
 
 def decode_name(what: str, data: bytes) -> str:

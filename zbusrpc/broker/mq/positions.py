@@ -3,17 +3,28 @@
 Pure but for the look into the log.
 """
 
+from typing import Final
+
+from zbusrpc.broker import refusals
+from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.place import Pending
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import Code, RpcError
 
+_OF_GROUPS: Final = (Operation.QUERY, Operation.CONSUME, Operation.DECLARE)
 
-def resolve(topic: Topic, start: StartAt) -> tuple[int, Pending]:
+
+def resolve(topic: Topic, start: StartAt, rights: Rights | None) -> tuple[int, Pending]:
     """Return the offset that comes first, and what is pending below it (for the copy of a group).
 
+    Args:
+        topic: Where it is.
+        start: What was asked for.
+        rights: Of who asks; None where nobody does, or anybody may.
+
     Raises:
-        RpcError: INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE; the text names the value.
+        RpcError: PERMISSION_DENIED, INVALID_ARGUMENT, NOT_FOUND or OUT_OF_RANGE; the text names the value.
         ReadFailedError: the disk did not say.
     """
     if start == "oldest":
@@ -28,6 +39,7 @@ def resolve(topic: Topic, start: StartAt) -> tuple[int, Pending]:
         )
         raise RpcError(Code.INVALID_ARGUMENT, text)
     if start.group is not None:
+        check_start(topic, start, rights)
         return _copy(topic, start.group)
     if start.time_ms is not None:
         return topic.log.offset_at_time(start.time_ms), {}
@@ -38,6 +50,19 @@ def resolve(topic: Topic, start: StartAt) -> tuple[int, Pending]:
         text = f"topic {topic.name} has no offset {start.offset}: the next message gets {topic.log.next_offset}"
         raise RpcError(Code.OUT_OF_RANGE, text)
     return max(start.offset, topic.log.start_offset), {}
+
+
+def check_start(topic: Topic, start: StartAt | None, rights: Rights | None) -> None:
+    """See that another group's place is told and taken only by who may know of that group, whether there is one or not.
+
+    Raises:
+        RpcError: PERMISSION_DENIED.
+    """
+    other = start.group if isinstance(start, Start) else None
+    if rights is None or other is None:
+        return
+    if not any(rights.allows(operation, topic.name, other) for operation in _OF_GROUPS):
+        raise refusals.not_allowed(rights, Operation.QUERY, topic.name, other)
 
 
 def _copy(topic: Topic, name: str) -> tuple[int, Pending]:

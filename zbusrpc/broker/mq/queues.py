@@ -32,8 +32,9 @@ from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.intake import Intake
 from zbusrpc.broker.mq.letters import bury
-from zbusrpc.broker.mq.names import AUTO_GROUP, decode_name
+from zbusrpc.broker.mq.names import AUTO_GROUP, check_choosable, decode_name, is_given
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.positions import check_start
 from zbusrpc.broker.mq.requests import Consume, PullBody, parse
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
@@ -216,6 +217,7 @@ class Queues:
                     self._let_linger(group)
 
         self.store.check_free(topic, asked.group or "")
+        check_start(topic, asked.start, session.rights)
         group = topic.groups.get(asked.group or "")
         if group is not None:
             self.store.check_group(topic, group, asked.group_options())
@@ -228,6 +230,8 @@ class Queues:
         options = asked.group_options()
         if asked.group is None:
             options["delete_on_exit"] = True
+        elif not (is_given(asked.group) and asked.delete_on_exit):  # else one comes back whose group went meanwhile
+            check_choosable(asked.group)
         name = asked.group if asked.group is not None else f"{AUTO_GROUP}{self._rng.getrandbits(48):012x}"
         start = asked.start or ("oldest" if asked.group is not None else "newest")
         self.store.create_group(topic, name, GroupOptions(**options), start, made, session.rights)

@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
+from zbusrpc.broker.access import Rights, visible_groups
 from zbusrpc.broker.mq.delivery import State
-from zbusrpc.broker.mq.filters import compile_filter
+from zbusrpc.broker.mq.filters import check_filter, compile_filter
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
@@ -95,9 +96,9 @@ def not_done(topic: Topic, group: Group) -> int:
     return max(0, topic.log.next_offset - max(group.position, start)) + pending
 
 
-def statistics_of(topics: Collection[Topic]) -> dict[str, int]:
-    """Return counters and sizes of all topics together."""
-    groups = [group for topic in topics for group in topic.groups.values()]
+def statistics_of(topics: Collection[Topic], rights: Rights | None = None) -> dict[str, int]:
+    """Return counters and sizes of all these topics together, with the groups that `rights` may see."""
+    groups = [topic.groups[name] for topic in topics for name in visible_groups(rights, topic.name, topic.groups)]
     counters = Counter[str]()
     for group in groups:
         counters.update(group.counters.as_dict())
@@ -129,6 +130,7 @@ def show(
         RpcError: INVALID_ARGUMENT: the filter cannot be used.
         ReadFailedError: the disk did not give them.
     """
+    check_filter(wanted_tags)
     matches = compile_filter(wanted_tags)
     shown: list[dict[str, Any]] = []
     size = scanned = 0

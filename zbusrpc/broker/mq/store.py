@@ -254,8 +254,8 @@ class Store(Groups):
             self.unreadable.check(name)
             if self.runs(name):
                 raise RpcError(Code.FAILED_PRECONDITION, f"{name} is a service, and no topic of messages: call it")
-            text = f"there is no topic {name}{self.hint(name, visible(rights, self.topics))}"
-            raise RpcError(Code.NOT_FOUND, f"{text}; declare it first")
+            hint = self.hint(name, visible(rights, self.topics)) or "; declare it first"
+            raise RpcError(Code.NOT_FOUND, f"there is no topic {name}{hint}")
         return topic
 
     def is_known(self, name: str) -> bool:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc import bounds
-from zbusrpc.broker import permissions
-from zbusrpc.broker.access import ALL, Operation
+from zbusrpc.broker.access import ALL, Operation, may_see
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
-from zbusrpc.broker.mq.names import check_name
+from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
+from zbusrpc.broker.mq.positions import check_start
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus import masks, values
+from zbusrpc.broker.zbus import infos, masks, values
 from zbusrpc.broker.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.masks import Mask
@@ -108,10 +108,9 @@ def _declare_group(
     group = group_of(topic, name)
     dialect.require(command, Operation.DECLARE, topic.name, group.name if group is not None else name)
     if isinstance(start, Start) and start.group is not None:
+        check_start(topic, start, command.rights)  # as it was written: no other spelling is told
         copied = group_of(topic, start.group)
         start = Start(group=copied.name) if copied is not None else start
-        if command.rights is not None:
-            permissions.require_start(command.rights, topic.name, start)
     if "mask" in options or group is None:
         options = _masked(options, topic)
 
@@ -120,12 +119,16 @@ def _declare_group(
             _refuse(dialect, exchange, error or RpcError(Code.INTERNAL, f"group {name} was not made"))
             return
         info = hub.group_info(topic, made) if names_group else hub.topic_info(topic, command.rights, made)
+        if not may_see(command.rights, topic.name, made.name if names_group else None):
+            info = infos.withheld(info)
         hub.when_told(lambda: exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER))
 
     if names_group and group is not None and group.options.expires_s is not None:
         options = options | {"expires_s": None}  # it is wanted by its name now
     if group is None:
         hub.queues.store.check_free(topic, name)
+        if names_group:
+            check_choosable(name)
         options = options if names_group else {"expires_s": EXPIRES_S} | options
         where = start or _beside_the_first(topic)
         hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer, command.rights)

@@ -20,6 +20,8 @@ from zbusrpc.version import __version__
 
 SERVER_VERSION: Final = f"zbusrpc-{__version__}"
 
+_FIGURES: Final = frozenset({"messageDepth", "messageCount", "consumerCount", "createdTime", "lastUpdatedTime"})
+
 Info = dict[str, Any]
 LagOf = Callable[[Topic, Group], int]
 
@@ -74,6 +76,16 @@ def topic_info(server: Info, topic: Topic, calls: CallTopic | None, listed: list
         "createdTime": topic.created_ms,
         "lastUpdatedTime": topic.created_ms,
     }
+
+
+def withheld(info: Info) -> Info:
+    """Return what somebody is told of a topic or group who may declare it and not query it: that it is there."""
+    groups: Info = (
+        {"consumeGroupList": [withheld(one) for one in info["consumeGroupList"]]} if "consumeGroupList" in info else {}
+    )
+    figures = dict.fromkeys(info.keys() & _FIGURES, 0)
+    names: Info = {"consumerList": []} if "consumerList" in info else {}
+    return {**info, **figures, **names, **groups}
 
 
 def topic_facts(topic: Topic, calls: CallTopic | None, lag_of: LagOf, *, is_service: bool) -> TopicFacts:

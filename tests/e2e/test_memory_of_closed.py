@@ -125,3 +125,44 @@ async def _assert_forgotten(server: Server, data: bytes, tls: ssl.SSLContext | N
     assert _alive() == alive == []
     assert tracemalloc.get_traced_memory()[0] - before < HELD_BYTES_MAX
     assert server.input.used == server.output.used == 0
+
+
+async def test_a_client_forgets_what_a_broker_had_begun_to_say(no_collector: None) -> None:
+    said = _native(Message(Kind.REPLY, 1, b"x", BODY), cut=1000)
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await writer.drain()
+        writer.close()
+
+    broker = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = broker.sockets[0].getsockname()[1]
+    for _ in range(ROUNDS):
+        receiver = Listener()
+        receiver.connection = Connection(receiver, Hello(name="bare"), is_client=True)
+        await asyncio.get_running_loop().create_connection(lambda of=receiver: of.connection, "127.0.0.1", port)
+        async with asyncio.timeout(PATIENCE_S):
+            await receiver.closed.wait()
+        del receiver
+    await asyncio.sleep(0)
+    assert _alive() == []
+    broker.close()
+
+
+class Listener:
+    """The receiver of a client's connection, which it holds."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.connection: Connection
+
+    def connection_opened(self, hello: Hello) -> None: ...
+
+    def message_received(self, message: Message) -> None: ...
+
+    def turn_ended(self) -> None: ...
+
+    def congestion_changed(self, is_congested: bool) -> None: ...
+
+    def connection_closed(self, error: object) -> None:
+        self.closed.set()

@@ -65,7 +65,7 @@ class QueueAndModel(RuleBasedStateMachine):
         return self.lab.scheduler.now_s
 
     def note_delivery(self, consumer: Consumer, one: Entry) -> None:
-        self.deliveries.append((consumer, one, self.now_s, self.lab.scheduler.wall_ms))
+        self.deliveries.append((consumer, one, self.now_s, self.lab.scheduler.now_ms()))
 
     def look_at_deliveries(self) -> None:
         """Show the model what was delivered since it was last shown."""
@@ -82,7 +82,7 @@ class QueueAndModel(RuleBasedStateMachine):
         }
         new = [one for place, one in enumerate(messages) if place not in known]
         next_offset = self.lab.topic().log.next_offset
-        now_ms = self.lab.scheduler.wall_ms
+        now_ms = self.lab.scheduler.now_ms()
         for offset, one in enumerate(new, next_offset):
             self.model.messages[offset] = ModelMessage(
                 key=one["key"],
@@ -250,7 +250,7 @@ class QueueAndModel(RuleBasedStateMachine):
     def books_are_kept(self) -> None:
         """What the broker lists agrees with itself and with the model."""
         self.look_at_deliveries()
-        self.model.latest_ms = max(self.model.latest_ms, self.lab.scheduler.wall_ms)
+        self.model.latest_ms = max(self.model.latest_ms, self.lab.scheduler.now_ms())
         if "orders" not in self.lab.store.topics:
             return
         for name, group in self.lab.topic().groups.items():
@@ -293,7 +293,7 @@ class QueueAndModel(RuleBasedStateMachine):
         self._disconnect_all()
         for name in self.model.groups:
             self._work_off(name)
-        self.model.latest_ms = max(self.model.latest_ms, self.lab.scheduler.wall_ms)
+        self.model.latest_ms = max(self.model.latest_ms, self.lab.scheduler.now_ms())
         for name in self.model.groups:
             new_letters = self._letters(name) - self.letters_before.get(name, Counter())
             lost = self.model.owed(name) - set(new_letters)

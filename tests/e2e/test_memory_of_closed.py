@@ -106,6 +106,7 @@ async def test_a_closed_connection_leaves_nothing(says: str, no_collector: None)
         await _assert_forgotten(server, SAYS[says])
 
 
+@pytest.mark.long  # uvloop may wait for ever when it closes its loop behind these, with the collector off
 @pytest.mark.parametrize("says", ["half a body by URL", "half a frame of WebSocket", "half a native frame"])
 async def test_so_does_one_with_tls(says: str, tmp_path: Path, no_collector: None) -> None:
     ca, theirs = trustme.CA(), ssl.create_default_context()
@@ -127,6 +128,7 @@ async def _assert_forgotten(server: Server, data: bytes, tls: ssl.SSLContext | N
     assert server.input.used == server.output.used == 0
 
 
+@pytest.mark.long
 async def test_a_client_forgets_what_a_broker_had_begun_to_say(no_collector: None) -> None:
     said = _native(Message(Kind.REPLY, 1, b"x", BODY), cut=1000)
 

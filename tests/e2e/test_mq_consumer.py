@@ -584,6 +584,23 @@ async def test_late_confirmation_is_told(broker: str) -> None:
     assert sorted(one.attempt for one in again) == [1, 2]
 
 
+@pytest.mark.parametrize("is_confirmed", [False, True])
+async def test_answer_is_for_what_came_again_meanwhile_too(broker: str, *, is_confirmed: bool) -> None:
+    """A message whose lease ended over a slow loop is here twice: once it is acknowledged it does not come."""
+    await store(broker, "a")
+    async with Consumer(TOPIC, group=GROUP, body=str, lease=0.1, backoff=0, window=4, broker=broker) as consumer:
+        slow = await anext(consumer)
+        await eventually(lambda: consumer._membership.buffered, "the same message again")
+        await slow.ack(confirmed=is_confirmed)
+        await store(broker, "b")
+        after = await asyncio.wait_for(anext(consumer), WAIT_S)
+        await after.ack(confirmed=True)
+        group = await settled(broker, lag=0)
+
+    assert (after.body, after.attempt) == ("b", 1)
+    assert group.counters["acked"] == 2
+
+
 # -- closing -------------------------------------------------------------------------------------------------
 
 

@@ -150,6 +150,32 @@ def test_hanging_consumer_loses_its_messages_and_burns_no_others(processes: Proc
     assert not [name for name in confirmed if f"done orders billing {name} " in load.ledger.written_by(1)]
 
 
+def test_what_came_while_a_consumer_stood_still_is_not_handed_out(processes: Processes, address: str) -> None:
+    """Messages that were sent to a stopped consumer, and that another has done since, are given back unseen.
+
+    They were on their way when their leases ended, so that the consumer cannot tell from its buffer.
+    """
+    options = {"lease": 0.3, "backoff": 0}
+    load = Load(processes, address)
+    stopped = load.consume("orders", "billing", options=options, window=4, confirm_every=1)
+    stopped.send_signal(signal.SIGSTOP)
+    with QueuePeer(address) as peer:
+        peer.produce("orders", *"abc")
+        wait_until(lambda: peer.group("orders", "billing")["in_flight"] == 3, "messages sent")
+    other = load.consume("orders", "billing", options=options, window=4, confirm_every=1)
+    load.drain("orders", "billing")
+    stopped.send_signal(signal.SIGCONT)
+    again = load.produce("orders", label="again", styles=["single"], pause_s=0.01, count=60)
+    assert again.wait_exit() == 0, again.errors
+    wait_until(lambda: "again-" in load.ledger.written_by(1), "work of the consumer that goes on")
+    load.drain("orders", "billing")
+    end(stopped, other)
+
+    assert load.ledger.done("orders", "billing").keys() >= set("abc")
+    assert not [body for body in "abc" if f"got orders billing {body} " in load.ledger.written_by(1)]
+    assert not load.ledger.verdict("orders", "billing").repeated
+
+
 # -- consumers that read too slowly ----------------------------------------------------------------------
 
 

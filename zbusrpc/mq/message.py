@@ -100,11 +100,11 @@ class Received(Generic[T]):
 
     def keep(self) -> None:
         """Have the lease of the message renewed until `let_go`."""
-        self._subscription.begin_handling(self._entry.first)
+        self._subscription.leases.handled.add(self._entry.first)
 
     def let_go(self) -> None:
         """Have the lease of the message renewed no more."""
-        self._subscription.end_handling(self._entry.first)
+        self._subscription.leases.handled.discard(self._entry.first)
 
     async def _confirm(self) -> None:
         if not self.is_answered:

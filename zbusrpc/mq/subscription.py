@@ -3,7 +3,7 @@
     begin ──> DELIVER into `buffer` ──> whoever takes them from there
        └────> acknowledge, refuse, extend, release ──> leave, or the connection is lost, or the broker ends it
 
-While messages wait in the buffer, their lease is renewed every third of it: whoever gets one has two thirds of it left.
+While messages wait in the buffer, their lease is renewed (see `leases.py`): whoever gets one has two thirds of it left.
 Acknowledgements of one turn of the event loop leave in one frame, as runs of offsets.
 
 The broker counts as attempts what was handed to the application. It is told of a message that is not answered within
@@ -32,9 +32,10 @@ from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
 from zbusrpc.mq.commands import result_of
+from zbusrpc.mq.doubles import Doubles
+from zbusrpc.mq.leases import Leases, Sign
 from zbusrpc.mq.outgoing import milliseconds
 from zbusrpc.outcome import of_command
-from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.entries import Entry, decode_entries, encode_ranges, runs
 
@@ -42,7 +43,6 @@ LEAVE_TIMEOUT_S: Final = 1.0
 """How long a broker may take to confirm that it gives nothing more."""
 SEEN: Final = Struct(">Q")
 """How many messages have come: those on their way do not count as attempts."""
-RENEWALS_PER_LEASE: Final = 3
 REASON_CHARACTERS_MAX: Final = 1024
 """The broker keeps no more of a reason."""
 BEGUN_S: Final = 0.01
@@ -51,8 +51,6 @@ OWED_MAX: Final = 1000
 """Refused messages that are remembered where a group is made anew when its consumer was away too long."""
 RANGES_MAX: Final = 10_000
 """In one NACK, by docs/protocol.md."""
-
-log = get_logger("consumer")
 
 Then = Literal["retry", "release", "dead"]
 _DELIVER: Final = int(Kind.DELIVER)
@@ -96,17 +94,17 @@ class Subscription:
         self._connection = connection
         self._on_filled, self._on_moved = on_filled, on_moved
         self._next = 0  # behind the last that came
-        self._handled: set[int] = set()  # leases that are renewed although it was handed out
-        self._kept_until = math.inf  # leases of what is here hold until then, at least
+        self.leases = Leases(self.loop, self)
+        """What keeps what is here its own."""
         self._live_until: dict[int, float] = {}  # when the broker is to be asked whether a message still lives
         self._owed: dict[int, None] = {}  # refused, and not come again, while the place counts
         self._keeps_place = False
+        self._doubles = Doubles()
+        self._asked_at = 0.0  # when joining began
         self._trouble = "the connection that it came by is gone; it is delivered again"
         self._number = 0
         self._received = 0
-        self._lease_s = 0.0
         self._begun: asyncio.Future[None] = caller.loop.create_future()
-        self._renewal: asyncio.TimerHandle | None = None
         self._acknowledged: list[int] = []
         self._open: dict[int, bool] = {}  # handed out and not answered, and whether the broker was told
         self._telling: asyncio.TimerHandle | None = None
@@ -118,7 +116,7 @@ class Subscription:
         Raises:
             RpcError: the broker refuses, or the connection was lost.
         """
-        self._careful = fields["window"]
+        self._asked_at, self._careful = self.loop.time(), fields["window"]
         self._keeps_place = fields["group"] is None or bool(fields.get("delete_on_exit"))
         message = Message(Kind.CONSUME, 0, self.topic.encode(), envelope.dump({**fields, "says_begun": True}))
         self.caller.begin(message, self, self._connection, is_urgent=True)
@@ -135,7 +133,7 @@ class Subscription:
         try:
             result = result_of(reply)
             self._number, self.group, self.needs_ack = result["subscription"], result["group"], result["ack"]
-            self._lease_s, self._next = result["lease_ms"] / 1000, result["next"]
+            lease_s, self._next = result["lease_ms"] / 1000, result["next"]
         except (RpcError, KeyError, TypeError) as error:
             refusal = (
                 error if isinstance(error, RpcError) else of_command(Code.INTERNAL, "unreadable answer to CONSUME")
@@ -148,7 +146,7 @@ class Subscription:
         self.caller.subscribers[self._number] = self
         self._begun.set_result(None)
         if self.needs_ack:
-            self._renew()
+            self.leases.begin(lease_s, self._asked_at)
 
     def set_exception(self, exception: BaseException, /) -> None:
         """Tell that there is no subscription."""
@@ -166,11 +164,16 @@ class Subscription:
         """
         if message.kind == _DELIVER:
             entries = decode_entries(message.body)
+            self._received += len(entries)
+            if self.leases.is_awaiting_sign:
+                self._release(entries)
+                return
+            if entries[0].first < self._next:  # what comes again comes first
+                entries = self._doubles.sift(entries, self._open)
             if message.timeout_ms:
                 at = self.loop.time() + message.timeout_ms / 1000
                 self._live_until.update((entry.first, at) for entry in entries)
             self.buffer.extend(entries)
-            self._received += len(entries)
             self._next = max(self._next, *(entry.first + 1 for entry in entries))
             if self._owed:
                 for entry in entries:
@@ -189,13 +192,13 @@ class Subscription:
         successor = Subscription(
             self.caller, self._connection, self.topic, on_filled=self._on_filled, on_moved=self._on_moved
         )
-        successor.group, successor.needs_ack, successor._lease_s = self.group, self.needs_ack, self._lease_s
+        successor.group, successor.needs_ack = self.group, self.needs_ack
         successor._number, successor._next, successor._careful = said["subscription"], said["next"], self._careful
         successor._keeps_place = self._keeps_place
         successor._begun.set_result(None)
         self.caller.subscribers[successor._number] = successor
         if successor.needs_ack:
-            successor._renew()
+            successor.leases.begin(self.leases.lease_s, self.leases.awake_at)
         self._trouble = "its group was moved; it is delivered again if it comes behind that place"
         self._on_moved(successor)
         self._end(None)
@@ -212,9 +215,9 @@ class Subscription:
         self.place = min([self._next, *self._open, *self._owed, *(entry.first for entry in self.buffer)])
         self.buffer.clear()
         self._live_until.clear()
-        for timer in (self._renewal, self._telling):
-            if timer is not None:
-                timer.cancel()
+        self.leases.end()
+        if self._telling is not None:
+            self._telling.cancel()
         if not self.ended.done():
             self.ended.set_result(refusal)
 
@@ -222,7 +225,7 @@ class Subscription:
 
     def needs_care(self, entry: Entry) -> bool:
         """Say whether there is anything to do before a message is handed out."""
-        return bool(self._live_until) or self.is_risky(entry) or self.loop.time() > self._kept_until
+        return bool(self._live_until) or self.is_risky(entry) or self.loop.time() > self.leases.kept_until
 
     def is_risky(self, entry: Entry) -> bool:
         """Say whether a message may be one that ends its consumer, so that `tell_begun` comes before it is begun."""
@@ -256,7 +259,7 @@ class Subscription:
 
     def acknowledge(self, offset: int) -> None:
         """Say at the end of this turn that a message is done."""
-        self._open.pop(offset, None)
+        self._note_answered(offset)
         if not self._acknowledged:
             self.caller.loop.call_soon(self.flush)
         self._acknowledged.append(offset)
@@ -284,21 +287,37 @@ class Subscription:
         what = f"the message of topic {self.topic} at offset {offset} could not be acknowledged"
         if self.is_over:
             raise of_command(Code.ABORTED, f"{what}: {self._trouble}")
-        self._open.pop(offset, None)
+        self._note_answered(offset)
         self.flush()
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
-        reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
+        self._doubles.begin_confirming(offset)
+        try:
+            reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
+        finally:
+            self._doubles.end_confirming(offset)
         if not result_of(reply):
             raise of_command(Code.ABORTED, f"{what}: its lease had ended; it is or was delivered again")
 
     def refuse(self, offset: int, then: Then, delay: float | None, reason: str) -> None:
         """Say that a message is not done."""
+        self._note_answered(offset)
+        if then == "retry":
+            self._note_owed(offset)
+        self._nack([(offset, offset)], then, delay, reason)
+
+    def _note_answered(self, offset: int) -> None:
         self._open.pop(offset, None)
-        if then == "retry" and self._keeps_place:
+        self._doubles.drop(offset, self.buffer)
+
+    def _note_owed(self, offset: int) -> None:
+        if self._keeps_place:
             self._owed[offset] = None
             if len(self._owed) > OWED_MAX:
                 del self._owed[next(iter(self._owed))]
-        self._nack([(offset, offset)], then, delay, reason)
+
+    def waiting(self) -> Iterable[int]:
+        """Return the offsets of what came and was not taken."""
+        return (entry.first for entry in self.buffer)
 
     def extend(self, offsets: Iterable[int]) -> None:
         """Renew the lease of messages."""
@@ -322,7 +341,7 @@ class Subscription:
         Whether it has expired the broker decides; here is known when that may be so of what came together.
         """
         now = self.loop.time()
-        if now > self._kept_until:  # this process stood still, and others have been given what is here
+        if now > self.leases.kept_until:  # this process stood still, and others have been given what is here
             self._release([taken, *self.buffer])
             self.buffer.clear()
             return True
@@ -344,6 +363,7 @@ class Subscription:
     def _release(self, entries: list[Entry]) -> None:
         for entry in entries:
             self._live_until.pop(entry.first, None)
+            self._note_owed(entry.first)
         ranges = iter(list(runs(sorted(entry.first for entry in entries))))
         while part := list(islice(ranges, RANGES_MAX)):
             self._nack(part, "release", None, "")
@@ -374,25 +394,10 @@ class Subscription:
         deadline = time.monotonic() + timeout_s + patience_s
         result_of(await self.caller.exchange(message, deadline, self._connection))
 
-    def begin_handling(self, offset: int) -> None:
-        """Renew the lease of a message that is handed out, until `end_handling`."""
-        self._handled.add(offset)
-
-    def end_handling(self, offset: int) -> None:
-        """Renew its lease no more."""
-        self._handled.discard(offset)
-
-    def _renew(self) -> None:
-        now = self.loop.time()
-        if now > self._kept_until:
-            late_s = round(now - self._kept_until + self._lease_s, 1)
-            hint = "its messages go to others: await in what blocks the event loop, or give run() a `def` handler"
-            log.warning("consumer.stood_still", topic=self.topic, seconds=late_s, lease_s=self._lease_s, hint=hint)
-            self.release_buffer()
-        if self.buffer or self._handled:
-            self.extend({*self._handled, *(entry.first for entry in self.buffer)})
-        self._kept_until = now + self._lease_s
-        self._renewal = self.caller.loop.call_later(self._lease_s / RENEWALS_PER_LEASE, self._renew)
+    def ask(self, sign: Sign) -> None:
+        """Have the broker answer in its turn: a renewal of nothing says nothing else."""
+        message = Message(Kind.EXTEND, 0, b"", b"", session=self._number)
+        self.caller.begin(message, sign, self._connection, is_urgent=False)
 
     def _nack(self, ranges: list[tuple[int, int]], then: Then, delay: float | None, reason: str) -> None:
         shown = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()  # an error's text may be no UTF-8

@@ -6,7 +6,8 @@ Imports point down. A module may import modules of its own layer and of those be
     4  links, servers    what waits: connection, link, peers, server, worker, client, producer, consumer, ...
     3  cores             what decides: broker core; service dispatcher, schema, definition; selection, ring, health, ...
     2  codecs            how bytes become messages
-    1  base              errors, bounds, outcome, message, config, log_lines, telemetry, deadlines, envelope, version
+    1  base              errors, bounds, outcome, message, config, web_origins, log_lines, telemetry, deadlines,
+                         envelope, version
 
 New modules in transport/ and broker/ count as pure; what waits must be named here.
 """
@@ -37,6 +38,7 @@ BASE_MODULES = {
     "deadlines",
     "envelope",
     "version",
+    "web_origins",
 }
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
@@ -90,7 +92,7 @@ WAITING = {
     "concurrent",
 }
 """Libraries that wait, or that know the time or the network."""
-PURE_BASE = {"errors", "bounds", "outcome", "message", "deadlines", "envelope", "version"}
+PURE_BASE = {"errors", "bounds", "outcome", "message", "deadlines", "envelope", "version", "web_origins"}
 HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "prometheus_client", "zbusrpc.broker", "zbusrpc.cli"}
 """What `import zbusrpc` must not load: a client does without it. (structlog loads rich.)"""
 

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Sec
 
 from zbusrpc import bounds
 from zbusrpc.errors import ConfigError, nearest
+from zbusrpc.web_origins import as_browsers_write
 
 DEFAULT_PORT: Final = 15555
 DEFAULT_BROKER: Final = f"localhost:{DEFAULT_PORT}"
@@ -40,7 +41,6 @@ QUEUED_BYTES_MAX: Final = 256 * MIB
 CONNECTIONS_PER_ADDRESS_MAX: Final = 10_000
 
 
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#]+")
 _ADVERTISED: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:/\s\[\]]+)(:(?P<port>[0-9]{1,5}))?")
 
 _OF_CONTAINERS: Final = (
@@ -61,11 +61,7 @@ def _split(value: Any) -> Any:
 
 def _check_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     """Return origins as browsers write them."""
-    plain = tuple(origin.rstrip("/").lower() for origin in origins)
-    wrong = next((origin for origin in plain if origin != "*" and not _ORIGIN.fullmatch(origin)), None)
-    if wrong is not None:
-        raise ValueError(f"{wrong} is no origin: write https://app.example.org, with the port if it has one, or *")
-    return plain
+    return tuple(as_browsers_write(origin) for origin in origins)
 
 
 def _check_advertised(address: str) -> str:
@@ -131,7 +127,8 @@ class Settings(BaseModel):
     insecure: bool = False
     """Whether a broker without tokens may listen on more than the loopback."""
     allow_origins: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_check_origins)] = ()
-    """Web pages that may use a broker, as `https://app.example.org`; in the environment with commas between them."""
+    """Web pages that may use a broker, as `https://app.example.org`, `http://localhost:*` for any port, or
+    `https://*.example.org` for any name below one; in the environment with commas between them."""
     token: SecretStr = SecretStr("")
     """Secret that a client shows to a broker."""
     tls: bool = False

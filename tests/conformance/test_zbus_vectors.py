@@ -72,6 +72,7 @@ class TcpWire:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, add: Callable[[bytes], bytes]
     ) -> None:
         self._reader, self._writer, self._add = reader, writer, add
+        self._is_chunked = False
 
     async def send(self, data: bytes) -> None:
         self._writer.write(self._add(data))
@@ -82,11 +83,15 @@ class TcpWire:
         except asyncio.IncompleteReadError as end:
             return end.partial
         length = re.search(rb"\r\ncontent-length: (\d+)\r\n", head, re.IGNORECASE)
+        self._is_chunked = b"\r\ntransfer-encoding: chunked\r\n" in head
         return head if is_head or length is None else head + await self._reader.readexactly(int(length[1]))
 
     async def receive_event(self) -> bytes:
-        """Return the next of server-sent events."""
-        return await self._reader.readuntil(b"\n\n")
+        """Return the next of server-sent events; of a body in chunks it is one, and nothing is the last."""
+        if not self._is_chunked:
+            return await self._reader.readuntil(b"\n\n")
+        size = int(await self._reader.readuntil(b"\r\n"), 16)
+        return (await self._reader.readexactly(size + 2)).removesuffix(b"\r\n")
 
     async def close(self) -> None:
         self._writer.close()

@@ -133,8 +133,9 @@ async def test_consumer_that_is_closing_is_given_nothing(site: Site, way: str) -
 
 
 async def test_answer_behind_a_stream_that_ends_is_not_lost(site: Site) -> None:
-    """It had to wait for its turn, which will not come: the message goes to somebody else."""
-    line = await site.line(get("/consume/T", STREAM), get("/consume/U"))
+    """Where the connection ends with the stream its turn will not come: the message goes to somebody else."""
+    stream = get("/consume/T", STREAM, "connection: keep-alive").replace(b"HTTP/1.1", b"HTTP/1.0")
+    line = await site.line(stream, get("/consume/U"))
     await site.wait_consumer("U")
     other = await site.line(command("produce", b"kept", topic="U", id="1"))
     await other.until(b"id: 1")
@@ -145,6 +146,19 @@ async def test_answer_behind_a_stream_that_ends_is_not_lost(site: Site) -> None:
     assert (await line.rest()).endswith(b"event: end\ndata: Topic(T) not found\n\n")
     other.send(command("consume", topic="U", id="3"))
     assert await other.until(b"kept")
+
+
+async def test_answer_behind_a_stream_that_ends_has_its_turn(site: Site) -> None:
+    """The stream in chunks has an end that the client sees: what comes then answers its next request."""
+    line = await site.line(get("/consume/T", STREAM), get("/consume/U"))
+    await site.wait_consumer("U")
+    other = await site.line(command("produce", b"kept", topic="U", id="1"))
+    await other.until(b"id: 1")
+
+    other.send(command("remove", topic="T", id="2"))
+
+    await line.until(b"\r\n0\r\n\r\n")
+    assert await line.until(b"kept")
 
 
 async def test_answer_that_was_given_already_gives_its_message_back(site: Site) -> None:

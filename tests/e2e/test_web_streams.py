@@ -11,6 +11,7 @@ from tests.support.waiting import WAIT_S, wait_until
 from tests.support.web import Web, WebLab, request
 
 EVENTS = {"Accept": "text/event-stream"}
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
 BLOCK = b"0123456789abcdef" * 16_384
 """256 KiB: some of it fill every buffer between the broker and a reader that stalls."""
 
@@ -38,11 +39,37 @@ def rest(web: Web) -> list[int]:
 
 
 def test_stream_begins_with_its_type(web: Web, queue: str) -> None:
-    """The answer is a stream of events that nobody stores and that has no length."""
-    assert follow(web, queue) == (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
-        b"connection: keep-alive\r\n\r\n"
+    """The answer is a stream of events that nobody stores, in chunks."""
+    assert follow(web, queue) == HEAD + b"connection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+def test_each_event_is_a_chunk(web_lab: WebLab, web: Web, queue: str) -> None:
+    """Programs are given a chunk when it has come: without chunks many wait for a full buffer, or for the end."""
+    web.send(f"GET /consume/{queue}", **EVENTS)
+    web.receive_until(b"\r\n\r\n")
+
+    for number in range(2):
+        web_lab.produce(queue, "x" * 16)
+        event = b"id: %d\ndata: xxxxxxxxxxxxxxxx\n\n" % number
+        assert web.receive_until(b"\n\n\r\n") == b"%x\r\n%b\r\n" % (len(event), event)
+
+
+@pytest.mark.parametrize("connection", ["close", "keep-alive"])
+def test_client_of_http_1_0_knows_the_end_by_that_of_its_connection(
+    web_lab: WebLab, web: Web, queue: str, connection: str
+) -> None:
+    """It knows no chunks, as nginx does not unless it is told."""
+    web.socket.sendall(
+        f"GET /consume/{queue}/g HTTP/1.0\r\naccept: text/event-stream\r\nconnection: {connection}\r\n\r\n".encode()
     )
+    assert web.receive_head() == HEAD + b"connection: close\r\n\r\n"
+    web_lab.produce(queue, "0")
+    assert web.receive_until(b"\n\n") == b"id: 0\ndata: 0\n\n"
+
+    web_lab.ask(f"GET /remove/{queue}/g")
+
+    assert web.receive_event()["event"] == "end"
+    assert web.is_at_end
 
 
 def test_message_is_an_event(web_lab: WebLab, web: Web, queue: str) -> None:
@@ -254,7 +281,7 @@ def test_group_of_a_reader_that_stalls_goes_on_by_others(web_lab: WebLab, web: W
 
 @pytest.mark.parametrize("what", ["Topic", "ConsumeGroup"])
 def test_removal_ends_the_stream(web_lab: WebLab, web: Web, queue: str, what: str) -> None:
-    """The last event says what is gone, and the connection ends: an EventSource that comes back is told 404."""
+    """The last event says what is gone, and the answer ends: an EventSource that comes back is told 404."""
     web_lab.produce(queue, "0")
     follow(web, f"{queue}/g")
 
@@ -263,8 +290,29 @@ def test_removal_ends_the_stream(web_lab: WebLab, web: Web, queue: str, what: st
     assert web.receive_event() == {"id": "0", "data": "0"}
     name = queue if what == "Topic" else "g"
     assert web.receive_event() == {"event": "end", "data": f"{what}({name}) not found"}
+    assert web.is_body_at_end
+    assert web.ask(f"GET /consume/{queue}/g", **EVENTS, Last_Event_ID="0").status == 404
+
+
+def test_client_that_wants_to_close_is_let_go_when_its_stream_ends(web_lab: WebLab, web: Web, queue: str) -> None:
+    """The connection ends with the answer, as it was asked to."""
+    follow(web, f"{queue}/g", Connection="close")
+
+    web_lab.ask(f"GET /remove/{queue}/g")
+
+    assert web.receive_event()["event"] == "end"
     assert web.is_at_end
-    assert web_lab.ask(f"GET /consume/{queue}/g", **EVENTS, Last_Event_ID="0").status == 404
+
+
+def test_stream_ends_when_its_connection_consumes_no_more(web_lab: WebLab, web: Web, queue: str) -> None:
+    """A request to leave the group may follow the stream; it is answered when that has ended."""
+    follow(web, f"{queue}/g")
+
+    web.send(f"GET /unconsume/{queue}/g")
+
+    assert web.is_body_at_end
+    assert web.receive().status == 200
+    assert web_lab.group(queue, "g")["consumerCount"] == 0
 
 
 def test_stream_ends_with_the_broker(processes: Processes, tmp_path: Path) -> None:

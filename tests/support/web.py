@@ -44,6 +44,8 @@ class Web:
         self.socket = dial(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
+        self._body: bytes | None = None
+        """What has come of a body in chunks, while that is what comes."""
 
     def __enter__(self) -> "Web":
         return self
@@ -78,8 +80,10 @@ class Web:
         return Answer(status=status, headers=headers, body=self._take(length), head=head)
 
     def receive_head(self) -> bytes:
-        """Return the head of an answer whose body has no length."""
-        return self.receive_until(b"\r\n\r\n")
+        """Return the head of an answer whose body has no length; what is received then is that body."""
+        head = self.receive_until(b"\r\n\r\n")
+        self._body = b"" if b"\r\ntransfer-encoding: chunked\r\n" in head.lower() else None
+        return head
 
     def receive_event(self) -> dict[str, str]:
         """Return the fields of the next server-sent event; several lines of data as one."""
@@ -94,16 +98,39 @@ class Web:
 
     def receive_until(self, end: bytes) -> bytes:
         """Return what comes up to and with `end`."""
+        if self._body is not None:
+            while end not in self._body:
+                chunk = self._take_chunk()
+                if not chunk:
+                    raise EOFError(f"the body ends after {self._body[-200:]!r}")
+                self._body += chunk
+            taken, _, self._body = self._body.partition(end)
+            return taken + end
         while end not in self._received:
             self._read()
-        at = self._received.index(end) + len(end)
-        taken, self._received = self._received[:at], self._received[at:]
-        return taken
+        taken, _, self._received = self._received.partition(end)
+        return taken + end
+
+    def _take_chunk(self) -> bytes:
+        """Return the next chunk; nothing for the last, after which there is no body any more."""
+        body, self._body = self._body, None
+        size = int(self.receive_until(b"\r\n"), 16)
+        data = self._take(size + 2)
+        assert data.endswith(b"\r\n")
+        self._body = body if size else None
+        return data[:-2]
+
+    @property
+    def is_body_at_end(self) -> bool:
+        """Whether the body that comes in chunks ends here; waits for one or the other."""
+        return self._body == b"" and not self._take_chunk()
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the broker closes the connection and says no more; waits for one or the other."""
+        """Whether the broker says no more, but for the end of a body, and closes the connection; waits for it."""
         try:
+            if self._body is not None and not self.is_body_at_end:
+                return False
             return not self._received and not self._read()
         except EOFError:
             return True

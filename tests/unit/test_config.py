@@ -188,10 +188,18 @@ def test_list_of_the_environment_has_commas(
         ("https://App.example.org/", "https://app.example.org"),
         ("http://localhost:8000", "http://localhost:8000"),
         ("*", "*"),
+        ("https://app.example.org:443", "https://app.example.org"),
+        ("http://app.example.org:80/", "http://app.example.org"),
+        ("http://app.example.org:443", "http://app.example.org:443"),
+        ("http://[0:0:0:0:0:0:0:1]:8000", "http://[::1]:8000"),
+        ("http://127.0.0.1:*", "http://127.0.0.1:*"),
+        ("https://*.Example.org", "https://*.example.org"),
+        ("app://localhost", "app://localhost"),
+        ("chrome-extension://abc", "chrome-extension://abc"),
     ],
 )
 def test_origins_are_as_browsers_write_them(written: str, known: str) -> None:
-    """A slash at the end, as it stands in the address bar, and capital letters do no harm."""
+    """A slash at the end, as it stands in the address bar, capital letters and the usual port do no harm."""
     assert load_settings(allow_origins=[written]).allow_origins == (known,)
 
 
@@ -200,6 +208,32 @@ def test_what_is_no_origin_is_refused(wrong: str) -> None:
     """A page would get 403, and nobody would know why."""
     with pytest.raises(ConfigError, match="is no origin: write https://app"):
         load_settings(allow_origins=[wrong])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ("null", "null may be any page: have a web server show it and say --allow-origin http://localhost"),
+        ("file:///home/me/index.html", "may be any page: have a web server show it"),
+        ("wss://app.example.org", "is no page: name the one that opens the WebSocket, such as https://app.example.org"),
+        ("http://*", "a star where none can stand: write * for a port, as in http://127.0.0.1:*"),
+        ("http://app.*.example.org", "a star where none can stand"),
+        ("https://app*.example.org", "a star where none can stand"),
+        ("app://*", "has a star, which may stand in origins with http:// and https:// only"),
+        ("http://localhost:0", "has no port from 1 to 65535"),
+        ("http://localhost:99999", "has no port from 1 to 65535"),
+        ("https://b\u00fccher.example", "browsers write a name in ASCII"),
+        ("http://me@app.example.org", "is no origin"),
+        ("http://[:::]", "is no address"),
+    ],
+)
+def test_origin_that_no_browser_names_is_refused(wrong: str, reason: str) -> None:
+    """It would match nothing; the line says what to write."""
+    with pytest.raises(ConfigError) as caught:
+        load_settings(allow_origins=[wrong])
+
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("wrong", ["foo:bar", "http://x", "a b", "host:", "host:0", "x:99999"])

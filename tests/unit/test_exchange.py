@@ -85,6 +85,25 @@ def test_answer_of_the_gateway_has_the_same_headers() -> None:
     assert {"access-control-allow-origin: *", "vary: origin", "id: ü", "Connection: close"} <= set(head)
 
 
+def test_page_that_may_read_an_answer_may_read_all_its_headers() -> None:
+    """Those of a message are the application's, and have any names."""
+    cors = "access-control-allow-origin: https://app.example\r\nvary: origin\r\n"
+    message, plain = exchange(id_="7", head=cors), exchange(head="access-control-allow-origin: *\r\n")
+    gateway = exchange(head=cors)
+
+    message.answer(200, b"x", "offset: 1\r\nx-trace: a: b\r\n")
+    plain.answer(204)
+    gateway.answer_http(HttpResponse(status=429, headers={"Retry-After": "1"}))
+
+    exposes = b"access-control-expose-headers: "
+    assert message.data is not None
+    assert exposes + b"id, offset, x-trace\r\n" in message.data
+    assert plain.data is not None
+    assert exposes not in plain.data
+    assert gateway.data is not None
+    assert exposes + b"Retry-After\r\n" in gateway.data
+
+
 def test_stream_collects_what_was_not_written() -> None:
     """Each part is told; what nobody has taken yet is one block."""
     one = exchange()
@@ -99,15 +118,53 @@ def test_stream_collects_what_was_not_written() -> None:
     assert len(answered) == 3
 
 
-def test_end_of_a_stream_is_the_end_of_its_connection() -> None:
-    """A stream has no length: only the end of its connection says that it is over."""
-    one = exchange()
-    one.is_stream = True
-    one.stream(b"a")
+@pytest.mark.parametrize("keep_alive", [True, False])
+def test_stream_is_in_chunks_and_has_an_end(keep_alive: bool) -> None:
+    """The connection goes on afterwards, if the client has it so."""
+    one = exchange(keep_alive=keep_alive, head="vary: origin\r\n")
+    one.takes_chunks = True
 
+    one.begin_stream("a: b\r\n")
+    assert one.is_stream
+    one.stream(b"0123456789")
     one.end_stream(b"z")
 
-    assert (one.data, one.is_stream, one.keep_alive) == (b"az", False, False)
+    connection = b"keep-alive" if keep_alive else b"close"
+    head = (
+        b"HTTP/1.1 200 OK\r\na: b\r\nvary: origin\r\nconnection: %b\r\ntransfer-encoding: chunked\r\n\r\n" % connection
+    )
+    assert one.data == head + b"a\r\n0123456789\r\n1\r\nz\r\n0\r\n\r\n"
+    assert (one.is_stream, one.keep_alive) == (False, keep_alive)
+
+
+def test_stream_without_chunks_ends_with_its_connection() -> None:
+    """Nothing else can say that it is over."""
+    one = exchange()
+
+    one.begin_stream("")
+    one.stream(b"a")
+    one.end_stream(b"z")
+
+    assert one.data == b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\naz"
+    assert (one.is_stream, one.keep_alive) == (False, False)
+
+
+def test_what_is_cut_short_has_an_end() -> None:
+    """A stream ends, who waits is answered, and an answer stays as it is."""
+    stream, waiting, done = exchange(), exchange(), exchange()
+    stream.takes_chunks = True
+    stream.begin_stream("")
+    done.answer(200, b"done")
+
+    for one in (stream, waiting, done):
+        one.cut_short(HttpResponse(status=503))
+
+    assert stream.data is not None
+    assert stream.data.endswith(b"\r\n\r\n0\r\n\r\n")
+    assert waiting.data is not None
+    assert waiting.data.startswith(b"HTTP/1.1 503 ")
+    assert done.data is not None
+    assert done.data.endswith(b"done")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("7", "7"), ("a\r\nb", "a  b"), ("\x7f", ""), ("", ""), (" ü ", "ü")])

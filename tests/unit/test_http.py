@@ -166,16 +166,37 @@ def test_connect_is_the_last_request() -> None:
     assert (request.method, request.keep_alive, request.is_upgrade) == ("CONNECT", False, False)
 
 
-FORWARDED = b"HTTP/1.1 200 OK\r\ncmd: produce\r\ntopic: T\r\ncontent-length: %d\r\n\r\n%b"
+@pytest.mark.parametrize(("version", "takes_chunks"), [(b"1.1", True), (b"1.0", False)])
+def test_client_of_http_1_0_takes_no_chunks(version: bytes, takes_chunks: bool) -> None:
+    """So it is with each request of a connection, also with one that is like the last."""
+    decoder = HttpDecoder(100)
+    data = b"GET /a HTTP/%b\r\nconnection: keep-alive\r\n\r\n" % version
+
+    (first,) = decoder.feed(data)
+    again = decoder.repeat(data)
+
+    assert again is not None
+    assert (first.takes_chunks, again.takes_chunks) == (takes_chunks, takes_chunks)
 
 
+FORWARDED = b"HTTP/%b 200 OK\r\ncmd: produce\r\ntopic: T\r\ncontent-length: %d\r\n\r\n%b"
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
 @pytest.mark.parametrize("block", [1, 7, 10_000])
 @pytest.mark.parametrize(
-    "body", [b"hello", b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 " * 40 + b"H", b"x\r\nHTTP/1.1 404 Not Found\r\n\r\n"]
+    "body",
+    [
+        b"hello",
+        b"",
+        b"HTTP/1.1 200 OK\r\n",
+        b"HTTP/1.0 " * 20 + b"HTTP/1.1 " * 20 + b"H",
+        b"x\r\nHTTP/1.0 404 Not Found\r\n\r\n",
+    ],
 )
-def test_message_in_the_form_of_a_response_is_a_request(body: bytes, block: int) -> None:
+def test_message_in_the_form_of_a_response_is_a_request(body: bytes, block: int, version: bytes) -> None:
     """Whatever surrounds it and stands in it, it is one message, whose status is a header from then on."""
-    forwarded = FORWARDED % (len(body), body)
+    forwarded = FORWARDED % (version, len(body), body)
     chunked = b"POST /c HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (
         len(body) + 1,
         body + b"!",
@@ -216,6 +237,8 @@ def test_beginning_of_a_response_is_a_part_of_a_message() -> None:
         b"HTTP/1.1 2000 OK\r\ncmd: ping\r\n\r\n",
         b"HTTP/1.1 200 " + b"x" * 1000 + b"\r\ncmd: ping\r\n\r\n",
         b"HTTP/2 200\r\ncmd: ping\r\n\r\n",
+        b"HTTP/1.2 200 OK\r\ncmd: ping\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\n\r\n",
         b"HTTP/1.1 200 OK\ncmd: ping\n\n",
         b"HTTP/1.1 200" + b"x" * 1000,
     ],

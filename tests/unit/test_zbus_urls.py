@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from zbusrpc.broker.zbus.urls import COMMANDS, PAGES, Command
+from zbusrpc.broker.zbus.urls import COMMANDS, NOWHERE, PAGES, Command
 from zbusrpc.transport.http import HttpRequest
 
 
@@ -20,6 +20,13 @@ def command(target: str, body: bytes = b"", **headers: str) -> Command:
         ("", "home", "", ""),
         ("*", "home", "", ""),
         ("//", "home", "", ""),
+        ("//query//T", NOWHERE, "", ""),
+        ("//query/T", NOWHERE, "", ""),
+        ("///T", NOWHERE, "", ""),
+        ("//T?cmd=remove&topic=U", NOWHERE, "U", ""),
+        ("http://host//query/T", NOWHERE, "", ""),
+        ("/query//T", "query", "", ""),
+        ("/remove//g", "remove", "", ""),
         ("/produce/T", "produce", "T", ""),
         ("/PRODUCE/T", "produce", "T", ""),
         ("/produce/T/g", "produce", "T", ""),

@@ -15,13 +15,14 @@ from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session
-from zbusrpc.broker.zbus.urls import PAGES, Command
+from zbusrpc.broker.zbus.urls import NOWHERE, PAGES, Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest
 from zbusrpc.transport.text import header_lines
+from zbusrpc.web_origins import how_to_let_in
 
-SAFE: Final = PAGES | {"home", "query", "server", "tracker", "ping", "ssl", "heartbeat"}
+SAFE: Final = PAGES | {NOWHERE, "home", "query", "server", "tracker", "ping", "ssl", "heartbeat"}
 """Commands that change nothing."""
 SANDBOX: Final = "content-security-policy: sandbox\r\n"
 """To a browser that is about to show the answer: a message that is a page may not act as one of the broker's own."""
@@ -88,8 +89,9 @@ class Doorkeeper:
         if "origin" in headers or "sec-fetch-site" in headers:
             exchange.head += header_lines(origins.cors_headers(headers).items())
             if not _admits_page(origins, request, command):
-                page = f"of {headers['origin']:.200}" if "origin" in headers else "of another site"
-                text = f"pages {page} may not use this broker; start it with --allow-origin to let them"
+                origin = headers.get("origin", "")
+                page = f"of {origin:.200}" if origin else "of another site"
+                text = f"pages {page} may not use this broker; {how_to_let_in(origin)}"
                 _note(session, text)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False

@@ -4,16 +4,22 @@
     zbus          a request that names its command by a header: answers leave when they are known, and carry its `id`
     WebSocket     as zbus
 
+An answer that goes on is a stream: in chunks, so that clients read each part as it comes and know the last, or up to
+the end of its connection, where the client speaks HTTP/1.0.
+
 Pure: whoever carries the connection hears of the answer by `on_answer`, and writes `data`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Final
 
-from zbusrpc.transport.http import HttpResponse, encode_response
-from zbusrpc.transport.text import encode_text, header_line
+from zbusrpc.transport.http import LAST_CHUNK, HttpResponse, chunk, encode_response
+from zbusrpc.transport.text import encode_stream_head, encode_text, header_line
 
+_ALLOWS_PAGE: Final = "access-control-allow-origin: "
+"""In the headers that go along: a page of another origin may read the answer."""
+_EXPOSE: Final = "access-control-expose-headers"
 _OK: Final = int(HTTPStatus.OK)
 _PLAIN: Final = b"HTTP/1.1 200 OK\r\nconnection: Keep-Alive\r\n%bcontent-length: %d\r\n\r\n%b"
 
@@ -32,6 +38,7 @@ class Exchange:
         "keep_alive",
         "on_answer",
         "on_lost",
+        "takes_chunks",
     )
 
     def __init__(
@@ -55,7 +62,9 @@ class Exchange:
         self.is_head = False
         """Whether the answer goes without its body (a HEAD request)."""
         self.is_stream = False
-        """Whether the answer goes on for as long as the connection does."""
+        """Whether the answer has begun, and has not ended."""
+        self.takes_chunks = False
+        """Whether a stream may come in chunks; else the connection ends with it."""
         self.data: bytes | None = None
         """The answer, once it is known; of a stream what is to be written next."""
         self.on_lost: Callable[[], None] | None = None
@@ -67,6 +76,9 @@ class Exchange:
             self._finish(_PLAIN % (head.encode(), len(body), body))
             return
         own = f"id: {self.id}\r\n{self.head}" if self.id else self.head
+        if _ALLOWS_PAGE in self.head:
+            names = (line.partition(":")[0] for line in head.split("\r\n"))
+            own += header_line(_EXPOSE, self._exposed(names))
         self._finish(encode_text(status, own + head, body, keep_alive=self.keep_alive))
 
     def answer_text(self, status: int, text: str) -> None:
@@ -75,22 +87,45 @@ class Exchange:
 
     def answer_http(self, response: HttpResponse) -> None:
         """Answer with a response of the HTTP gateway."""
-        for line in self.head.splitlines():
+        exposed = self._exposed(response.headers) if _ALLOWS_PAGE in self.head else ""
+        for line in (self.head + header_line(_EXPOSE, exposed)).splitlines():
             name, _, value = line.partition(": ")
             response.headers[name] = value
         if self.id:
             response.headers["id"] = self.id.encode().decode("latin-1")  # as which all headers are encoded
         self._finish(encode_response(response, keep_alive=self.keep_alive))
 
+    def begin_stream(self, head: str) -> None:
+        """Begin an answer that goes on, whose further headers are the lines in `head`."""
+        self.is_stream = True
+        self.keep_alive = self.keep_alive and self.takes_chunks
+        self._add(encode_stream_head(head + self.head, keep_alive=self.keep_alive, is_chunked=self.takes_chunks))
+
     def stream(self, data: bytes) -> None:
         """Write more of an answer that goes on."""
+        self._add(chunk(data) if self.takes_chunks else data)
+
+    def end_stream(self, data: bytes = b"") -> None:
+        """Write the last of an answer that went on."""
+        self.is_stream = False
+        if self.takes_chunks:
+            data = (chunk(data) if data else b"") + LAST_CHUNK
+        self._add(data)
+
+    def cut_short(self, response: HttpResponse) -> None:
+        """End a stream where it stands, or answer what has no answer: there will be no other."""
+        if self.is_stream:
+            self.end_stream()
+        elif self.data is None:
+            self.answer_http(response)
+
+    def _exposed(self, names: Iterable[str]) -> str:
+        """Return which headers its page shall be let read: all there are, as an application's have any names."""
+        return ", ".join([*(["id"] if self.id else []), *filter(None, names)])
+
+    def _add(self, data: bytes) -> None:
         self.data = (self.data or b"") + data
         self.on_answer(self)
-
-    def end_stream(self, data: bytes) -> None:
-        """Write the last of an answer that went on; the connection ends with it."""
-        self.is_stream = self.keep_alive = False
-        self.stream(data)
 
     def _finish(self, data: bytes) -> None:
         if self.data is None:  # else it was answered already, for example because its connection closes

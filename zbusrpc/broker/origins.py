@@ -4,7 +4,7 @@ A browser sends requests on behalf of whatever page it shows, also to a broker o
 reach. It says so in the `Origin` header, which a page cannot forge. Programs send none.
 
     no Origin, of no other site        a program, or a page of the broker's own: let in
-    Origin among the allowed ones      let in, and the page may read the answer (CORS)
+    Origin among the allowed ones      let in, and the page may read the answer (CORS), with all its headers
     Origin is the broker itself        let in, if its name can be trusted (see `_is_own_name`)
     Origin is a broker of the set      let in: its page shows all of them
     anything else                      refused
@@ -17,11 +17,9 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
-ANY: Final = "*"
-"""As an allowed origin: every page. Such pages never get to use the cookies of whoever looks at them."""
+from zbusrpc.web_origins import ANY, WebOrigins
+
 METHODS: Final = "GET, POST"
-EXPOSED: Final = "id, origin_id, origin_url, topic, consume_group, tag, offset, timestamp, retry, sender, retry-after"
-"""Headers of answers that a page may read, besides those that any may."""
 PREFLIGHT_S: Final = 600
 """So long a browser remembers the answer to a preflight."""
 _SITES_OF_OTHERS: Final = frozenset({"cross-site", "same-site"})
@@ -46,14 +44,14 @@ class Origins:
         """Take the rules of a broker.
 
         Args:
-            allowed: Origins as browsers write them, such as `https://app.example.org`, or `*`.
+            allowed: Origins as browsers write them, such as `https://app.example.org`, or `*`: see `web_origins`.
             bound_host: What the broker listens on.
             advertised_host: The name by which it wants to be known.
             machine: The name of the machine that it runs on.
             has_tokens: Whether the broker asks for tokens: then a page that got in under a false name has none.
             of_set: Returns the origins of the pages of all brokers of its set.
         """
-        self._allowed = frozenset(origin.lower() for origin in allowed)
+        self._allowed = WebOrigins(allowed)
         self._own_names = {bound_host.lower(), advertised_host.lower(), machine.lower()} - {""}
         self._has_tokens = has_tokens
         self._of_set = of_set
@@ -72,7 +70,7 @@ class Origins:
             return headers.get("sec-fetch-site", "").lower() not in _SITES_OF_OTHERS
         if origin in self._allowed:
             return True
-        if ANY in self._allowed:
+        if self._allowed.are_all:
             return not (self._has_tokens and "cookie" in headers)
         return self._is_same(origin, headers.get("host", "").lower()) or self._is_of_set(origin)
 
@@ -81,11 +79,13 @@ class Origins:
 
         A page of `evil.example` that has its own name resolve to 127.0.0.1 reaches a local broker as a page of the
         same origin, and then its GET has no Origin; so it reaches one in the network of whoever looks at it. A broker
-        with tokens need not care. A name without a dot is nobody's to point anywhere.
+        with tokens need not care. A name without a dot is nobody's to point anywhere, and that of an allowed origin, by
+        which a proxy may be asked, is in the hands of who is let in.
         """
         host = headers.get("host", "").lower()
         name = _host_of(f"//{host}")
-        return bool(host) and ("." in host or not name) and not self._is_own_name(name)
+        is_known = self._is_own_name(name) or self._allowed.are_at(name)
+        return bool(host) and ("." in host or not name) and not is_known
 
     def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """Return what lets the page read the answer to its request; nothing where it may not."""
@@ -94,12 +94,9 @@ class Origins:
             return {
                 "access-control-allow-origin": origin,
                 "access-control-allow-credentials": "true",
-                "access-control-expose-headers": EXPOSED,
                 "vary": "origin",
             }
-        if origin and ANY in self._allowed:
-            return {"access-control-allow-origin": ANY, "access-control-expose-headers": EXPOSED}
-        return {}
+        return {"access-control-allow-origin": ANY} if origin and self._allowed.are_all else {}
 
     def preflight(self, headers: Mapping[str, str]) -> dict[str, str] | None:
         """Return the headers that answer a browser's question before a request, or None: then it is none, or no."""

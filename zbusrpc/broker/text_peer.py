@@ -174,6 +174,7 @@ class TextPeer(Weighed):
         # whoever says that this is the last request is no zbus client, and waits for the answer and the end
         is_ordered = self._socket is None and not (is_zbus and request.keep_alive)
         exchange = self._open(is_ordered=is_ordered, keep_alive=request.keep_alive and not request.is_upgrade)
+        exchange.takes_chunks = request.takes_chunks
         if self._reception.take(request, exchange):
             self._line.wait_for(exchange)
         if request.is_upgrade:  # answered when all requests before it are
@@ -343,8 +344,8 @@ class TextPeer(Weighed):
     def close(self, reason: str) -> None:
         """Answer what has not been answered with the reason, and close."""
         code = Code.UNAUTHENTICATED if reason.startswith(Code.UNAUTHENTICATED) else Code.UNAVAILABLE
-        for exchange in [one for one in self._exchanges if one.data is None and not one.is_stream]:
-            exchange.answer_http(gateway.error_response(RpcError(code, reason)))
+        for exchange in list(self._exchanges):
+            exchange.cut_short(gateway.error_response(RpcError(code, reason)))
         if self._socket is not None:
             self._socket.close(1001, reason)
         self._is_ending = True
@@ -414,6 +415,6 @@ class TextPeer(Weighed):
     def _show_life(self) -> None:
         if self._socket is not None:
             self._socket.ping()
-            self._flush()
         elif self._exchanges and self._exchanges[0].is_stream:
-            self._transport.write(sse.KEEP_ALIVE)
+            self._exchanges[0].stream(sse.KEEP_ALIVE)
+        self._flush()

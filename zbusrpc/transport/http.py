@@ -53,6 +53,8 @@ class HttpRequest:
     """Whether the connection goes on after the response."""
     is_upgrade: bool = False
     """Whether the client wants to go on with WebSocket."""
+    takes_chunks: bool = True
+    """Whether the answer may come in chunks, as a client of HTTP/1.0 knows none."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,12 +87,22 @@ def encode_response(response: HttpResponse, *, keep_alive: bool) -> bytes:
     return b"%b%b\r\n%b" % (STATUS_LINES[response.status], lines.encode("latin-1"), response.body)
 
 
+LAST_CHUNK: Final = b"0\r\n\r\n"
+"""Ends a body in chunks."""
+
+
+def chunk(data: bytes) -> bytes:
+    """Return part of a body in chunks (RFC 9112, 7.1); one that is empty would end it."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
 _NAMES: Final[dict[bytes, str]] = {}
 """Names of headers as they came, and in lower case: there are few, and each comes often."""
 _NAMES_MAX: Final = 1024
 _NAME_REMEMBERED_MAX: Final = 64
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding", "connection"})
 """Headers by which httptools finds the end of a body, and of the connection."""
+_HTTP_1_0: Final = b"HTTP/1.0"
 _GET_LINE: Final = re.compile(rb"GET (/[!-~]*) (HTTP/1\.[01])").fullmatch
 
 
@@ -189,7 +201,8 @@ class HttpDecoder:
         match = _GET_LINE(line)
         if match is None or match[2] != self._last_version:
             return None
-        return HttpRequest("GET", match[1], self._last_headers.copy(), b"", self._last_keep_alive)
+        takes_chunks = match[2] != _HTTP_1_0
+        return HttpRequest("GET", match[1], self._last_headers.copy(), b"", self._last_keep_alive, False, takes_chunks)
 
     def _remember(self, data: bytes, request: HttpRequest) -> None:
         """Remember the head of a request that was the whole of `data`, and has no body."""
@@ -211,7 +224,7 @@ class HttpDecoder:
         error: HttpError | None = None
         try:
             self._has_begun = False
-            if self._held or response_form.MARK in data or b"H" in data[-len(response_form.MARK) :]:
+            if self._held or response_form.may_stand_in(data):
                 self._feed_forms(data)
             else:
                 self._parse(data)
@@ -367,8 +380,11 @@ class HttpDecoder:
         if parser.should_upgrade() and method != b"CONNECT" and not self._opens_websocket(method):
             return  # the parser has skipped its body: see `_ignore_upgrade`
         self.is_partial = self.wants_continue = False
-        body, keep_alive = b"".join(self._body), parser.should_keep_alive()
-        self._done.append(HttpRequest(method.decode("latin-1"), self._target, self._headers, body, keep_alive))
+        request = HttpRequest(
+            method.decode("latin-1"), self._target, self._headers, b"".join(self._body), parser.should_keep_alive()
+        )
+        request.takes_chunks = parser.get_http_version() != "1.0"
+        self._done.append(request)
 
     def _check_form(self) -> None:
         """See that what has the form of a response is a message of zbus, and keep its status."""

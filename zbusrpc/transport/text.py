@@ -36,6 +36,13 @@ def encode_text(status: int, head: str, body: bytes, *, keep_alive: bool = True)
     return b"%b%b%bcontent-length: %d\r\n\r\n%b" % (line, connection, head.encode(), len(body), body)
 
 
+def encode_stream_head(head: str, *, keep_alive: bool, is_chunked: bool) -> bytes:
+    """Return the head of a message whose body comes in parts: in chunks, or up to the end of the connection."""
+    framing = "transfer-encoding: chunked\r\n" if is_chunked else ""
+    connection = "keep-alive" if keep_alive else "close"
+    return STATUS_LINES[HTTPStatus.OK] + f"{head}connection: {connection}\r\n{framing}\r\n".encode()
+
+
 def one_line(value: str) -> str:
     """Return a text as it may stand in a header."""
     return (value if value.isprintable() else _NOT_IN_HEADERS.sub(" ", value)).strip()

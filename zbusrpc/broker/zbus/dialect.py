@@ -32,7 +32,7 @@ from zbusrpc.broker.zbus import calling, declaring, finding, reading, stored, va
 from zbusrpc.broker.zbus.events import report_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
-from zbusrpc.broker.zbus.urls import PAGES, Command
+from zbusrpc.broker.zbus.urls import Command, what_is_missing
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
 from zbusrpc.telemetry import get_logger
@@ -115,9 +115,8 @@ class Dialect:
             raise RpcError(Code.PERMISSION_DENIED, text)
 
     def _refuse_unknown(self, command: Command, exchange: Exchange) -> None:
-        if command.name in PAGES:
-            file = "/".join(command.path) or command.name
-            exchange.answer_text(HTTPStatus.NOT_FOUND, f"File({file}) error: there is no such file")
+        if missing := what_is_missing(command):
+            exchange.answer_text(HTTPStatus.NOT_FOUND, missing)
         else:
             exchange.answer_text(HTTPStatus.BAD_REQUEST, f"Bad format: command({command.name:.80}) not support")
 

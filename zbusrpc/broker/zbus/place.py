@@ -109,6 +109,8 @@ class Place:
             if exchange.is_ordered:
                 exchange.answer(204)
         self._waiting.clear()
+        if self._stream is not None:
+            self._stream.end_stream()
 
     def stream(self, exchange: Exchange, rights: Rights | None) -> None:
         """Have an exchange be sent messages as they come: each is done when it is sent."""

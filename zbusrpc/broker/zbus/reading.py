@@ -38,8 +38,7 @@ def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: E
     is_alone = len(group.pool.members) == 1
     if is_alone and seen.isascii() and seen.isdecimal() and int(seen[:18]) < group.position:
         _go_back(dialect.hub, topic, group, int(seen[:18]) + 1)
-    exchange.is_stream = True
-    exchange.stream(sse.HEAD % exchange.head.encode())
+    exchange.begin_stream(sse.HEAD)
     place.stream(exchange, command.rights)
 
 

@@ -12,11 +12,8 @@ from typing import Final
 
 from zbusrpc.broker.storage.record import Record
 
-HEAD: Final = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
-    b"connection: keep-alive\r\n%b\r\n"
-)
-"""Begins a stream; it ends with its connection. nginx is asked to keep nothing back, which counts as consumed."""
+HEAD: Final = "content-type: text/event-stream\r\ncache-control: no-store\r\nx-accel-buffering: no\r\n"
+"""Headers of a stream. nginx is asked to keep nothing back, which counts as consumed."""
 KEEP_ALIVE: Final = b":\n\n"
 """A comment: proxies and browsers see that the stream is alive."""
 _LINE_ENDS: Final = re.compile(r"\r\n|\r|\n")

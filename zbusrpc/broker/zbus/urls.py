@@ -2,6 +2,7 @@
 
     /produce/T?body=x   /consume/T/g   /query/T   /?cmd=query&topic=T      as in zbus 0.8
     /T?body=x   /T/g?cmd=consume   /T/module/method/1/2                    as in zbus 0.11, where T is no command's name
+    //query//T                                                            nothing: slashes are not joined, see NOWHERE
 
 What stands in headers wins over what stands in the URL. Pure.
 """
@@ -20,6 +21,9 @@ PAGES: Final = frozenset({"js", "css", "img", "page", "favicon.ico", "login", "l
 COMMANDS: Final = GROUP_COMMANDS | {
     "produce", "rpc", "route", "server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home",
 }  # fmt: skip
+NOWHERE: Final = "//"
+"""The command of a path that begins with an empty part and does not end there. To pass over empty parts would have
+`/remove//g` remove a topic that is called as a group; to pass over what follows would answer with the page of `/`."""
 RESERVED: Final = COMMANDS | PAGES
 """First parts of a path that name no topic."""
 PATH_REMEMBERED_MAX: Final = 256
@@ -46,7 +50,7 @@ def _read_path(path: str) -> _Path:
         path = "/" + path.split("://", 1)[1].partition("/")[2]  # the absolute form (RFC 9112, 3.2.2)
     parts = [unquote(part) for part in path.split("/")[1:]]
     if not parts or not parts[0]:
-        return _Path(otherwise="home")
+        return _Path(NOWHERE) if any(parts) else _Path(otherwise="home")
     name = parts[0].lower()
     if name in PAGES:
         return _Path(name, rest=tuple(parts))
@@ -116,3 +120,13 @@ class Command:
                 self.body = self.body or value.encode()
             elif name not in _OF_BROWSERS:
                 self.headers.setdefault(name, value)
+
+
+def what_is_missing(command: Command) -> str:
+    """Return what to say where the URL of an unknown command names what is not there; nothing where it does not."""
+    if command.name in PAGES:
+        return f"File({'/'.join(command.path) or command.name}) error: there is no such file"
+    if command.name == NOWHERE and command.is_by_url:
+        path = command.url.partition(b"?")[0].decode("latin-1")
+        return f"there is nothing at {path:.200}: a path begins with one slash"
+    return ""

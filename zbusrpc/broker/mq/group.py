@@ -75,6 +75,8 @@ class Group(Deliveries):
         """The consumers."""
         self.in_flight = 0
         """Messages that they have."""
+        self.moves = 0
+        """How often it was moved: what was handed out before is another delivery than what is after."""
         self.satisfied: dict[Subscription, None] = {}
         """Those with a pull that ends as soon as there is nothing more to hand out."""
         self._room, self._consumed = room, consumed
@@ -385,6 +387,7 @@ class Group(Deliveries):
     def seek(self, position: int) -> None:
         """Go on from `position`; what is pending or in flight is forgotten."""
         self.position = position
+        self.moves += 1
         self._buffer.clear()
         self.forget_all()
         self.in_flight = 0

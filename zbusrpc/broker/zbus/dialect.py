@@ -4,7 +4,8 @@
     receive    a message of the core for this session: a reply, a call to serve, the end of a subscription
     close      the session has ended
 
-What is said of topics and groups is in `declaring.py`; consuming is in `place.py`; the words of calls in `calling.py`.
+What is said of topics and groups is in `declaring.py`; consuming is in `place.py`, and what ends it in
+`acknowledging.py`; the words of calls are in `calling.py`.
 
 Promises: commands of a session are carried out in their order; a caller always gets an answer; a message is routed
 only to a session that asked something of the router.
@@ -28,7 +29,7 @@ from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.zbus import calling, declaring, finding, reading, stored, values
+from zbusrpc.broker.zbus import acknowledging, calling, declaring, finding, reading, stored, values
 from zbusrpc.broker.zbus.events import report_of
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
@@ -59,6 +60,8 @@ class Dialect:
         """Sends a message that answers nothing."""
         self.places: dict[tuple[str, str], Place] = {}
         """Where it consumes, by uid of the topic and group."""
+        self.given = acknowledging.Given()
+        """What it may acknowledge."""
         self._asked: dict[int, Callable[[Message], None]] = {}
         self._last_ask = 0
         self._served: dict[tuple[str, str], tuple[Message, tuple[bool, Any]]] = {}
@@ -236,25 +239,6 @@ class Dialect:
         place.stop_serving()
         place.abandon()
 
-    def _ack(self, command: Command, exchange: Exchange) -> None:
-        topic, group = finding.topic_and_group(self, command, exchange, Operation.CONSUME)
-        if topic is None or group is None:
-            return
-        offset = values.number_of(command.headers, "offset")
-        if offset is None:
-            exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing offset")
-            return
-        delivery = group.pending.get(offset)
-        if delivery is not None and delivery.consumer is not None:  # any session may say it, as in zbus 0.11
-            group.ack(delivery.consumer, offset, offset)
-            self.hub.queues.wake(group)
-        wants_answer = values.wants_ack(command.headers) or exchange.is_ordered
-        failure = self.hub.queues.store.journal.write_now(group.key) if wants_answer else None
-        if failure is not None:
-            exchange.answer_text(HTTPStatus.INTERNAL_SERVER_ERROR, str(failure))
-        elif wants_answer:
-            exchange.answer(HTTPStatus.OK, b"%d" % self.hub.now_ms())
-
     @property
     def is_waiting(self) -> bool:
         """Whether any of its requests waits for a message or a reply."""
@@ -402,7 +386,7 @@ _COMMANDS: Final[dict[str, Carry]] = {
     "rpc": Dialect._produce,
     "consume": Dialect._consume,
     "unconsume": Dialect._unconsume,
-    "ack": Dialect._ack,
+    "ack": acknowledging.acknowledge,
     "route": Dialect._route,
     "declare": declaring.declare,
     "query": declaring.query,

@@ -23,6 +23,7 @@ from zbusrpc.broker.session import Consumer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.zbus import sse
+from zbusrpc.broker.zbus.acknowledging import DELIVERY_ID, delivery_id
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.broker.zbus.stored import head_of
 from zbusrpc.telemetry import get_logger
@@ -143,7 +144,7 @@ class Place:
             self._stream.stream(sse.event(record))
             return
         if not self._waiting:  # a call has taken the last request in this turn
-            self._give_back(delivery.offset)
+            self._give_back(delivery.offset, self.group.moves)
             return
         exchange = self._waiting.popleft()
         self._stop_timer(exchange)
@@ -153,17 +154,27 @@ class Place:
             name = sender.partition(" ")[0]
             if sender == self._dialect.hub.signed(name, record.id):
                 self._dialect.hear(name, id_)
-        if not self.subscription.is_answering:
-            exchange.on_lost = lambda: self._give_back(delivery.offset)
+        if self.subscription.is_answering:
+            head += self._note_given(delivery)
+        else:
+            moves = self.group.moves
+            exchange.on_lost = lambda: self._give_back(delivery.offset, moves)
         exchange.answer(200, record.body, head)
 
-    def _give_back(self, offset: int) -> None:
-        """Let a message that nobody got be handed out again."""
+    def _note_given(self, delivery: Delivery) -> str:
+        """Take note of a message that is to be acknowledged, and return the line that names this delivery."""
+        self.subscription.sent += 1
+        delivery.number = self.subscription.sent
+        self._dialect.given.note(self.group, delivery)
+        return f"{DELIVERY_ID}: {delivery_id(self._dialect.name, delivery)}\r\n"
+
+    def _give_back(self, offset: int, moves: int) -> None:
+        """Let a message that nobody got be handed out again, unless its group was moved since (see `Group.moves`)."""
         hub = self._dialect.hub
         if self.subscription.is_answering:
             self.group.release(self.subscription, offset, offset)
             hub.queues.wake(self.group)
-        elif not self.group.is_gone:
+        elif not self.group.is_gone and self.group.moves == moves:
             try:
                 hub.queues.store.take_back(self.group, offset)
             except StorageError as error:  # the session must end all the same

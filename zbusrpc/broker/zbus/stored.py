@@ -36,7 +36,7 @@ _OF_HTTP_CLIENTS: Final = frozenset({
     "sec-fetch-user", "sec-gpc", "sec-ch-ua", "sec-ch-ua-mobile", "sec-ch-ua-platform", "x-forwarded-for",
 })  # fmt: skip
 """Headers of a request without `cmd`, which no zbus client has made."""
-_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {"origin_status"}
+_OF_THE_DELIVERY: Final = _OF_THE_REQUEST | {"origin_status", "delivery_id"}
 """Those that only the broker writes, whoever has produced the message."""
 
 

@@ -22,7 +22,7 @@ import processes
 from calc import Calc
 
 from zbusrpc import connect, service
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.service.definition import define
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses

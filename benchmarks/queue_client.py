@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from zbusrpc import Consumer, Producer, mq
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 
 TOPIC = "bench"
 

@@ -28,7 +28,7 @@ import processes
 from calc import Calc
 
 from zbusrpc import connect
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 
 IN_FLIGHT = (1, 32, 128)
 TARGETS = {"nats": {1: 2.2, 32: 2.4, 128: 3.5}, "grpc.aio": {1: 4.0, 32: 12.0}}

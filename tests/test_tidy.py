@@ -61,6 +61,7 @@ BROKER_SHELLS = {
 }
 SERVICE_CORES = {
     "arguments",
+    "call_options",
     "checks",
     "declared",
     "definition",

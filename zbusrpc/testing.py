@@ -29,7 +29,7 @@ from typing import Any, TypeVar, overload
 
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.service.blocking import close_blocking_callers

@@ -11,7 +11,7 @@ from tests.support.native import NativePeer, statistics
 from tests.support.processes import Processes
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, options
-from zbusrpc.cluster.fleet import fleet_of_loop
+from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.selection import Candidate
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses

@@ -18,7 +18,7 @@ from tests.support.terminal import run_on_terminal
 from tests.support.waiting import wait_until
 from zbusrpc import mq
 from zbusrpc.cli.letters import retry
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import Settings
 
 ZBUSRPC = f"{shlex.quote(sys.executable)} -m zbusrpc"

@@ -15,7 +15,7 @@ from tests.support.queue_load import Load, end
 from tests.support.queue_peer import QueuePeer
 from tests.support.waiting import eventually, wait_until
 from zbusrpc import Code, Consumer, Producer, RpcError, mq
-from zbusrpc.cluster.fleet import close_fleets, fleet_of_loop
+from zbusrpc.cluster.fleets import close_fleets, fleet_of_loop
 from zbusrpc.mq.message import ReceivedMessage
 from zbusrpc.transport.address import parse_addresses
 

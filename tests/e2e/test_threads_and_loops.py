@@ -19,7 +19,8 @@ from tests.support.native import NativePeer, statistics
 from tests.support.processes import Processes
 from tests.support.waiting import wait_until
 from zbusrpc import Code, RpcError, UsageError, aio, blocking, connect, options
-from zbusrpc.cluster.fleet import Fleet, close_fleets
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.mq import Consumer, Producer
 
 

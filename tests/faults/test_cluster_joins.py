@@ -38,6 +38,8 @@ async def joining(tracker: str) -> AsyncIterator[str]:
 async def figures(tracker: Process, address: str, fleet: Fleet, worker: Worker) -> dict[str, float]:
     """Return what may leak."""
     gc.collect()
+    served = worker._fleet
+    assert served is not None
     return {
         "file descriptors here": len(os.listdir("/proc/self/fd")),
         "file descriptors of the tracker": len(os.listdir(f"/proc/{tracker.pid}/fd")),
@@ -47,8 +49,8 @@ async def figures(tracker: Process, address: str, fleet: Fleet, worker: Worker) 
         "views of the fleet": len(fleet.topology._views),
         "brokers that the fleet knows": len(fleet.topology.brokers),
         "posts": len(worker._posts),
-        "tasks of posts": len(worker._tasks) + len(worker._attempts),
-        "views of the worker": len(worker._topology._views),
+        "stations of the worker": len(served._stations),
+        "views of the worker": len(served.topology._views),
     }
 
 

@@ -13,7 +13,7 @@ from tests.support.namespace import network_namespace
 from tests.support.processes import Processes
 from tests.support.relay import Relay, relaying
 from zbusrpc import connect
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 
 pytestmark = pytest.mark.anyio
 

@@ -20,7 +20,7 @@ from zbusrpc import RpcError, connect
 from zbusrpc.broker import arrival, tls_listener
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import ClientSecurity
 from zbusrpc.errors import Code, ConfigError
 from zbusrpc.transport.address import parse_addresses

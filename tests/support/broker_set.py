@@ -20,7 +20,8 @@ from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
 from tests.support.waiting import WAIT_S, eventually, wait_until
 from zbusrpc import RpcError
-from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.service.hosting import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses

@@ -9,7 +9,7 @@ import pytest
 from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
 from zbusrpc import connect
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import orjson
 
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.message import Kind, Message
 from zbusrpc.service.hosting import hosted
 from zbusrpc.service.worker import Worker

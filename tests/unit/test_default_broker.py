@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from zbusrpc import ConfigError, connect, options, service
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.mq import Consumer, Producer, topics
 from zbusrpc.testing import running, running_broker
 

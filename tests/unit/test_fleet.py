@@ -18,7 +18,7 @@ from zbusrpc.broker.server import Server
 from zbusrpc.cluster import fleet as fleet_module
 from zbusrpc.cluster import station as station_module
 from zbusrpc.cluster import stations as stations_module
-from zbusrpc.cluster.station import Station
+from zbusrpc.cluster.station import Choice, Station
 from zbusrpc.cluster.topology import GONE_MAX, Topology
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
@@ -161,7 +161,7 @@ async def test_tracker_by_another_name_is_linked_once_more_and_let_go() -> None:
                 await eventually(lambda: not fleet.choices(b"Lab"), "it is gone")
 
             assert fleet.topology._views[tracker.broker.name].is_linked
-            assert tracker.broker._last_session == sessions + 3, "the three services, and nobody else"
+            assert tracker.broker._last_session == sessions + 6, "three services, each by both names"
         finally:
             await disconnect()
             await server.close()
@@ -183,7 +183,7 @@ async def test_two_seeds_that_are_one_broker_are_one() -> None:
         assert await_one(fleet.everyone())
 
 
-def await_one(found: list[fleet_module.Choice]) -> bool:
+def await_one(found: list[Choice]) -> bool:
     """Say whether there is one broker."""
     return len(found) == 1
 
@@ -257,7 +257,7 @@ async def test_tracker_that_tells_of_ten_thousand_brokers(monkeypatch: pytest.Mo
 async def test_broker_that_refused_the_token_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seldom, though calls go on elsewhere meanwhile: it may have read its tokens again."""
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.01)
-    monkeypatch.setattr(station_module, "RENEW_PROBES", 5)
+    monkeypatch.setattr(station_module, "RENEW_S", 5 * fleet_module.PROBE_S)
     async with posing(telling()) as (address, impostor), posing(telling()) as (strict, refusing):
         impostor.answer, refusing.answer = telling(address, strict), telling(strict)
         refusing.is_refusing = True
@@ -400,7 +400,7 @@ async def test_disconnect_in_the_middle_of_calls_and_going_on() -> None:
 async def test_any_trouble_leaves_a_fleet_that_works(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts, new names, lies, silence, refused tokens, and callers that give up, in any order: no fault, no leak."""
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.01)
-    monkeypatch.setattr(station_module, "RENEW_PROBES", 5)
+    monkeypatch.setattr(station_module, "RENEW_S", 5 * fleet_module.PROBE_S)
     monkeypatch.setattr(stations_module, "DOUBLE_S", 0.1)
     rng, loop, faults = random.Random(seed), asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: None if CUT_DIAL in repr(context) else faults.append(context))

@@ -186,7 +186,7 @@ async def give_up(call: asyncio.Task[Any], worker: Worker) -> None:
 async def lose_link(call: asyncio.Task[Any], worker: Worker) -> None:
     """Cut the service off its broker."""
     (post,) = worker._posts.values()
-    post.link.drop(LinkError("cut"))
+    post.station.caller.drop(LinkError("cut"))
     await end_of(call)
 
 
@@ -273,7 +273,7 @@ async def test_instance_without_a_free_place_subscribes_later(server: Server, pa
         await eventually(lambda: patient.began, "start")
         await lose_link(call, worker)
         (post,) = worker._posts.values()
-        await eventually(lambda: post.link.connection is not None, "connection")
+        await eventually(lambda: post.connection is not None, "connection")
         waiting = asyncio.ensure_future(proxy.answer())
         await eventually(lambda: sum(entry["queued"] for entry in server.broker.services()) == 1, "queue")
 

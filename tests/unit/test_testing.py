@@ -9,7 +9,7 @@ import pytest
 
 from zbusrpc import Code, DefinitionError, LinkError, RpcError, UsageError, aio, connect, context, options, service
 from zbusrpc.broker.limits import Limits
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.testing import running, running_broker
 
 pytestmark = pytest.mark.anyio

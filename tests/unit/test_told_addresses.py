@@ -16,9 +16,9 @@ from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect
 from zbusrpc.broker.server import Server
 from zbusrpc.cli.watching import Watch
+from zbusrpc.cluster import stations as stations_module
 from zbusrpc.errors import LinkError
 from zbusrpc.message import Kind, Message
-from zbusrpc.service import worker as worker_module
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.tls import server_context
 from zbusrpc.transport.topology import Report, ServerFacts, TopicFacts
@@ -88,11 +88,13 @@ async def test_who_names_a_broker_without_tls_is_led_to_others_without() -> None
 
 async def test_service_serves_at_no_more_brokers_than_it_has_files_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracker may tell of ten thousand."""
-    monkeypatch.setattr(worker_module, "POSTS_MAX", 3)
+    monkeypatch.setattr(stations_module, "STATIONS_MAX", 3)
     async with running_broker() as server:
         tell_of(server, [f"127.0.0.1:{port}" for port in range(1, 20)])
         async with serving_at(server.broker.name) as worker:
-            await eventually(lambda: len(worker._posts) == 4, "three besides the one that was named")
+            assert worker._fleet is not None
+            stations = worker._fleet._stations
+            await eventually(lambda: len(stations) == 4, "three besides the one that was named")
 
 
 async def test_service_keeps_one_link_to_an_address_that_leads_to_another_broker() -> None:
@@ -101,11 +103,13 @@ async def test_service_keeps_one_link_to_an_address_that_leads_to_another_broker
         port = parse_addresses(server.broker.name)[0].port
         tell_of(server, [f"localhost:{port}"])
         async with serving_at(server.broker.name) as worker:
-            await eventually(lambda: len([post for post in worker._posts.values() if post.link.connection]) == 2, "it")
+            assert worker._fleet is not None
+            stations = worker._fleet._stations
+            await eventually(lambda: stations._doubles, "it is dialled once, and let go")
             sessions = server.broker._last_session
             for number in range(5):
                 tell_of(server, [f"127.0.0.1:{number + 1}"])
-                await eventually(lambda number=number: len(worker._posts) == number + 3, "the news came")
+                await eventually(lambda number=number: len(stations) == number + 2, "the news came")
 
             assert server.broker._last_session == sessions + 5, "the liar's, and none of the service"
 

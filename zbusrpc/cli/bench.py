@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from zbusrpc.cli.shell import print_text, run
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import Settings
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import service

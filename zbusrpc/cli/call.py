@@ -11,7 +11,8 @@ from zbusrpc.cli.shell import ask, print_text
 from zbusrpc.config import Settings
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import HEADER_PARAMS
-from zbusrpc.service.client import CallOptions, DynamicProxy
+from zbusrpc.service.call_options import CallOptions
+from zbusrpc.service.client import DynamicProxy
 from zbusrpc.transport.address import parse_addresses
 
 _NAMED = re.compile(r"[A-Za-z_]\w*=")

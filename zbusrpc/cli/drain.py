@@ -6,7 +6,7 @@ import time
 from typing import Any, Final
 
 from zbusrpc.cli.shell import ask, fail, print_json, print_text
-from zbusrpc.cluster.fleet import fleet_of_loop
+from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.errors import ConfigError
 from zbusrpc.mq.commands import command
 from zbusrpc.transport.address import parse_addresses

@@ -14,7 +14,7 @@ import orjson
 
 from zbusrpc import envelope
 from zbusrpc.cli.printable import printable, printable_lines
-from zbusrpc.cluster.fleet import close_fleets
+from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.errors import ConfigError, RpcError
 from zbusrpc.outcome import type_of
 

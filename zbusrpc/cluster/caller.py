@@ -33,6 +33,8 @@ VERDICT_S: Final = 1.0
 it at that time, and knows whether it has run, and what it waited for; this side would have to guess."""
 _CANCEL: Final = int(Kind.CANCEL)
 _REQUEST: Final = int(Kind.REQUEST)
+_REPLY: Final = int(Kind.REPLY)
+_OF_SERVERS: Final = (_REQUEST, _CANCEL)
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 
 log = get_logger("caller")
@@ -62,6 +64,16 @@ class Subscriber(Protocol):
         """The subscription has ended with its connection."""
 
 
+class Server(Protocol):
+    """What is given the requests of others that come by the present connection."""
+
+    def message_received(self, message: Message) -> None:
+        """A REQUEST came, or a CANCEL."""
+
+    def link_lost(self, error: ZbusError) -> None:
+        """The connection is gone, and all that came by it with it."""
+
+
 class Watcher(Protocol):
     """What is told of a caller's link."""
 
@@ -77,16 +89,22 @@ class Watcher(Protocol):
     def congestion_changed(self) -> None:
         """The broker reads too slowly, or has caught up."""
 
+    def caller_ended(self) -> None:
+        """It will not be connected any more."""
+
 
 class Caller:
     """The calls of one event loop to one broker."""
 
-    def __init__(self, broker: Address, watcher: Watcher, *, wait_s_max: float = CAP_S) -> None:
+    def __init__(
+        self, broker: Address, watcher: Watcher, *, hello: Hello | None = None, wait_s_max: float = CAP_S
+    ) -> None:
         """Begin to open a connection.
 
         Args:
             broker: Where it is.
             watcher: Who is told of the link.
+            hello: What is said first; None for the name of the program.
             wait_s_max: Longest wait between two dials.
         """
         self.loop = asyncio.get_running_loop()
@@ -94,6 +112,8 @@ class Caller:
         """Whether a new caller is to be made: after a fork, or at the end of the loop."""
         self.subscribers: dict[int, Subscriber] = {}
         """Who consumes by the present connection, by the number of the subscription."""
+        self.server: Server | None = None
+        """Who serves by the present connection."""
         self._pending: dict[int, Waiter] = {}
         self._deadlines: DeadlineTimer[int] = DeadlineTimer(self._expire)
         self._writers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
@@ -101,10 +121,8 @@ class Caller:
         self._last_id = 0
         self.late_replies = 0
         """Replies to calls that had already ended; they were dropped."""
-        name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
-        hello = Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
         self._watcher = watcher
-        self._link = Link((broker,), self, hello, wait_s_max=wait_s_max)
+        self._link = Link((broker,), self, hello or _hello_of_program(), wait_s_max=wait_s_max)
         self._task = begin(self.loop, self._link.run())
         self._task.add_done_callback(self._note_end)
 
@@ -130,8 +148,8 @@ class Caller:
 
     @property
     def is_waited_for(self) -> bool:
-        """Whether anybody waits for a reply or for messages."""
-        return bool(self._pending or self.subscribers)
+        """Whether anybody waits for a reply, for messages or for requests."""
+        return bool(self._pending or self.subscribers or self.server is not None)
 
     def drop(self, error: ZbusError) -> None:
         """Give the connection up as lost, and dial again."""
@@ -284,6 +302,7 @@ class Caller:
         self.is_closed = True
         if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("caller.link_failed", broker=self._link.name, reason=repr(fault))
+        self._watcher.caller_ended()
 
     # -- what the link calls -----------------------------------------------------------------------------
 
@@ -291,7 +310,7 @@ class Caller:
         self._watcher.caller_opened(theirs)
 
     def message_received(self, message: Message) -> None:
-        waiter = self._pending.pop(message.id, None)
+        waiter = self._pending.pop(message.id, None) if message.kind == _REPLY else None
         if waiter is None:
             self._receive_unasked(message)
         elif waiter.done():
@@ -300,10 +319,13 @@ class Caller:
             waiter.set_result(message)
 
     def _receive_unasked(self, message: Message) -> None:
-        """Pass on what belongs to a subscription; what comes after its end is dropped, as are late replies."""
+        """Pass on requests, and what belongs to a subscription; what comes late is dropped."""
         subscriber = self.subscribers.get(message.session)
-        if message.kind == Kind.REPLY:
+        if message.kind == _REPLY:
             self.late_replies += 1
+        elif message.kind in _OF_SERVERS:
+            if self.server is not None:
+                self.server.message_received(message)
         elif subscriber is not None:
             subscriber.message_received(message)
         elif message.kind == Kind.TOPOLOGY:
@@ -326,6 +348,14 @@ class Caller:
                 waiter.set_exception(lost(f"{error}; the call {has}", may_have_run=may_have_run))
         for subscriber in subscribers.values():
             subscriber.link_lost(error)
+        server, self.server = self.server, None
+        if server is not None:
+            server.link_lost(error)
+
+
+def _hello_of_program() -> Hello:
+    name = f"{os.path.basename(sys.argv[0]) or 'python'}[{os.getpid()}]@{socket.gethostname()}"
+    return Hello(name=name[:255], message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
 
 
 def too_large(message: Message, limit: int) -> RpcError:

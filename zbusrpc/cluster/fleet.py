@@ -17,17 +17,16 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final
 
-from zbusrpc.cluster.loops import belongings_of
 from zbusrpc.cluster.policy import is_untouched
 from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
-from zbusrpc.cluster.station import Station
+from zbusrpc.cluster.station import Choice, Station
 from zbusrpc.cluster.stations import Stations
 from zbusrpc.cluster.topology import Topology
-from zbusrpc.config import default_broker
-from zbusrpc.errors import Code, RpcError, UsageError
+from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Message
 from zbusrpc.outcome import not_run
-from zbusrpc.transport.address import Address, parse_addresses
+from zbusrpc.transport.address import Address
+from zbusrpc.transport.hello import Hello
 
 PROBE_S: Final = 0.35
 """How often brokers are looked at while there is more than one; five of these are under 2 s."""
@@ -42,26 +41,19 @@ _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 _LEAST_LOADED: Final = LeastLoaded()
 
 
-class Choice:
-    """A station as a candidate for one topic."""
-
-    __slots__ = ("address", "consumers", "station")
-
-    def __init__(self, station: Station, consumers: int) -> None:
-        self.station = station
-        self.address = station.address
-        self.consumers = consumers
-
-    @property
-    def cost(self) -> float:
-        """How long a call is expected to wait there."""
-        return self.station.cost
-
-
 class Fleet:
     """The brokers of one event loop that some seeds lead to."""
 
-    def __init__(self, seeds: tuple[Address, ...]) -> None:
+    def __init__(self, seeds: tuple[Address, ...], *, hello: Hello | None = None, probe_s: float | None = None) -> None:
+        """Begin to open links to the seeds.
+
+        Args:
+            seeds: The brokers that the user has named.
+            hello: What brokers are told first; None for the name of the program.
+            probe_s: How often brokers are looked at while there is more than one; None for PROBE_S.
+        """
+        self.hello = hello
+        self._probe_s = probe_s or PROBE_S
         self.loop = asyncio.get_running_loop()
         self.is_closed = False
         """Whether another one is to be made: after a fork, or at the end of the loop."""
@@ -272,13 +264,26 @@ class Fleet:
                     if self.is_closed:
                         raise self._unreachable()
                     self._try_all(attempts)
-                    if self._is_nothing_on_its_way(attempts) and (not wait_for_ready or self._is_refused()):
+                    if self._is_nothing_on_its_way(attempts) and (not wait_for_ready or self.is_refused):
                         raise self._unreachable()
                     await self.wait_change()
                 return station
         except TimeoutError:
             reason = self.reason() or f"no answer from broker {self.name}"
             raise not_run(Code.DEADLINE_EXCEEDED, f"the deadline passed: {reason}") from None
+        finally:
+            for task in attempts.values():
+                task.cancel()
+
+    async def settle(self) -> None:
+        """Return when every broker was dialled once, and those that are there have said what they have."""
+        attempts: dict[Station, asyncio.Task[None]] = {}
+        try:
+            while not self.is_closed:
+                self._try_all(attempts)
+                if self._is_nothing_on_its_way(attempts):
+                    return
+                await self.wait_change()
         finally:
             for task in attempts.values():
                 task.cancel()
@@ -302,6 +307,10 @@ class Fleet:
             self._changed = self.loop.create_future()
         await asyncio.shield(self._changed)
 
+    def knows(self, station: Station) -> bool:
+        """Say whether a station is one of the fleet's still."""
+        return station in self._stations
+
     @property
     def name(self) -> str:
         """The brokers that the user has named, for people."""
@@ -312,11 +321,13 @@ class Fleet:
         reasons = dict.fromkeys(str(seed.caller.error) for seed in self.seeds if seed.caller.error is not None)
         return "; ".join(reasons)
 
-    def _is_refused(self) -> bool:
+    @property
+    def is_refused(self) -> bool:
+        """Whether none of the brokers that the user has named knows the token."""
         return all(seed.caller.is_refused for seed in self.seeds)
 
     def _unreachable(self) -> RpcError:
-        code = Code.UNAUTHENTICATED if self._is_refused() else Code.UNAVAILABLE
+        code = Code.UNAUTHENTICATED if self.is_refused else Code.UNAVAILABLE
         return not_run(code, self.reason() or f"no answer from broker {self.name}")
 
     # -- what stations call ------------------------------------------------------------------------------
@@ -362,7 +373,7 @@ class Fleet:
             self._probe_later()
 
     def _probe_later(self) -> None:
-        self._probe_timer = self.loop.call_later(PROBE_S, self._probe, self.loop.time() + PROBE_S)
+        self._probe_timer = self.loop.call_later(self._probe_s, self._probe, self.loop.time() + self._probe_s)
 
     # -- the end -----------------------------------------------------------------------------------------
 
@@ -378,41 +389,3 @@ class Fleet:
         """Be closed in a forked child, without touching what belongs to its parent."""
         self.is_closed = True
         self._stations.forget()
-
-
-# -- one fleet for each event loop and each set of seeds -----------------------------------------------------
-
-
-def fleet_of_loop(seeds: tuple[Address, ...] | None) -> Fleet:
-    """Return the running loop's fleet for `seeds`.
-
-    Args:
-        seeds: Brokers; None for those that are the default ones now.
-
-    Raises:
-        ConfigError: the default ones are no addresses.
-        UsageError: no asyncio event loop is running here.
-    """
-    if seeds is None:
-        seeds = parse_addresses(default_broker())
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        raise UsageError("a call needs a running asyncio event loop; without one write: blocking(proxy.method)(...)")
-    fleets = belongings_of(loop)
-    fleet: Fleet | None = fleets.get(seeds)
-    if fleet is None or fleet.is_closed:
-        fleet = fleets[seeds] = Fleet(seeds)
-    return fleet
-
-
-async def close_fleets(seeds: tuple[Address, ...] | None = None) -> None:
-    """Close the connections that calls of this event loop have opened; the next call opens new ones.
-
-    Args:
-        seeds: Close only those to these brokers, and to those that they lead to.
-    """
-    fleets = belongings_of(asyncio.get_running_loop())
-    for name in [seeds] if seeds else list(fleets):
-        fleet = fleets.pop(name, None)
-        if fleet is not None:
-            await fleet.close()

@@ -24,8 +24,8 @@ REDIAL_S: Final = 0.8
 """Longest wait between two dials: a broker that is back is used again within a second."""
 SILENT_PROBES_MAX: Final = 4
 """A broker that has answered nothing for so many probes is given up."""
-RENEW_PROBES: Final = 85
-"""A broker that has refused the token, and may have read its tokens again, is asked again after so many: 30 s."""
+RENEW_S: Final = 30.0
+"""A broker that has refused the token, and may have read its tokens again, is asked again after so long."""
 
 log = get_logger("fleet")
 
@@ -34,6 +34,8 @@ class Owner(Protocol):
     """Whoever has stations."""
 
     topology: Topology
+    hello: Hello | None
+    """What brokers are told first; None for the name of the program."""
 
     def station_changed(self, station: "Station") -> None:
         """Its link came or went, or what it knows, or it may be chosen or not."""
@@ -66,11 +68,16 @@ class Station:
         self.is_doubled = False
         """Whether another station has a link to the same broker."""
         self.health = Health()
-        self.caller = Caller(dialled, self, wait_s_max=REDIAL_S)
         self._owner = owner
+        self.caller = self._dial()
         self._blocks_before = self._silent_probes = 0
         self._is_failure_told = False
         """Whether those who wait for a link know that it cannot be opened now."""
+        self._over_since: float | None = None
+        """Since when the link has ended for good."""
+
+    def _dial(self) -> Caller:
+        return Caller(self.dialled, self, hello=self._owner.hello, wait_s_max=REDIAL_S)
 
     def __repr__(self) -> str:
         return f"<station of broker {self.address}>"
@@ -114,8 +121,8 @@ class Station:
     def renew(self) -> None:
         """Begin anew where the broker has refused the token."""
         if self.caller.is_over:
-            self.caller = Caller(self.dialled, self, wait_s_max=REDIAL_S)
-            self._is_failure_told = False
+            self.caller = self._dial()
+            self._is_failure_told, self._over_since = False, None
 
     def track(self) -> None:
         """Have the broker tell of all brokers from now on."""
@@ -167,6 +174,10 @@ class Station:
     def congestion_changed(self) -> None:
         """Do nothing: a call waits until the broker has read enough."""
 
+    def caller_ended(self) -> None:
+        self._over_since = self.caller.loop.time()
+        self._owner.station_changed(self)
+
     def note_answer(self, reply: Message) -> None:
         """Take in the answer to TRACK; a broker that does not want to tell is known by what it serves."""
         self.is_known = True
@@ -211,14 +222,28 @@ class Station:
         if self.caller.error is not None and not self._is_failure_told:
             self._is_failure_told = True
             self._owner.station_changed(self)
-        self._silent_probes = self._silent_probes + 1 if self.caller.is_over else 0
-        if self._silent_probes >= RENEW_PROBES:
-            self._silent_probes = 0
+        if self._over_since is not None and self.caller.loop.time() - self._over_since >= RENEW_S:
             self.renew()
 
     def forgive(self) -> None:
         """Forget its silence: nobody has listened."""
         self._silent_probes = 0
+
+
+class Choice:
+    """A station as a candidate for one topic."""
+
+    __slots__ = ("address", "consumers", "station")
+
+    def __init__(self, station: Station, consumers: int) -> None:
+        self.station = station
+        self.address = station.address
+        self.consumers = consumers
+
+    @property
+    def cost(self) -> float:
+        """How long a call is expected to wait there."""
+        return self.station.cost
 
 
 class _Asked:

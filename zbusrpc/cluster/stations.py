@@ -73,8 +73,12 @@ class Stations:
         return is_linked and until > self._loop.time()
 
     def by_address(self) -> dict[str, Station]:
-        """Return one station for each broker, by its name among brokers."""
-        return {station.address: station for station in self._all.values() if not station.is_doubled}
+        """Return one station for each broker, by its name among brokers: one that has a link where there is any.
+
+        A broker that was named may say another address, which leads nowhere.
+        """
+        linked_last = sorted(self._all.values(), key=lambda station: station.connection is not None)
+        return {station.address: station for station in linked_last if not station.is_doubled}
 
     # -- what follows from a change ----------------------------------------------------------------------
 

@@ -21,7 +21,8 @@ from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.cluster.caller import Caller
-from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message

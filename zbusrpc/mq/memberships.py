@@ -18,7 +18,8 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
-from zbusrpc.cluster.fleet import Fleet, fleet_of_loop
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.station import Station
 from zbusrpc.config import TIMEOUT_S

@@ -11,14 +11,15 @@ import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from types import MethodType
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
-from zbusrpc.cluster.fleet import Fleet, close_fleets, fleet_of_loop
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.fleets import close_fleets, fleet_of_loop
 from zbusrpc.cluster.policy import as_begun, may_retry
-from zbusrpc.cluster.selection import SELECTORS, LeastLoaded, Selector, selector_of
+from zbusrpc.cluster.selection import Selector, selector_of
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import RpcError, UsageError
 from zbusrpc.message import (
@@ -33,13 +34,14 @@ from zbusrpc.message import (
 )
 from zbusrpc.outcome import note_origin, note_run, was_lost
 from zbusrpc.service.blocking import run_blocking
+from zbusrpc.service.call_options import CallOptions
 from zbusrpc.service.checks import check_kind, check_line, check_metadata, check_seconds, check_whole
 from zbusrpc.service.codec import DynamicCodec, codec_of
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 from zbusrpc.service.definition import Color, Definition, define
 from zbusrpc.service.likeness import NAME, PARTS, Likeness, MethodLikeness, proxy_class, renamed
 from zbusrpc.telemetry import client_span, current_call, is_tracing
-from zbusrpc.transport.address import Address, parse_addresses
+from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.backoff import Backoff
 from zbusrpc.transport.naming import one_spelling
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
@@ -47,48 +49,6 @@ from zbusrpc.transport.native import TOPIC_BYTES_MAX
 T = TypeVar("T")
 R = TypeVar("R")
 P = ParamSpec("P")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """How a proxy calls."""
-
-    brokers: tuple[Address, ...] | None
-    """None for those that are the default ones when a method is called, for the first time in an event loop."""
-    timeout: float | None = None
-    """Seconds; None for the method's own limit, or 10 s."""
-    retries: int = 0
-    wait_for_ready: bool = False
-    metadata: tuple[tuple[str, str], ...] = ()
-    headers: tuple[tuple[str, str], ...] = ()
-    """Further message headers, for tools."""
-    selector: Selector = field(default_factory=LeastLoaded)
-    """Who chooses among the brokers that have the service."""
-    key: str | None = None
-    """Calls with the same key go to the same broker."""
-
-    @property
-    def identity(self) -> tuple[Any, ...]:
-        """What is equal where calls go the same way."""
-        values = [getattr(self, name) for name in _OPTIONS if name != "selector"]
-        return (*values, self._selector_class or id(self.selector))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        values = {name: getattr(self, name) for name in _OPTIONS}
-        return _unpickle_options, (values | {"selector": self._selector_class or self.selector},)
-
-    @property
-    def _selector_class(self) -> type[Selector] | None:
-        """One of ours keeps nothing that another process or another proxy has use for."""
-        return type(self.selector) if type(self.selector) in SELECTORS.values() else None
-
-
-_OPTIONS: Final = tuple(option.name for option in fields(CallOptions))
-
-
-def _unpickle_options(values: dict[str, Any]) -> CallOptions:
-    selector = values.pop("selector")
-    return CallOptions(**values, selector=selector() if isinstance(selector, type) else selector)
 
 
 @overload

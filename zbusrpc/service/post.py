@@ -1,9 +1,6 @@
 """The post: a worker's place at one broker.
 
-    link opens ──> SUBSCRIBE ──> requests, each a task ──> replies ──> leave, or the link is lost and dialled again
-
-Where the broker is one that the user has named it is asked which others there are. A tracker that is no broker itself
-takes no services: there the post only listens. Of several posts that lead to the same broker only the first serves.
+    link opens ──> SUBSCRIBE ──> requests, each a task ──> replies ──> leave, or the link is lost, until it is back
 
 Whatever asks for a handler's end (its deadline, its caller, a lost link, the shutdown), it is cancelled once; its place
 is free for the next request when it has really ended, a thread too.
@@ -14,36 +11,29 @@ that was lost is cancelled.
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
-from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
+from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.outcome import knowing
 from zbusrpc.service.context import Limit
 from zbusrpc.telemetry import get_logger
-from zbusrpc.transport.address import Address
 from zbusrpc.transport.connection import Connection
-from zbusrpc.transport.hello import Hello
-from zbusrpc.transport.link import Link
 from zbusrpc.transport.native import payload_size
-from zbusrpc.transport.topology import Topology, parse_topology
 
 if TYPE_CHECKING:
     from zbusrpc.service.worker import Worker
 
 FEW: Final = 2
 """With fewer calls running, a reply is sent at once: it would wait for nobody."""
-REDIAL_S: Final = 0.8
-"""Longest wait between two dials: a broker that is back has its services within a second."""
 _ERROR: Final = int(Flag.ERROR)
 _NOT_RUN: Final = int(Flag.NOT_RUN)
-_SUBSCRIBE_ID: Final = 1
-_UNSUBSCRIBE_ID: Final = 2
-_TRACK_ID: Final = 3
 
 log = get_logger("worker")
 access_log = get_logger("access")
@@ -99,73 +89,57 @@ class Running:
 class Post:
     """A worker's place at one broker."""
 
-    def __init__(self, worker: "Worker", broker: Address, hello: Hello, *, is_seed: bool) -> None:
-        """Prepare; whoever has it runs its link.
-
-        Args:
-            worker: Whose place it is.
-            broker: Where the broker is.
-            hello: What is said first.
-            is_seed: Whether the user has named it, so that it is asked for others.
-        """
+    def __init__(self, worker: "Worker", station: Station) -> None:
+        """Prepare; `attach` begins."""
         self._worker = worker
+        self.station = station
+        """The broker."""
         self.service = worker.definition.name
         self._topic = worker.definition.name.encode()
         self._loop = asyncio.get_running_loop()
         self._deadlines: DeadlineTimer[Running] = DeadlineTimer(self._expire)
-        self._is_leaving = self._has_asked = self._is_asking_later = False
+        self.connection: Connection | None = None
+        """By which it serves, or has asked to."""
+        self.error: RpcError | None = None
+        """Why the broker gives nothing by that connection."""
+        self.is_subscribed = False
+        """Whether the broker gives it requests."""
+        self._is_leaving = self._is_asking_later = False
         self._window = 0
         """How many requests the broker was told to give at a time."""
-        self.settled: asyncio.Future[ZbusError | None] = self._loop.create_future()
-        """Ends once a broker has taken the subscription, or with the reason why it takes none."""
         self._left: asyncio.Future[None] = self._loop.create_future()
         self.running: dict[tuple[int, int], Running] = {}
         self._left_over: set[Running] = set()
         """What came by a connection that is gone, and still cleans up."""
-        self.address = str(broker)
-        """The broker's name, as dialled until it says it."""
-        self.is_seed = is_seed
-        self.is_subscribed = False
-        """Whether the broker gives it requests."""
-        self.link = Link((broker,), self, hello, wait_s_max=REDIAL_S)
 
-    async def wait_settled(self) -> ZbusError | None:
-        """Return None once the broker has taken the subscription, or why it cannot be reached or takes none."""
-        await self.link.wait_attempt()
-        if self.link.connection is None:
-            return self.link.error
-        return await asyncio.shield(self.settled)
+    @property
+    def is_settling(self) -> bool:
+        """Whether the broker has yet to say whether it gives requests."""
+        return self.connection is not None and not self.is_subscribed and self.error is None
 
-    # -- what the link calls -----------------------------------------------------------------------------
+    # -- taking part -------------------------------------------------------------------------------------
 
-    def link_opened(self, theirs: Hello) -> None:
-        if self._is_leaving:
+    def attach(self) -> None:
+        """Have the broker give requests by the connection that there is now, unless it was asked for that."""
+        connection = self.station.connection
+        if connection is None or connection is self.connection or self._is_leaving:
             return
-        self.address = theirs.address or self.address
-        if self.is_seed:
-            self.link.send(Message(Kind.TRACK, _TRACK_ID))
-        else:
-            self.subscribe()
-
-    def subscribe(self) -> None:
-        """Have the broker give requests, unless it does so by another post."""
-        if self.is_subscribed or self._has_asked or self.link.connection is None or self._is_leaving:
-            return
-        if self._worker.is_served(self.address):
-            self._settle(None)
-            return
+        self.connection, self.error, self._window = connection, None, 0
+        self.station.caller.server = self
         self._ask()
 
     def _ask(self) -> None:
-        """Have the broker give requests for all places that are free: what came by a lost connection may hold some."""
-        connection, window = self.link.connection, self._worker.concurrency - len(self._left_over)
+        """Ask for requests for all places that are free: what came by a lost connection may hold some."""
+        connection, window = self.connection, self._worker.concurrency - len(self._left_over)
         self._is_asking_later = window < 1
         if connection is None or self._is_leaving or window <= self._window:
             return
-        about = {} if self._has_asked else self._about(connection)
-        self._has_asked, self._window = True, window
+        about = {} if self._window else self._about(connection)
+        self._window = window
         body = orjson.dumps({"window": window, "about": about})
-        self.link.send(Message(Kind.SUBSCRIBE, _SUBSCRIBE_ID, self._topic, body))
+        asked = _Asked(lambda reply: self._note_subscription(reply, connection))
+        message = Message(Kind.SUBSCRIBE, 0, self._topic, body)
+        self.station.caller.begin(message, asked, connection, is_urgent=True)
 
     def _about(self, connection: Connection) -> dict[str, Any]:
         """Return what the broker is told of the service."""
@@ -176,82 +150,48 @@ class Post:
             about["interface"] = orjson.Fragment(interface)
         return about
 
-    def link_lost(self, error: ZbusError) -> None:
-        self.is_subscribed = self._has_asked = self._is_asking_later = False
-        self._window = 0
-        if self._is_leaving:
-            self._note_left()
-        else:
-            log.warning("worker.link_lost", service=self._worker.definition.name, reason=str(error))
-        lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
-        self._left_over.update(lost.values())
-        for running in lost.values():
-            self._cancel(running)
-        self._worker.post_lost(self)
+    def _note_subscription(self, reply: Message, connection: Connection) -> None:
+        if connection is not self.connection:
+            return
+        if reply.flags & _ERROR:
+            self.error = envelope.error_of(reply)
+            log.error("worker.refused", service=self.service, reason=self.error.message)
+        elif not self.is_subscribed:
+            self.is_subscribed = True
+            log.debug("worker.subscribed", service=self.service, broker=self.station.address)
+        self._worker.post_changed()
 
-    def congestion_changed(self, is_congested: bool) -> None:
-        """Do nothing: what a service has to send is bounded by its window."""
+    # -- what the caller calls ---------------------------------------------------------------------------
 
     def message_received(self, message: Message) -> None:
         if message.kind == Kind.REQUEST:
             self._begin(message)
-        elif message.kind == Kind.CANCEL:
+        else:
             running = self.running.get((message.session, message.id))
             if running is not None:
                 self._cancel(running)
-        elif message.kind == Kind.REPLY and message.id == _SUBSCRIBE_ID:
-            self._note_subscription(message)
-        elif message.kind == Kind.REPLY and message.id == _UNSUBSCRIBE_ID:
+
+    def link_lost(self, error: ZbusError) -> None:
+        self.connection, self.is_subscribed, self._is_asking_later, self._window = None, False, False, 0
+        if self._is_leaving:
             self._note_left()
-        elif message.kind == Kind.REPLY and message.id == _TRACK_ID:
-            self._note_brokers(message)
-        elif message.kind == Kind.TOPOLOGY:
-            self._note_topology(message, is_reply=False)
-
-    def _note_brokers(self, reply: Message) -> None:
-        """Take in which brokers there are, and serve this one unless it only tracks others."""
-        if reply.flags & _ERROR:  # it does not want to tell
-            self.subscribe()
-            return
-        topology = self._note_topology(reply, is_reply=True)
-        if topology is None or self.address in topology.servers or not self.address:
-            self.subscribe()
         else:
-            self._settle(LinkError(f"tracker {self.address} takes no services itself, and no broker reports to it"))
-
-    def _note_topology(self, message: Message, *, is_reply: bool) -> Topology | None:
-        """Take in what the broker tells of all brokers; one that tells what nobody can read may yet be served at."""
-        try:
-            topology = parse_topology(message.body, is_reply=is_reply)
-        except RpcError as error:
-            log.warning("worker.topology_unreadable", broker=self.address, reason=error.message)
-            return None
-        self._worker.told(self, topology)
-        return topology
-
-    def _note_subscription(self, message: Message) -> None:
-        refusal: RpcError | None = None
-        if message.flags & _ERROR:
-            refusal = envelope.error_of(message)
-            log.error("worker.refused", service=self._worker.definition.name, reason=refusal.message)
-        else:
-            log.debug("worker.subscribed", service=self._worker.definition.name, broker=self.link.name)
-            self.is_subscribed = True
-        self._settle(refusal)
-
-    def _settle(self, refusal: ZbusError | None) -> None:
-        if not self.settled.done():
-            self.settled.set_result(refusal)
+            log.warning("worker.link_lost", service=self.service, reason=str(error))
+        lost, self.running = self.running, {}  # a broker that restarted counts sessions from 1 again
+        self._left_over.update(lost.values())
+        for running in lost.values():
+            self._cancel(running)
+        self._worker.post_changed()
 
     # -- requests ----------------------------------------------------------------------------------------
 
     def _begin(self, message: Message) -> None:
         if self._is_leaving:
             untouched = Message(Kind.RETURN, message.id, flags=_NOT_RUN, session=message.session)
-            self._send(untouched, self.link.connection)
+            self._send(untouched, self.connection)
             return
         deadline = time.monotonic() + message.timeout_ms / 1000 if message.timeout_ms else None
-        running = Running(message, deadline, self.link.connection)
+        running = Running(message, deadline, self.connection)
         self.running[running.key] = running
         if deadline is not None:
             running.tick = self._deadlines.add(running, deadline)
@@ -294,7 +234,7 @@ class Post:
             del self.running[running.key]
         elif running in self._left_over:
             self._left_over.discard(running)
-            if self._has_asked or self._is_asking_later:
+            if self._window or self._is_asking_later:
                 self._ask()
         if running.tick is not None:
             running.tick.pop(running, None)
@@ -351,7 +291,7 @@ class Post:
 
     def _send(self, message: Message, connection: Connection | None) -> None:
         """Send the end of a request to where the request came from; if that is gone, nobody wants it."""
-        if connection is None or connection is not self.link.connection:
+        if connection is None or connection is not self.connection:
             return
         size = payload_size(message)
         if size > connection.message_bytes_max:
@@ -367,9 +307,9 @@ class Post:
     def leave(self) -> asyncio.Future[None]:
         """Take nothing more: what still comes is returned at once. The future ends when nothing comes any more."""
         self._is_leaving = True
-        connection = self.link.connection
-        if connection is not None:
-            connection.send(Message(Kind.UNSUBSCRIBE, _UNSUBSCRIBE_ID, self._topic))
+        if self.connection is not None:
+            message, left = Message(Kind.UNSUBSCRIBE, 0, self._topic), _Asked(lambda _: self._note_left())
+            self.station.caller.begin(message, left, self.connection, is_urgent=True)
         else:
             self._note_left()
         return self._left
@@ -396,3 +336,21 @@ class Post:
             self._end(running, self._reply_to_cancelled(running))
             assert running.task is not None
             running.task.cancel()
+
+
+class _Asked:
+    """What waits for an answer of the broker; none comes where the connection is lost."""
+
+    def __init__(self, then: Callable[[Message], None]) -> None:
+        self._then = then
+
+    def done(self) -> bool:
+        """Say no: it is always wanted."""
+        return False
+
+    def set_result(self, reply: Message, /) -> None:
+        """Take the answer in."""
+        self._then(reply)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Do nothing: `link_lost` is called."""

@@ -19,10 +19,11 @@ import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Final
 
-from zbusrpc.cluster.admission import Admission
-from zbusrpc.cluster.topology import Topology
+from zbusrpc.cluster.fleet import Fleet
+from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_limit
@@ -32,10 +33,9 @@ from zbusrpc.service.interface import interface_of
 from zbusrpc.service.post import Post, Running
 from zbusrpc.service.watch import Watch, watch_of_loop
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
-from zbusrpc.transport.address import Address, address_named
+from zbusrpc.transport.address import Address
 from zbusrpc.transport.hello import Hello
 from zbusrpc.transport.native import CLIENT_MESSAGE_BYTES_MAX
-from zbusrpc.transport.topology import Topology as Told
 
 SETTLE_S: Final = 1.0
 """How long the start waits for further brokers once one has taken the subscription."""
@@ -47,8 +47,10 @@ GIVE_UP_S: Final = 0.5
 """How long they may take to end once they were cancelled a second time."""
 LATE_S: Final = 0.01
 """A nested call that has the deadline of its handler's call may find it passed a little earlier: clocks have ticks."""
-POSTS_MAX: Final = 128
-"""Brokers besides those that were named: each takes a file descriptor, and a tracker may tell of far more."""
+PROBE_S: Final = 5.0
+"""How often the brokers are asked whether they are there, where there are several: services mostly wait. Callers have
+gone on to another broker long before; here a connection that is dead is to be noticed, and none given up in haste,
+as what came by it ends with it."""
 _ERROR: Final = int(Flag.ERROR)
 _REFUSED: Final = int(Flag.ERROR | Flag.NOT_RUN)
 _REPLY: Final = int(Kind.REPLY)
@@ -81,12 +83,10 @@ class Worker:
         self._threads = ThreadPoolExecutor(self.concurrency, thread_name_prefix=definition.name)
         self._in_threads: set[asyncio.Future[Any]] = set()
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
-        self._hello, self._seeds = own, dict.fromkeys(brokers)
-        self._posts: dict[Address, Post] = {}
-        self._tasks: dict[Post, asyncio.Task[None]] = {}
-        self._attempts: dict[Post, asyncio.Task[ZbusError | None]] = {}
-        self._topology = Topology()
-        self._admission = Admission(self._seeds, log, "worker.broker_without_tls")
+        self._hello, self._seeds = own, brokers
+        self._fleet: Fleet | None = None
+        self._posts: dict[Station, Post] = {}
+        self._changed = asyncio.Event()
         self._is_closing = False
         self._watch: Watch | None = None
         self.refused: asyncio.Future[ZbusError | None] = self._loop.create_future()
@@ -104,25 +104,66 @@ class Worker:
             LinkError: no broker can be reached, or none knows the token; nothing is left running.
             RpcError: the broker refused the subscription.
         """
-        for seed in self._seeds:
-            self._open(seed, is_seed=True)
-        while running := [attempt for attempt in self._attempts.values() if not attempt.done()]:
-            patience_s = SETTLE_S if self._is_serving else None
-            done, _ = await asyncio.wait(running, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-        if not self._is_serving:
-            error = next(error for attempt in self._attempts.values() if (error := attempt.result()) is not None)
-            if waits and isinstance(error, LinkError) and not self.refused.done():
-                log.warning("worker.waits_for_broker", service=self.definition.name, reason=str(error))
-                ends = [self.refused, *[post.settled for post in self._posts.values()]]
-                ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-                error = next(iter(ended)).result() or error
-            if not self._is_serving:
-                await self.close()
-                raise error
+        self._fleet = fleet = Fleet(self._seeds, hello=self._hello, probe_s=PROBE_S)
+        fleet.listeners[self] = self._attach_all
+        try:
+            while not self._is_serving:
+                self._changed.clear()
+                if not self._posts:
+                    await self._attach_first(fleet, waits=waits)
+                await self._changed.wait()
+                self._check_refusals(fleet)
+        except ZbusError:
+            await self.close()
+            raise
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_S):
+                await fleet.settle()
+                while any(post.is_settling for post in self._posts.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
         self._watch = watch_of_loop()
         self._watch.enter(self)
+
+    async def _attach_first(self, fleet: Fleet, *, waits: bool) -> None:
+        """Ask a broker for requests once one can be reached.
+
+        Raises:
+            LinkError: none can, or none knows the token, or there are trackers only.
+        """
+        name = self.definition.name
+        try:
+            station = await fleet.wait_station(name.encode(), None, wait_for_ready=False)
+        except RpcError as error:
+            if not waits or fleet.is_refused:
+                raise _reason(fleet, error) from None
+            log.warning("worker.waits_for_broker", service=name, reason=error.message)
+            station = await self._wait_first(fleet)
+        if not self._posts and station.is_mere_tracker:
+            reason = LinkError(f"tracker {station.address} takes no services itself, and no broker reports to it")
+            if not waits:
+                raise reason
+            log.warning("worker.waits_for_broker", service=name, reason=str(reason))
+            await self._changed.wait()
+        elif not self._posts:
+            self._attach(station)
+
+    async def _wait_first(self, fleet: Fleet) -> Station:
+        """Return a broker once one can be reached.
+
+        Raises:
+            LinkError: none knows the token.
+        """
+        try:
+            return await fleet.wait_station(self.definition.name.encode(), None, wait_for_ready=True)
+        except RpcError as error:
+            raise _reason(fleet, error) from None
+
+    def _check_refusals(self, fleet: Fleet) -> None:
+        """Raise the reason where all brokers that there are refuse."""
+        errors = [post.error for post in self._posts.values()]
+        if errors and None not in errors and not fleet.is_linking():
+            raise next(error for error in errors if error is not None)
 
     @property
     def _is_serving(self) -> bool:
@@ -134,10 +175,13 @@ class Worker:
         What does not end although it was cancelled is given up: see `has_stuck_calls`.
         """
         self._is_closing = True
+        if self._fleet is not None:
+            self._fleet.listeners.pop(self, None)
         watch, self._watch = self._watch, None
         until = time.monotonic() + grace_s
         posts = list(self._posts.values())
-        await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
+        if posts:
+            await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
         await self._wait_unfinished(until)
         for post in posts:
             post.return_all()
@@ -146,10 +190,8 @@ class Worker:
                 post.abandon_all()
             _, stuck = await asyncio.wait(stuck, timeout=GIVE_UP_S)
         await asyncio.sleep(0)  # the last replies leave before the connection does
-        ending = [*self._tasks.values(), *self._attempts.values()]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        if self._fleet is not None:
+            await self._fleet.close()
         if watch is not None:
             watch.leave(self)
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -167,56 +209,34 @@ class Worker:
 
     # -- brokers -----------------------------------------------------------------------------------------
 
-    def _open(self, broker: Address, *, is_seed: bool) -> None:
-        """Begin to serve at a broker."""
-        post = self._posts[broker] = Post(self, broker, self._hello, is_seed=is_seed)
-        self._tasks[post] = task = asyncio.create_task(post.link.run())
-        self._attempts[post] = asyncio.create_task(post.wait_settled())
-        task.add_done_callback(self._note_end)
-
-    def is_served(self, address: str) -> bool:
-        """Whether a broker gives requests already."""
-        return any(post.is_subscribed and post.address == address for post in self._posts.values())
-
-    def told(self, post: Post, told: Told) -> None:
-        """Take in what a broker tells of all brokers, and serve at new ones."""
-        self._topology.told(post.address, told)
-        self._follow_topology()
-
-    def post_lost(self, post: Post) -> None:
-        """Take note that a link is gone: another one may lead to the same broker."""
-        if self._is_closing:
-            return
-        self._topology.lost(post.address)
-        for other in self._posts.values():
-            if other is not post and other.address == post.address:
-                other.subscribe()
-        self._follow_topology()
-
-    def _follow_topology(self) -> None:
+    def _attach_all(self) -> None:
         """Serve at all brokers that there are, and let go of those that are gone."""
-        if self._is_closing:
+        fleet = self._fleet
+        if self._is_closing or fleet is None:
             return
-        for broker, post in list(self._posts.items()):
-            if not post.is_seed and post.link.connection is None and post.address not in self._topology.brokers:
-                del self._posts[broker]
-                self._attempts.pop(post).cancel()
-                self._tasks.pop(post).cancel()
-        there = {post.address for post in self._posts.values()}
-        for address, broker_ in self._topology.brokers.items():
-            if address in there or broker_.state != "live" or address_named(address) in self._posts:
-                continue
-            dialled = self._admission.admits(address)
-            if dialled is not None and len(self._posts) - len(self._seeds) < POSTS_MAX:
-                self._open(dialled, is_seed=False)
+        for choice in fleet.everyone():
+            self._attach(choice.station)
+        for station, post in list(self._posts.items()):
+            if not fleet.knows(station) and not post.unfinished():
+                del self._posts[station]
+        if fleet.is_refused and not self._is_serving and not self.refused.done():
+            self.refused.set_result(reason := _reason(fleet))
+            log.error("worker.token_refused", service=self.definition.name, reason=str(reason))
+        self._changed.set()
 
-    def _note_end(self, task: asyncio.Task[None]) -> None:
-        """Tell when no broker is left: each of them has refused the token."""
-        posts = list(self._posts.values())
-        errors = [post.link.error for post in posts if post.link.is_refused]
-        if errors and len(errors) == len(posts) and not self.refused.done():
-            log.error("worker.token_refused", service=self.definition.name, reason=str(errors[0]))
-            self.refused.set_result(errors[0])
+    def _attach(self, station: Station) -> None:
+        """Ask a broker for requests, unless another link leads to it."""
+        posts = self._posts.values()
+        if any(post.connection and post.station.address == station.address for post in posts):
+            return
+        post = self._posts.get(station)
+        if post is None:
+            post = self._posts[station] = Post(self, station)
+        post.attach()
+
+    def post_changed(self) -> None:
+        """Take note that a broker gives requests, or does no more: another link may lead to it."""
+        self._attach_all()
 
     async def run(self, running: Running, message: Message) -> Message:
         """Run one request's handler and return the reply.
@@ -284,6 +304,12 @@ class Worker:
             raise error
         # What would end a coroutine or a task, and not be an error in it: in a thread it is one as any other.
         raise RuntimeError(f"the method raised {type(error).__name__}") from error
+
+
+def _reason(fleet: Fleet, error: RpcError | None = None) -> ZbusError:
+    """Return why the brokers that the user has named cannot be reached."""
+    reasons = (seed.caller.error for seed in fleet.seeds)
+    return next((reason for reason in reasons if reason is not None), LinkError(error.message if error else ""))
 
 
 def _outcome(

@@ -1,7 +1,7 @@
 """The line of a text connection: order, some a turn, and steps that the next ones wait for."""
 
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.line import TURN_MAX, Line
+from zbusrpc.broker.line import TURN_MAX, TURN_S, Line
 from zbusrpc.transport.http import HttpRequest
 
 
@@ -11,10 +11,12 @@ class Desk:
     def __init__(self) -> None:
         self.taken: list[str] = []
         self.is_open = True
-        self.line = Line(self._take, lambda: self.is_open)
+        self.now = 0.0
+        self.line = Line(self._take, lambda: self.is_open, lambda: self.now)
 
     def _take(self, request: HttpRequest) -> None:
         self.taken.append(request.target.decode())
+        self.now += TURN_S if request.target == b"long" else TURN_S / 100
 
     def join(self, *names: str) -> None:
         """Let requests wait."""
@@ -49,6 +51,20 @@ def test_some_are_taken_a_turn() -> None:
     desk.line.move()
     desk.line.move()
     assert desk.taken == [str(number) for number in range(2 * TURN_MAX + 1)]
+
+
+def test_long_ones_are_taken_one_a_turn() -> None:
+    """A turn ends when it has taken its time, whatever took it; what is short goes on by number."""
+    desk = Desk()
+    desk.join("long", "long", "a", "b", "long", *"cdefghijklmno")
+
+    turns = []
+    while desk.line:
+        before = len(desk.taken)
+        desk.line.move()
+        turns.append("".join(desk.taken[before:]))
+
+    assert turns == ["long", "long", "ablong", "cdefghijklmno"]
 
 
 def test_nothing_is_taken_while_answers_are_not() -> None:

@@ -1,8 +1,8 @@
 """The line of a text connection: requests that have come and wait for their turn, in the order they came.
 
-A block of bytes may hold thousands of small requests with large answers; some are carried out a turn, and none while
-the peer does not take its answers. A request also waits for the answer to a `declare`, `remove` or `empty` before it:
-what it names may not be there yet.
+A block of bytes may hold thousands of small requests with large answers, or that take long; some are carried out a
+turn, by their number and by the time they take, and none while the peer does not take its answers. A request also
+waits for the answer to a `declare`, `remove` or `empty` before it: what it names may not be there yet.
 
 Pure.
 """
@@ -16,14 +16,23 @@ from zbusrpc.transport.http import HttpRequest
 
 TURN_MAX: Final = 64
 """Requests of one connection that are carried out before others have their turn."""
+TURN_S: Final = 0.005
+"""And so long at most, but one in any case: what a listing takes depends on what there is, and on the rights of who
+asks, which no table of requests knows. Others wait that long for the disk as well."""
 
 
 class Line:
     """Requests that wait for their turn."""
 
-    def __init__(self, take: Callable[[HttpRequest], None], is_open: Callable[[], bool]) -> None:
-        """Have `take` carry a request out, while `is_open` says that its answer can be taken."""
-        self._take, self._is_open = take, is_open
+    def __init__(
+        self, take: Callable[[HttpRequest], None], is_open: Callable[[], bool], now: Callable[[], float]
+    ) -> None:
+        """Have `take` carry a request out, while `is_open` says that its answer can be taken.
+
+        Args:
+            now: A clock that goes on within a turn, unlike that of some loops.
+        """
+        self._take, self._is_open, self._now = take, is_open, now
         self._held: deque[HttpRequest] = deque()
         self._step: Exchange | None = None
 
@@ -45,10 +54,15 @@ class Line:
         self._held.append(request)
 
     def move(self, most: int = TURN_MAX) -> None:
-        """Carry out what may be, up to so many."""
+        """Carry out what may be, up to so many, and for so long as a turn may take."""
+        if not self.can_move:
+            return
+        until = self._now() + TURN_S
         while most and self.can_move:
             most -= 1
             self._take(self._held.popleft())
+            if self._now() >= until:
+                return
 
     def drain(self, is_wanted: Callable[[HttpRequest], bool]) -> None:
         """Carry out those that are wanted though nobody waits for the answers any more, and forget the others."""

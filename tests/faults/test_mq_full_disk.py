@@ -1,6 +1,7 @@
 """A disk that is full: producers are told so, consumers go on, and when there is room again nothing was lost."""
 
 import resource
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def run_through_a_full_disk(
     early = load.consume("orders", "early")
     producer = load.produce("orders", label="p", padding=PADDING)
     load.grow(BYTES)
+    assert figure(address, "zbusrpc_messages_refused_total") == 0
     fill()
     produce_until_refused(load, producer)
+    assert figure(address, "zbusrpc_messages_refused_total") >= REFUSED
     late = load.consume("orders", "late")
     load.drain("orders", "early")
     load.drain("orders", "late")
@@ -57,6 +60,13 @@ def run_through_a_full_disk(
     load.drain("orders", "late")
     end(early, late)
     return producer.output
+
+
+def figure(address: str, name: str) -> float:
+    """Return one figure of a broker's /metrics."""
+    with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return next(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} "))
 
 
 def assert_all_is_good(load: Load) -> None:
@@ -121,7 +131,9 @@ def test_groups_forget_nothing_that_a_full_disk_did_not_take(processes: Processe
             peer.ack(subscription, had[0].first)
         with pytest.raises(RpcError) as refused:
             peer.command("pause", topic="orders", group="billing")
+        assert figure(address, "zbusrpc_journal_failing") == 1
         limit_files(broker)
+        wait_until(lambda: figure(address, "zbusrpc_journal_failing") == 0, "journal well again")
         peer.produce("orders", "d")
         (last,) = peer.take(subscription, 1)
         wait_until(lambda: is_taken(peer, subscription, last), "room noticed")

@@ -110,3 +110,92 @@ def test_messages_in_hand_have_a_bound_for_all_groups_together(monkeypatch: pyte
     lab.pass_time(1)
     left = {name: len(group.pending) for name, group in lab.topic().groups.items()}
     assert lab.store.room.taken == sum(left.values())
+
+
+def lab_past_retention(count: int) -> QueueLab:
+    """Return a lab whose group has so many delayed messages in hand, of which retention has removed most."""
+    lab, anna = lab_with(segment_bytes=4096, keep_bytes=4096, keep_unconsumed=False, duplicate_window_ids=0)
+    anna.consume("orders", window=1000)
+    for _ in range(count // 100):
+        anna.produce("orders", *(entry("x" * 10, delay_ms=60_000) for _ in range(100)))
+    lab.pass_time(1)
+    lab.topic().retire(lab.scheduler.now_ms()).remove()
+    assert 0 < lab.topic().log.start_offset < lab.topic().log.next_offset
+    assert len(lab.group().pending) == count
+    return lab
+
+
+def lag_by_hand(lab: QueueLab) -> int:
+    """Count what the group is not done with, one by one."""
+    group, log = lab.group(), lab.topic().log
+    unread = range(max(group.position, log.start_offset), log.next_offset)
+    return len(unread) + sum(offset >= log.start_offset for offset in group.pending)
+
+
+def test_what_retention_has_passed_is_counted_once() -> None:
+    """How far a group is behind is known, also where it has much in hand that is removed."""
+    steps = []
+    for count in (10 * FEW, MANY):
+        lab = lab_past_retention(count)
+        topic, group = lab.topic(), lab.group()
+        assert lab.store.lag_of(topic, group) == lag_by_hand(lab)
+        steps.append(steps_of(lambda lab=lab, topic=topic, group=group: lab.store.lag_of(topic, group)))
+
+    assert steps[0] == steps[1]
+
+
+def test_group_is_behind_by_what_exists_whatever_becomes_of_its_messages() -> None:
+    """Counted as by hand after each step: due, acknowledged, refused, come again, removed, sought."""
+    lab = lab_past_retention(400)
+    topic, group = lab.topic(), lab.group()
+
+    def check() -> None:
+        assert lab.store.lag_of(topic, group) == lag_by_hand(lab)
+
+    check()
+    lab.pass_time(60)
+    check()
+    bert = lab.peer().consume("orders", window=1000)
+    first = topic.log.start_offset
+    for offset in (first - 1, first, first + 1):
+        group.take_back(offset)
+        check()
+    anna = lab.peer()
+    anna.produce("orders", *(f"{number}" * 20 for number in range(300)))
+    check()
+    topic.retire(lab.scheduler.now_ms()).remove()
+    assert topic.log.start_offset > first
+    check()
+    bert.work_off()
+    check()
+    for start in ("oldest", {"offset": topic.log.next_offset - 3}, "newest"):
+        anna.command("seek", topic="orders", group="billing", start=start)
+        check()
+        anna.produce("orders", entry("late", delay_ms=5000))
+        lab.pass_time(1)
+        check()
+
+
+def test_where_dead_letters_go_is_known_without_a_look_at_all_topics() -> None:
+    """And stays so when topics are made, changed and removed, and after a restart."""
+    lab, anna = lab_with()
+    for number in range(FEW):
+        anna.declare(f"t{number}", dead_letter_topic="letters" if number % 2 else "others")
+    few = steps_of(lambda: lab.store.holds_letters("letters"))
+    for number in range(FEW, MANY // 10):
+        anna.declare(f"t{number}")
+    assert steps_of(lambda: lab.store.holds_letters("none")) == few
+    assert lab.store.holds_letters("letters")
+    assert lab.store.holds_letters("orders.dlq")
+    assert not lab.store.holds_letters("orders")
+
+    for number in range(FEW):
+        if number % 2:
+            anna.command("remove", topic=f"t{number}")
+        else:
+            anna.declare(f"t{number}", dead_letter_topic="letters" if number else "", update=True)
+    assert lab.store.holds_letters("letters")
+    assert not lab.store.holds_letters("others")
+    lab.restart()
+    assert lab.store.holds_letters("letters")
+    assert not lab.store.holds_letters("others")

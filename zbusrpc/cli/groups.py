@@ -39,6 +39,9 @@ def run_groups(topic: str, settings: Settings, *, as_json: bool) -> None:
     print_table(
         *with_brokers(columns, [_row(group, found.get("held_back_by")) for group in found["groups"]], found["groups"])
     )
+    if found.get("journal_fails_because"):
+        text = "what groups do is not stored, and a restart of the broker brings messages again"
+        print_text(f"{text}: {found['journal_fails_because']}\n")
 
 
 def _row(group: dict[str, Any], holding: str | None) -> tuple[str, ...]:

@@ -151,9 +151,13 @@ def _servers(views: list[View]) -> Table:
         rates = [_number(row[name]) for name in ("in_rate", "out_rate", "call_rate")]
         sessions = NOTHING if row["sessions"] is None else str(row["sessions"])
         table.add_row(
-            printable(row["address"]), row["state"], _up_text(row["uptime_s"] or 0), load, memory, sessions, *rates
+            printable(row["address"]), _state_of(row), _up_text(row["uptime_s"] or 0), load, memory, sessions, *rates
         )
     return table
+
+
+def _state_of(row: Row) -> Text:
+    return Text("groups not stored", style="red") if row.get("journal_fails_because") else Text(row["state"])
 
 
 def _topic(row: Row) -> list[str]:

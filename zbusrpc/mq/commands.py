@@ -214,5 +214,8 @@ def _details_of(results: _Answers) -> dict[str, Any]:
     details = list(results.values())
     added_up = {field: sum(one[field] for one in details) for field in _ADDED_UP}
     names = [station.address for station in results]
+    failing = [one["journal_fails_because"] for one in details if one.get("journal_fails_because")]
     groups = [{**group, "broker": name} for name, one in zip(names, details, strict=True) for group in one["groups"]]
-    return {**details[0], **added_up, "broker": ", ".join(names), "groups": groups}
+    return {**details[0], **added_up, "broker": ", ".join(names), "groups": groups} | (
+        {"journal_fails_because": "; ".join(failing)} if failing else {}
+    )

@@ -126,6 +126,8 @@ class TopicDetails(TopicInfo):
     """A topic with its groups."""
 
     groups: list[GroupInfo]
+    journal_fails_because: str | None = None
+    """Why what groups do is not stored now, after a fault of the disk: a restart brings messages again."""
 
 
 class StoredMessage(Info):

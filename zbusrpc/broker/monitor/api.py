@@ -7,7 +7,7 @@
 `ROUTES` is all there is; `openapi.py` describes the same. Pure: requests in, values and commands out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -162,13 +162,13 @@ def _topics(monitor: "Monitor", asked: Asked) -> Any:
 def _topic(monitor: "Monitor", asked: Asked) -> Any:
     name = asked.names["topic"]
     asked.require(Operation.QUERY, name)
-    table = monitor.table()
-    if name not in table.topics:
-        seen = (other for other in islice(table.topics, NEAREST_MAX) if may_see(asked.rights, other))
-        raise RpcError(Code.NOT_FOUND, f"there is no topic {name:.200}{monitor.hint(name, seen)}")
-    groups = [row for (topic, _), row in table.groups.items() if topic == name]
-    (row,) = topics_as_told({name: table.topics[name]}, table.groups, asked.rights)
-    return {**row, "groups": [row for row in groups if may_see(asked.rights, name, row["group"])]}
+    found = monitor.topic(name)
+    if found is None:
+        hint = _hint(monitor, asked, name, monitor.topic_names())
+        raise RpcError(Code.NOT_FOUND, f"there is no topic {name:.200}{hint}")
+    topic, groups = found
+    (row,) = topics_as_told({name: topic}, {(name, group["group"]): group for group in groups}, asked.rights)
+    return {**row, "groups": [group for group in groups if may_see(asked.rights, name, group["group"])]}
 
 
 def _services(monitor: "Monitor", asked: Asked) -> Any:
@@ -179,11 +179,16 @@ def _services(monitor: "Monitor", asked: Asked) -> Any:
 def _service(monitor: "Monitor", asked: Asked) -> Any:
     name = asked.names["service"]
     asked.require(Operation.QUERY, name)
-    table = monitor.table()
-    if name not in table.services:
-        seen = (other for other in islice(table.services, NEAREST_MAX) if may_see(asked.rights, other))
-        raise RpcError(Code.NOT_FOUND, f"no service {name:.200} is running{monitor.hint(name, seen)}")
-    return {**table.services[name], "interface": monitor.interface(name)}
+    row = monitor.service(name)
+    if row is None:
+        hint = _hint(monitor, asked, name, monitor.service_names())
+        raise RpcError(Code.NOT_FOUND, f"no service {name:.200} is running{hint}")
+    return {**row, "interface": monitor.interface(name)}
+
+
+def _hint(monitor: "Monitor", asked: Asked, name: str, names: Iterable[str]) -> str:
+    """Return which of these names somebody may have meant, as far as a look at some of them tells."""
+    return monitor.hint(name, (other for other in islice(names, NEAREST_MAX) if may_see(asked.rights, other)))
 
 
 def _drain(monitor: "Monitor", asked: Asked) -> Any:

@@ -92,6 +92,9 @@ def _of_broker(row: ServerRow, counted: dict[str, int], cpu_s: float) -> Iterato
     yield CounterMetricFamily("zbusrpc_lost_after_ack", "Batches of level memory that no disk has taken.", value=lost)
     refused = counted.get("mq_refused", 0)
     yield CounterMetricFamily("zbusrpc_messages_refused", "Messages that no disk has taken.", value=refused)
+    is_failing = row["journal_fails_because"] is not None
+    about = "1 where a fault of the disk keeps what consume groups do from being stored."
+    yield GaugeMetricFamily("zbusrpc_journal_failing", about, value=is_failing)
     yield GaugeMetricFamily("zbusrpc_calls_in_flight", "Calls with an instance.", value=counted["in_flight"])
 
 

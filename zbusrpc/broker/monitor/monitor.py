@@ -8,7 +8,7 @@ Pure: time, timers and figures of the process come from outside, answers leave t
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 
@@ -23,7 +23,7 @@ from zbusrpc.broker.monitor import api, login, pages, paths
 from zbusrpc.broker.monitor.live import Live, snapshot
 from zbusrpc.broker.monitor.others import other_servers
 from zbusrpc.broker.monitor.rates import Rates
-from zbusrpc.broker.monitor.rows import Rows, ServerRow, Table
+from zbusrpc.broker.monitor.rows import GroupRow, Rows, ServerRow, ServiceRow, Table, TopicRow
 from zbusrpc.broker.mq.reports import statistics_of
 from zbusrpc.broker.permissions import require
 from zbusrpc.broker.session import Session
@@ -38,6 +38,8 @@ from zbusrpc.version import __version__
 if TYPE_CHECKING:
     from zbusrpc.broker.zbus.dialect import Dialect
 
+
+_FIGURES: Final = ("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate", "journal_fails_because")
 
 log = get_logger("broker")
 
@@ -186,6 +188,22 @@ class Monitor:
         """Return all rows as of now; rates are those of the last tick, where somebody watches."""
         return self._rows.table(self._hub.now(), self._rates.last)
 
+    def topic(self, name: str) -> tuple[TopicRow, list[GroupRow]] | None:
+        """Return the row of one topic and those of its groups, or None where there is none."""
+        return self._rows.topic(name, self._rates.last)
+
+    def topic_names(self) -> Iterable[str]:
+        """Return the names of topics."""
+        return self._rows.topic_names()
+
+    def service(self, name: str) -> ServiceRow | None:
+        """Return the row of one service, or None where there is none."""
+        return self._rows.service(name, self._hub.now(), self._rates.last)
+
+    def service_names(self) -> Iterable[str]:
+        """Return the names of services."""
+        return self._rows.service_names()
+
     def server(self, rights: Rights | None) -> dict[str, Any]:
         """Return the row of this broker with counters, and what whoever asks may do.
 
@@ -253,7 +271,8 @@ class Monitor:
 
     def _own_row(self, rate: Any) -> ServerRow:
         hub, broker = self._hub, self._hub.broker
-        topics = broker.queues.store.topics.values() if broker.queues is not None else []
+        store = broker.queues.store if broker.queues is not None else None
+        topics = store.topics.values() if store is not None else []
         groups = [group for topic in topics for group in topic.groups.values()]
         serving = sum(len(topic.consumers) for topic in broker.calls.topics.values())
         return {
@@ -276,6 +295,7 @@ class Monitor:
             "in_rate": rate("produced", sum(topic.produced for topic in topics)),
             "out_rate": rate("delivered", sum(group.counters.delivered for group in groups)),
             "call_rate": rate("requests", broker.calls.counters.requests),
+            "journal_fails_because": store.journal.fails_because if store is not None else None,
         }
 
     # -- ticks -------------------------------------------------------------------------------------------
@@ -303,5 +323,5 @@ class Monitor:
 
 def _without_figures(row: ServerRow) -> ServerRow:
     """Return the row of a broker for whoever may not see what it tells of itself."""
-    hidden: Any = dict.fromkeys(("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate"))
+    hidden: Any = dict.fromkeys(_FIGURES)
     return {**row, **hidden}

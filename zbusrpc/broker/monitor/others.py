@@ -41,4 +41,5 @@ def _row(server: Server, seen_by: list[str], now_ms: int) -> ServerRow:
         "in_rate": None,
         "out_rate": None,
         "call_rate": None,
+        "journal_fails_because": None,
     }

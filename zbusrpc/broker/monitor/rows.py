@@ -7,6 +7,7 @@ Pure but for the look into a log for the age of a message.
 
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
@@ -71,6 +72,8 @@ class ServerRow(TypedDict):
     """Messages delivered per second."""
     call_rate: float | None
     """Calls per second."""
+    journal_fails_because: str | None
+    """Why what consume groups do is not stored, where a fault of the disk keeps it: a restart brings messages again."""
 
 
 @described
@@ -211,7 +214,7 @@ class Rows:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._ages: dict[tuple[str, str], tuple[int, int | None]] = {}
+        self._ages: WeakKeyDictionary[Group, tuple[int, int | None]] = WeakKeyDictionary()
         self._reads_left = READS_MAX
 
     def table(self, now: float, rate: Rate) -> Table:
@@ -221,14 +224,29 @@ class Rows:
         topics: dict[str, TopicRow] = {}
         groups: dict[tuple[str, str], GroupRow] = {}
         if store is not None:
-            letters = {store.dead_letter_name(topic) for topic in store.topics.values()}
             for name, topic in sorted(store.topics.items()):
-                of_topic = self.groups(topic, rate)
+                of_topic = self._groups(topic, rate)
                 groups |= {(name, row["group"]): row for row in of_topic}
-                topics[name] = _topic_row(store, topic, of_topic, rate, is_of_letters=name in letters)
+                topics[name] = _topic_row(store, topic, of_topic, rate)
             topics |= {name: _unreadable_row(one) for name, one in store.unreadable.items() if name not in topics}
-        self._ages = {key: age for key, age in self._ages.items() if key in groups}
         return Table(topics, groups, {row["service"]: row for row in self.services(now, rate)})
+
+    def topic(self, name: str, rate: Rate) -> tuple[TopicRow, list[GroupRow]] | None:
+        """Return the row of one topic and those of its groups, without a look at others; None where there is none."""
+        self._reads_left = READS_MAX
+        store = self._store
+        topic = store.topics.get(name) if store is not None else None
+        if store is None or topic is None:
+            unreadable = store.unreadable.get(name) if store is not None else None
+            return (_unreadable_row(unreadable), []) if unreadable is not None else None
+        groups = self._groups(topic, rate)
+        return _topic_row(store, topic, groups, rate), groups
+
+    def topic_names(self) -> Iterator[str]:
+        """Yield the names of topics."""
+        if self._store is not None:
+            yield from self._store.topics
+            yield from self._store.unreadable
 
     @property
     def _store(self) -> Store | None:
@@ -236,8 +254,7 @@ class Rows:
 
     # -- topics and groups -------------------------------------------------------------------------------
 
-    def groups(self, topic: Topic, rate: Rate) -> list[GroupRow]:
-        """Return the rows of a topic's groups."""
+    def _groups(self, topic: Topic, rate: Rate) -> list[GroupRow]:
         return [self._group_row(topic, group, rate) for _, group in sorted(topic.groups.items())]
 
     def _group_row(self, topic: Topic, group: Group, rate: Rate) -> GroupRow:
@@ -266,8 +283,7 @@ class Rows:
 
     def _oldest(self, topic: Topic, group: Group, offset: int) -> int | None:
         """Return when a message was stored; where it was looked up before, without reading it again."""
-        key = topic.name, group.name
-        known_offset, known_ms = self._ages.get(key, (-1, None))
+        known_offset, known_ms = self._ages.get(group, (-1, None))
         if known_offset == offset and known_ms is not None:
             return known_ms
         if self._reads_left <= 0:
@@ -278,23 +294,31 @@ class Rows:
         except StorageError:
             return None
         stored_ms = record.timestamp_ms if record is not None else None
-        self._ages[key] = offset, stored_ms
+        self._ages[group] = offset, stored_ms
         return stored_ms
 
     # -- services ----------------------------------------------------------------------------------------
 
     def services(self, now: float, rate: Rate) -> Iterator[ServiceRow]:
         """Yield the rows of services, by name."""
-        store = self._store
         for name, calls in sorted(self._broker.calls.topics.items()):
-            shown = topic_name(name)
-            stored = store.topics.get(shown) if store is not None else None
-            yield _service_row(shown, calls, now, rate, durable=stored is not None and stored.options.rpc)
+            yield self._service(topic_name(name), calls, now, rate)
+
+    def service(self, name: str, now: float, rate: Rate) -> ServiceRow | None:
+        """Return the row of one service, without a look at others; None where there is none."""
+        calls = self._broker.calls.topics.get(name.encode())
+        return self._service(name, calls, now, rate) if calls is not None else None
+
+    def service_names(self) -> Iterator[str]:
+        """Yield the names of services."""
+        yield from map(topic_name, self._broker.calls.topics)
+
+    def _service(self, name: str, calls: CallTopic, now: float, rate: Rate) -> ServiceRow:
+        stored = self._store.topics.get(name) if self._store is not None else None
+        return _service_row(name, calls, now, rate, durable=stored is not None and stored.options.rpc)
 
 
-def _topic_row(
-    store: Store, topic: Topic, groups: list[GroupRow], rate: Rate, *, is_of_letters: bool = False
-) -> TopicRow:
+def _topic_row(store: Store, topic: Topic, groups: list[GroupRow], rate: Rate) -> TopicRow:
     said = describe_topic(topic)
     rates = [row["out_rate"] for row in groups if row["out_rate"] is not None]
     in_rate = rate(("produced", topic.uid), topic.produced)
@@ -315,7 +339,7 @@ def _topic_row(
         "group_count": said["group_count"],
         "consumers": said["consumers"],
         "dead_letters": _letters_of(store, topic),
-        "is_dead_letter_topic": is_of_letters or topic.name.endswith(DEAD_LETTER_SUFFIX),
+        "is_dead_letter_topic": store.holds_letters(topic.name),
         "in_rate": in_rate,
         "out_rate": None if in_rate is None else round(sum(rates), 1),
         "options": said["options"],

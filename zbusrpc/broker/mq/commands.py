@@ -97,7 +97,8 @@ class Commands:
         def counted() -> None:
             names = visible_groups(self._rights, topic.name, sorted(topic.groups))
             groups = [self._describe_group(topic, topic.groups[name]) for name in names]
-            answer(topic_as_told(topic, self._rights) | {"groups": groups}, None)
+            told = topic_as_told(topic, self._rights)
+            answer(told | {"groups": groups, "journal_fails_because": store.journal.fails_because}, None)
 
         letters = store.topics.get(store.dead_letter_name(topic))
         if letters is None:
@@ -111,7 +112,8 @@ class Commands:
         return group_as_told(said, self._rights)
 
     def _stats(self, command: requests.Stats) -> Any:
-        return statistics_of(self._visible(), self._rights)
+        failing = {"journals_failing": int(self._store.journal.fails_because is not None)}
+        return statistics_of(self._visible(), self._rights) | failing
 
     def _visible(self) -> list[Topic]:
         """Return the topics that who asks may know of, by name."""

@@ -59,6 +59,8 @@ class Deliveries(Place):
         self._unlearned: deque[int] = deque()  # offsets of which the key is not known, rising
         self._aside = dict.fromkeys(_ASIDE, 0)
         self._oldest = 0  # nothing below it is pending
+        self._left_behind = 0  # pending below `_start_seen`, which is not above `position`
+        self._start_seen = 0
 
     # -- what there is -----------------------------------------------------------------------------------
 
@@ -79,8 +81,27 @@ class Deliveries(Place):
         self._oldest = offset
         return offset
 
+    def count_from(self, start: int) -> int:
+        """Return how many of its messages lie at `start`, before which the log has no more, or behind it.
+
+        What retention passes is looked at once, and not with each listing.
+        """
+        if start >= self.position:
+            return 0
+        seen = self._start_seen
+        if seen < start:
+            between = range(seen, start)
+            self._left_behind += (
+                sum(offset in self.pending for offset in between)
+                if len(between) < len(self.pending)
+                else sum(offset in between for offset in self.pending)
+            )
+            self._start_seen = start
+        return len(self.pending) - self._left_behind
+
     def _take_in(self, delivery: Delivery) -> Delivery:
         """Have a message in hand that lies behind."""
+        self._left_behind += delivery.offset < self._start_seen
         self.pending[delivery.offset] = delivery
         self._oldest = min(self._oldest, delivery.offset)
         return delivery
@@ -134,6 +155,8 @@ class Deliveries(Place):
 
     def _finish(self, delivery: Delivery) -> None:
         del self.pending[delivery.offset]
+        if delivery.offset < self._start_seen:
+            self._left_behind -= 1
         if delivery.consumer is not None:
             del delivery.consumer.had[delivery.offset]
             delivery.consumer = None
@@ -267,7 +290,7 @@ class Deliveries(Place):
         self._unlearned.clear()
         self.pending.clear()
         self._aside = dict.fromkeys(_ASIDE, 0)
-        self._oldest = 0
+        self._oldest = self._left_behind = self._start_seen = 0
         self._changes.rewrite()
 
     def restore(self, pending: Pending, now: float, now_ms: int) -> None:

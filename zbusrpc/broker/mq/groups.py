@@ -8,6 +8,7 @@ come back; one that could not be stored is not there.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -69,6 +70,7 @@ class Groups:
         self._topics_made = Shares(limits.topics_max)
         self._groups_made = Shares(limits.groups_max)
         self._groups_of_topic = Shares(limits.groups_per_topic_max)  # by payer and uid of the topic
+        self._letters_go_to = Counter[str]()  # how many topics name it
         self._hints = Hints()
         self._rng = rng
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
@@ -82,9 +84,15 @@ class Groups:
 
     def holds_letters(self, name: str) -> bool:
         """Say whether a topic is where dead letters go."""
-        if name.endswith(DEAD_LETTER_SUFFIX):
-            return True
-        return any(topic.options.dead_letter_topic == name for topic in self.topics.values())
+        return name.endswith(DEAD_LETTER_SUFFIX) or name in self._letters_go_to
+
+    def _send_letters(self, options: TopicOptions, topics: int = 1) -> None:
+        """Take note that so many topics more send their dead letters where these options say."""
+        target = options.dead_letter_topic
+        if target:
+            self._letters_go_to[target] += topics
+            if not self._letters_go_to[target]:
+                del self._letters_go_to[target]
 
     def check_dead_letter_topic(self, name: str, options: TopicOptions) -> None:
         """See that dead letters of a topic can go where they are to.

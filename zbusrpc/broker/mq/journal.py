@@ -99,6 +99,12 @@ class Journal:
         """How many groups it keeps."""
         return len(self._members)
 
+    @property
+    def fails_because(self) -> str | None:
+        """Why what groups do is not stored now, here or in the register; None where it is."""
+        own = self.committer.log.closed_because or (str(self.failure) if self.failure is not None else None)
+        return own or (self.register.fails_because if self.register is not None else None)
+
     def reading(self) -> Generator[int, None, dict[bytes, Said]]:
         """Return what was said of each group: `options`, `next`, `pending`, and whatever `describe` put there.
 

@@ -90,10 +90,7 @@ def not_done(topic: Topic, group: Group) -> int:
     That is its lag, unless it is the broker's own: `Groups.lag_of` says which.
     """
     start = topic.log.start_offset
-    pending = len(group.pending)
-    if pending and group.oldest() < start:
-        pending = sum(offset >= start for offset in group.pending)
-    return max(0, topic.log.next_offset - max(group.position, start)) + pending
+    return max(0, topic.log.next_offset - max(group.position, start)) + group.count_from(start)
 
 
 def statistics_of(topics: Collection[Topic], rights: Rights | None = None) -> dict[str, int]:

@@ -177,6 +177,7 @@ class Store(Groups):
         )
         opened.on_finding = partial(self._note_finding, topic)
         self.topics[found.name] = topic
+        self._send_letters(topic.options)
         self.on_change(found.name)
         topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
         for key, said in groups.items():
@@ -367,6 +368,8 @@ class Store(Groups):
                 self._catalog.rewrite(file_of(topic.name, topic.uid, topic.created_ms, options, topic.payer))
             except OSError as error:
                 raise cannot(f"topic {topic.name} cannot be changed", error) from error
+            self._send_letters(topic.options, -1)
+            self._send_letters(options)
             topic.set_options(options)
             self.on_change(topic.name)
         done(topic, None)
@@ -374,6 +377,7 @@ class Store(Groups):
     def remove_topic(self, topic: Topic, done: Done) -> None:
         """Remove a topic with its messages and groups, and tell when it cannot come back."""
         del self.topics[topic.name]
+        self._send_letters(topic.options, -1)
         topic.is_removed = True
         self.letter_counts.forget(topic)
         self._charge(topic.payer, -1)

@@ -141,7 +141,13 @@ function statesOf(store, row) {
   const words = [[stateOf(store, row), STATES[stateOf(store, row)]]];
   if (row.is_self) words.push(["this page", "plain"]);
   if (row.is_tracker_only) words.push(["tracker only", "plain"]);
+  if (row.journal_fails_because) words.push(["groups not stored", "bad"]);
   return words;
+}
+
+function faultOf(row) {
+  if (!row.journal_fails_because) return "";
+  return `What consume groups do is not stored, and a restart brings messages again: ${row.journal_fails_because}`;
 }
 
 function serverDetail({ store, cluster, actions }, key) {
@@ -168,7 +174,7 @@ function serverDetail({ store, cluster, actions }, key) {
     update() {
       const row = store.find("servers", key);
       if (!row) return false;
-      const problem = store.brokers.get(key)?.error ?? "";
+      const problem = [store.brokers.get(key)?.error, faultOf(row)].filter(Boolean).join(" ");
       error.hidden = !problem;
       error.textContent = problem;
       login.node.hidden = row.is_self || !store.brokers.get(key)?.isDenied;

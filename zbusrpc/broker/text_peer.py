@@ -14,7 +14,6 @@ connection goes back to its group; a peer that is slow, silent or dribbling lose
 import asyncio
 from collections import deque
 from http import HTTPStatus
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from zbusrpc.broker import gateway
@@ -56,7 +55,7 @@ class TextPeer(Weighed):
         self._patience = Patience()
         self._is_zbus = self._is_ending = False
         self._is_congested = self._is_reading_paused = self._is_move_due = False
-        self._line = Line(self._take, self._takes_answers, monotonic)
+        self._line = Line(self._take, self._takes_answers, server.hub.now)
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
         self._lingering: Lingering | None = None

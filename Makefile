@@ -5,13 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= $(shell expr 2 \* `getconf _NPROCESSORS_ONLN`)  # many tests wait for a time-out or another process
 
-.PHONY: demo test check format bench fuzz clean
+# What is imported is compiled once, also where the environment says otherwise: hundreds of processes import the same.
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: demo test soak check format bench fuzz clean
 
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
 test: check
 	$(BIN)/pytest -n $(WORKERS)
+
+# What takes long: all values of the sweeps that `make test` tries some of, and what waits for a time-out of minutes.
+soak: $(VENV)/.ready
+	$(BIN)/pytest -n $(WORKERS) --long -m long
 
 check: $(VENV)/.ready
 	$(BIN)/ruff check

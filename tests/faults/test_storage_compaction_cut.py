@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
 
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.storage import compact, open_at, read_all, table
+from tests.support.sweeps import one_of
 from zbusrpc.broker.storage.check import check_log
 from zbusrpc.broker.storage.compaction_job import TOMBSTONE_GRACE_MS
 from zbusrpc.broker.storage.files import Disk
@@ -88,15 +88,7 @@ def changes_of_work() -> int:
     return changes
 
 
-EACH: Final = 3
-"""By default one cut of so many is tried; all of them with --long."""
-CUTS: Final = [
-    pytest.param(number, marks=[pytest.mark.long] if number % EACH else [])
-    for number in range(1, changes_of_work() + 1)
-]
-
-
-@pytest.mark.parametrize("cut_after", CUTS)
+@pytest.mark.parametrize("cut_after", one_of(7, range(1, changes_of_work() + 1)))
 def test_power_cut_during_compaction_leaves_old_or_new(cut_after: int) -> None:
     """No latest record is lost, and none that was replaced or removed comes back; nothing is taken for damage."""
     disk, ledger = FaultyDisk(), Ledger()

@@ -184,13 +184,18 @@ def port() -> Iterator[Port]:
         yield port
 
 
-@settings(max_examples=300, deadline=None)
-@given(talks())
-def test_whatever_a_connection_says_it_harms_nothing(port: Port, talk: Talk) -> None:
+@pytest.mark.parametrize("examples", [60, pytest.param(3000, marks=pytest.mark.long)])
+def test_whatever_a_connection_says_it_harms_nothing(port: Port, examples: int) -> None:
     """No exception escapes, what came before the fault is answered, nothing is left, and another connection goes on."""
-    answer = port.talk(talk.blocks, congested=talk.congested)
 
-    assert [ping for ping in talk.pings if answer.count(b"id: %b\r\n" % ping) != 1] == []
+    @settings(max_examples=examples, deadline=None)
+    @given(talks())
+    def check(talk: Talk) -> None:
+        answer = port.talk(talk.blocks, congested=talk.congested)
+
+        assert [ping for ping in talk.pings if answer.count(b"id: %b\r\n" % ping) != 1] == []
+
+    check()
 
 
 def decoded(blocks: list[bytes], *, is_short: bool) -> list[object]:

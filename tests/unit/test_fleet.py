@@ -12,6 +12,7 @@ import pytest
 from tests.support.broker_set import fleet_at, free_ports, serving_at, traffic, wait_known
 from tests.support.inprocess import running_broker
 from tests.support.lab import Lab
+from tests.support.sweeps import one_of
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect, envelope, options
 from zbusrpc.broker.server import Server
@@ -396,7 +397,7 @@ async def test_disconnect_in_the_middle_of_calls_and_going_on() -> None:
         assert other.broker.name
 
 
-@pytest.mark.parametrize("seed", [*range(4), *[pytest.param(seed, marks=pytest.mark.long) for seed in range(4, 100)]])
+@pytest.mark.parametrize("seed", one_of(25, range(100)))
 async def test_any_trouble_leaves_a_fleet_that_works(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts, new names, lies, silence, refused tokens, and callers that give up, in any order: no fault, no leak."""
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.01)

@@ -1,13 +1,13 @@
 """Each program in examples/ runs, and prints what it is there to show."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkers import run_mypy
+from tests.support.processes import Ended, run_to_end
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHOWN = {
@@ -49,15 +49,15 @@ def test_example_runs(name: str, tmp_path: Path) -> None:
     """An example ends with exit code 0, without warnings, and shows what it promises."""
     result = run(name, directory=tmp_path)
 
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.exit_code == 0, result.output + result.errors
     for text in SHOWN[name]:
-        assert text in result.stdout
-    assert "Traceback" not in result.stderr
+        assert text in result.output
+    assert "Traceback" not in result.errors
 
 
 def test_log_lines_carry_id_of_call(tmp_path: Path) -> None:
     """In the example of contexts, the service's lines and those of a library name the call they belong to."""
-    lines = run("09_context.py", directory=tmp_path).stderr.splitlines()
+    lines = run("09_context.py", directory=tmp_path).errors.splitlines()
 
     calls = [line.split('"call": "')[1].split('"')[0] for line in lines if '"call": "' in line]
     assert len(calls) == 2
@@ -74,7 +74,7 @@ def test_examples_pass_mypy() -> None:
     """mypy --strict has nothing to say to any of them."""
     result = run_mypy(EXAMPLES, "--scripts-are-modules", *sorted(path.name for path in EXAMPLES.glob("*.py")))
 
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.exit_code == 0, result.output + result.errors
 
 
 def test_demo_that_fails_says_so_and_stops_everything(tmp_path: Path) -> None:
@@ -85,16 +85,15 @@ def test_demo_that_fails_says_so_and_stops_everything(tmp_path: Path) -> None:
 
     result = run("demo.py", directory=tmp_path, folder=tmp_path)
 
-    assert result.returncode == 1
-    assert result.stderr.strip() == "demo failed: await calc.add(1, 2) gave -1, not 3"
-    for number in [int(line.rpartition(" ")[2]) for line in result.stdout.splitlines() if ", process " in line]:
+    assert result.exit_code == 1
+    assert result.errors.strip() == "demo failed: await calc.add(1, 2) gave -1, not 3"
+    for number in [int(line.rpartition(" ")[2]) for line in result.output.splitlines() if ", process " in line]:
         assert not is_running(number)
 
 
-def run(name: str, *, directory: Path, folder: Path = EXAMPLES) -> "subprocess.CompletedProcess[str]":
+def run(name: str, *, directory: Path, folder: Path = EXAMPLES) -> Ended:
     """Run an example from some other directory; warnings are errors there, too."""
-    command = [sys.executable, "-W", "error", str(folder / name)]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return run_to_end([sys.executable, "-W", "error", str(folder / name)], cwd=directory)
 
 
 def is_running(number: int) -> bool:

@@ -13,7 +13,6 @@ Each section runs by itself, in a directory with the files of the whole README, 
 import os
 import re
 import signal
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -26,7 +25,8 @@ import pytest
 from typer.main import get_command
 
 from tests.support.checkers import run_mypy
-from tests.support.processes import Processes
+from tests.support.nursery import write_command
+from tests.support.processes import Processes, run_to_end
 from zbusrpc.cli.app import app
 from zbusrpc.config import DEFAULT_BROKER, Settings
 
@@ -35,7 +35,6 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
 PRINTED = re.compile(r"^\s*print\(.*\)\s*# (.*)$", re.MULTILINE)
 SERVER = re.compile(r"zbusrpc (broker|serve)\b")
-TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +96,7 @@ def test_every_file_and_program_passes_mypy(tmp_path: Path) -> None:
 
     result = run_mypy(tmp_path, ".")
 
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.exit_code == 0, result.output + result.errors
 
 
 def test_settings_file_is_valid() -> None:
@@ -150,6 +149,9 @@ class Shell:
         self._directory = directory
         self._broker = broker
         self._servers = servers
+        self._commands = directory / "commands"
+        self._commands.mkdir()
+        write_command(self._commands)
 
     def run_console(self, text: str) -> None:
         """Run each command and compare what it prints; servers are started, and run until the section ends."""
@@ -164,17 +166,9 @@ class Shell:
 
     def run(self, command: list[str]) -> str:
         """Run a command and return what it prints; it must succeed."""
-        result = subprocess.run(
-            command,
-            cwd=self._directory,
-            env=environment(self._broker),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-            check=False,
-        )
-        assert result.returncode == 0, result.stdout + result.stderr
-        return result.stdout
+        result = run_to_end(command, cwd=self._directory, env=environment(self._broker, self._commands))
+        assert result.exit_code == 0, result.output + result.errors
+        return result.output
 
     def _start(self, arguments: list[str]) -> None:
         port = ["--port", "0"] if arguments == ["broker"] else []
@@ -200,8 +194,8 @@ def running_server(*arguments: str, directory: Path, broker: str) -> Iterator[di
         assert server.wait_exit() == 0, f"{arguments}: {server.errors}"
 
 
-def environment(broker: str) -> dict[str, str]:
+def environment(broker: str, *commands: Path) -> dict[str, str]:
     """Return the environment of a person who uses the package, with a broker that is not the default one."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    path = os.pathsep.join([*map(str, commands), str(Path(sys.executable).parent), os.environ["PATH"]])
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ZBUSRPC_")}
     return {**kept, "PATH": path, "ZBUSRPC_BROKER": broker, "NO_COLOR": "1"}

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shlex
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any, TextIO
 
 import pytest
 
+from tests.support.nursery import write_command
 from tests.support.processes import Ended, Process, Processes
 from tests.support.terminal import run_on_terminal
 from tests.support.waiting import wait_until
@@ -20,8 +20,6 @@ from zbusrpc import mq
 from zbusrpc.cli.letters import retry
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import Settings
-
-ZBUSRPC = f"{shlex.quote(sys.executable)} -m zbusrpc"
 
 
 class Cli:
@@ -37,9 +35,9 @@ class Cli:
 
     def shell(self, script: str) -> Process:
         """Start a line of shell, in which `zbusrpc` is the command."""
-        return self._processes.start(
-            "sh", "-c", f'zbusrpc() {{ {ZBUSRPC} "$@"; }}; {script}', ZBUSRPC_BROKER=self.address
-        )
+        write_command(self._processes.directory)
+        path = f"{self._processes.directory}{os.pathsep}{os.environ['PATH']}"
+        return self._processes.start("sh", "-c", script, PATH=path, ZBUSRPC_BROKER=self.address)
 
     def ended(self, *arguments: str) -> Ended:
         """Run a command to its end."""
@@ -210,7 +208,7 @@ def test_interrupted_pub_says_what_it_stored(cli: Cli, topic: str, tmp_path: Pat
 def typing_into(cli: Cli, tmp_path: Path, command: str) -> Iterator[tuple[Process, TextIO]]:
     """Run a command, and yield it with its standard input."""
     os.mkfifo(tmp_path / "typed")
-    process = cli.shell(f"exec {ZBUSRPC} {command} < {tmp_path / 'typed'}")
+    process = cli.shell(f"exec zbusrpc {command} < {tmp_path / 'typed'}")
     with suppress(BrokenPipeError), (tmp_path / "typed").open("w") as typed:
         yield process, typed
 
@@ -306,7 +304,7 @@ def test_sub_does_not_wait_for_a_reader_that_stalls(cli: Cli, topic: str, tmp_pa
     """A signal ends `sub` though nobody reads what it prints; what was not written whole goes back to the group."""
     cli.run("pub", topic, "x" * 1000, "--count", "200")
     os.mkfifo(tmp_path / "printed")
-    process = cli.shell(f"exec {ZBUSRPC} sub {topic} --group g --raw > {tmp_path / 'printed'}")
+    process = cli.shell(f"exec zbusrpc sub {topic} --group g --raw > {tmp_path / 'printed'}")
     with (tmp_path / "printed").open():
         wait_until(lambda: (group_of(cli, topic) or {}).get("in_flight") == 200, "messages on their way")
         process.send_signal(signal.SIGTERM)

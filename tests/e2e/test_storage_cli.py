@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Process, Processes
+from tests.support.processes import Process, Processes, run_to_end
 from zbusrpc import mq
 from zbusrpc.broker.storage.lock import locked_around
 
@@ -112,14 +111,14 @@ def test_storage_in_use_is_found_behind_a_bind_mount(
     mounted.mkdir()
     script = 'mount --bind "$0" "$1" && shift && exec "$@"'
     inside = ["unshare", "--mount", "sh", "-c", script, str(topic), str(mounted)]
-    if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
+    if run_to_end([*inside, "true"]).exit_code:
         pytest.skip("this machine lets no test mount anything")
 
     repair = [sys.executable, "-m", "zbusrpc", "storage", "repair", str(mounted)]
-    ended = subprocess.run([*inside, *repair], capture_output=True, check=False, text=True)
+    ended = run_to_end([*inside, *repair])
 
-    assert ended.returncode == 1
-    assert f"is in use by process {process.pid} on " in ended.stderr
+    assert ended.exit_code == 1
+    assert f"is in use by process {process.pid} on " in ended.errors
 
 
 def contents_of(directory: Path) -> dict[str, tuple[bytes, int]]:

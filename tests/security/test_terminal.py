@@ -1,14 +1,13 @@
 """Terminals: what others wrote does not make one do anything; files and pipes get it as it is."""
 
 import asyncio
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.inprocess import running_broker, serving
-from tests.support.processes import ROOT
+from tests.support.processes import run_to_end
 from tests.support.terminal import run_on_terminal
 from zbusrpc import Code, Producer, RpcError, service
 from zbusrpc.cli.printable import printable, printable_lines
@@ -44,13 +43,13 @@ async def test_answers_of_services_are_obeyed_by_no_terminal(name: str) -> None:
     async with running_broker() as server, serving(server, Villain):
         command = [*COMMAND, "call", f"Evil.{name}", "--broker", server.broker.name]
         shown = await asyncio.to_thread(run_on_terminal, command)
-        piped = await asyncio.to_thread(subprocess.run, command, capture_output=True, cwd=ROOT, check=False)
+        piped = await asyncio.to_thread(run_to_end, command)
 
     assert not obeyed(shown.output)
     assert "owned" in shown.output
     assert "31mred" in shown.output
     if name == "text":
-        assert piped.stdout.decode() == f"two\nlines {EVIL}\n"
+        assert piped.output == f"two\nlines {EVIL}\n"
         assert "two\r\nlines " in shown.output
     if name == "values":
         assert "คำสั่ง" in shown.output

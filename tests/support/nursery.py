@@ -1,14 +1,15 @@
-"""A nursery: Python programs that start at once, because they are forked from a process that has loaded everything.
+"""A nursery: programs that start at once, because they are forked from a process that has loaded everything.
 
-    test ──one JSON line──> nursery ──fork──> program, a process like any other: its own pid, session, files, end
-                                  └─────────> its exit code, in a file, once it has ended
+    test ──asks──> nursery ──fork──> Python program, a process like any other: its own pid, session, files, end
+                          └─exec──> any other program, or Python itself where its start is the point
 
-Starting one takes 20 ms instead of 400, so that hundreds can be killed. What differs from a true start: the modules of
-the package are there already, and there is no standard input. Where the start itself is the point, start Python.
+Starting a Python program takes 20 ms instead of 400, so that hundreds can be killed. What differs from a true start:
+the modules of the package are there already.
 
-Every process here ends with the one that asked for it, also when a test run is interrupted or killed.
+Every process here ends with the one that asked for it, also when a test run is interrupted or killed: with the nursery
+itself by PR_SET_PDEATHSIG, and with whoever closes the connection by which it was asked for (see forked.py).
 
-python -m tests.support.nursery      reads requests, prints pids
+python -m tests.support.nursery SOCKET      listens there until its standard input ends
 """
 
 import atexit
@@ -20,96 +21,38 @@ import json
 import os
 import pkgutil
 import runpy
+import selectors
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
-import threading
-import time
+import tempfile
 import warnings
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from tests.support.waiting import POLL_S
+from tests.support import forked
+from tests.support.forked import Forked, Program
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h: a signal for this process when its parent ends."""
-GONE = -signal.SIGKILL
-"""Exit code of a program whose nursery was killed together with it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Program:
-    """What is to be run, and how."""
-
-    module: str = ""
-    """What `python -m` would be given; or:"""
-    text: str = ""
-    """What `python -W error -c` would be given; or:"""
-    file: str = ""
-    """The program itself."""
-    arguments: list[str]
-    directory: str
-    environment: dict[str, str]
-    """All that it finds."""
-    out: str
-    err: str
-    """Where what it prints is added."""
-    end: str
-    """Where its exit code will be written."""
-
-
-def program_of(command: list[str], **rest: Any) -> Program:
-    """Return what `python -m module ...`, `python -W error -c text ...` or `python file ...` runs."""
-    match command[1:]:
-        case ["-m", module, *arguments]:
-            return Program(module=module, arguments=arguments, **rest)
-        case ["-W", "error", "-c", text, *arguments]:
-            return Program(text=text, arguments=arguments, **rest)
-        case [file, *arguments] if not file.startswith("-"):
-            return Program(file=file, arguments=arguments, **rest)
-    raise ValueError(f"cannot be forked: {command}")
-
-
-class Forked:
-    """A program that was forked; used as a `subprocess.Popen`."""
-
-    def __init__(self, program: Program) -> None:
-        self._end = Path(program.end)
-        self.pid = _nursery().fork(program)
-
-    def poll(self) -> int | None:
-        """Return its exit code, or None while it runs."""
-        if self._end.exists():
-            return int(self._end.read_text())
-        return None if _nursery().is_running else GONE
-
-    def wait(self) -> int:
-        """Return its exit code once it has ended."""
-        while (code := self.poll()) is None:
-            time.sleep(POLL_S / 10)
-        return code
-
-    def send_signal(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
-        if self.poll() is None:
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, number)
-
-    def kill(self) -> None:
-        """End it as kill -9 does."""
-        self.send_signal(signal.SIGKILL)
+REQUEST_BYTES = 65536
+WAITING_MAX = 128
+"""Connections that may wait to be accepted."""
 
 
 class Nursery:
     """The process that forks."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._directory = tempfile.mkdtemp(prefix="zbusrpc-nursery-")
+        self.address = os.path.join(self._directory, "socket")
+        """Where it listens."""
         self._popen = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.nursery"],
+            [sys.executable, "-m", "tests.support.nursery", self.address],
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
@@ -118,24 +61,13 @@ class Nursery:
             start_new_session=True,
         )
         atexit.register(self.close)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it can fork."""
-        return self._popen.poll() is None
-
-    def fork(self, program: Program) -> int:
-        """Run a program, and return its pid."""
-        assert self._popen.stdin is not None
         assert self._popen.stdout is not None
-        with self._lock:
-            self._popen.stdin.write(json.dumps(asdict(program)) + "\n")
-            self._popen.stdin.flush()
-            return int(self._popen.stdout.readline())
+        assert self._popen.stdout.readline() == "ready\n"
 
     def close(self) -> None:
         """End it, and with it what it has forked."""
         self._popen.communicate()  # the end of its input is its end
+        shutil.rmtree(self._directory)
 
 
 @functools.cache
@@ -143,29 +75,97 @@ def _nursery() -> Nursery:
     return Nursery()
 
 
+def start(program: Program, *, stdin: int | None = None, out: int, err: int) -> Forked:
+    """Start a program.
+
+    Args:
+        stdin: By default there is none.
+    """
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    try:
+        return Forked(_nursery().address, program, (nothing if stdin is None else stdin, out, err))
+    finally:
+        os.close(nothing)
+
+
+def write_command(directory: Path) -> None:
+    """Write a program `zbusrpc` for shells, which is forked."""
+    words = [sys.executable, "-I", "-S", forked.__file__, _nursery().address, "-m", "zbusrpc"]
+    path = directory / "zbusrpc"
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
+    path.chmod(0o755)
+
+
 # -- in the nursery ------------------------------------------------------------------------------------------
 
-_ends: dict[int, str] = {}
-"""Where the exit codes of those that run go, by pid."""
+_askers: dict[int, socket.socket] = {}
+"""Who is to have the exit code of those that run, by pid."""
 
 
 def main() -> None:
-    """Fork a program for each line, until the process that wrote them ends."""
+    """Start a program for each connection, until the process that wanted it ends."""
     load()
     signal.signal(signal.SIGCHLD, lambda *_: note_ends())
-    for line in sys.stdin:
-        program = Program(**json.loads(line))
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
-        parent = os.getpid()
-        pid = os.fork()
-        if not pid:
-            break
-        _ends[pid] = program.end
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        print(pid, flush=True)
-    else:
-        return
-    become(program, parent)  # outside the loop, so that the program's end is that of the process
+    with socket.socket(socket.AF_UNIX) as listening, selectors.DefaultSelector() as selector:
+        listening.bind(sys.argv[1])
+        listening.listen(WAITING_MAX)
+        selector.register(listening, selectors.EVENT_READ)
+        selector.register(0, selectors.EVENT_READ)
+        print("ready", flush=True)
+        born = serve(listening, selector)
+    if born is not None:
+        become(*born)  # outside, so that the program's end is that of the process
+
+
+def serve(listening: socket.socket, selector: selectors.BaseSelector) -> tuple[Program, list[int], int] | None:
+    """Fork; return nothing when all is over, and in the fork what it is to be: a program, its files, and its parent."""
+    while True:
+        for key, _ in selector.select():
+            if key.fd == 0:
+                return None
+            if isinstance(key.fileobj, socket.socket) and key.fileobj is not listening:
+                leave(selector, key.fileobj)  # it asks once, and closes when it does not want the program any more
+                continue
+            asker, _ = listening.accept()
+            request, files = read_request(asker)
+            if not request:  # it ended before it had said what it wanted
+                asker.close()
+                continue
+            program = Program(*json.loads(request))
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+            parent = os.getpid()
+            pid = os.fork()
+            if not pid:
+                for connection in (asker, *_askers.values()):
+                    connection.close()
+                return program, files, parent
+            for file in files:
+                os.close(file)
+            _askers[pid] = asker
+            asker.sendall(b"%d\n" % pid)
+            selector.register(asker, selectors.EVENT_READ, pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+
+
+def read_request(asker: socket.socket) -> tuple[bytes, list[int]]:
+    """Return the line of a request, and its files; nothing where it does not come whole."""
+    data, files, _, _ = socket.recv_fds(asker, REQUEST_BYTES, 3)
+    while not data.endswith(b"\n"):
+        more = asker.recv(REQUEST_BYTES)
+        if not more:
+            return b"", files
+        data += more
+    return data, files
+
+
+def leave(selector: selectors.BaseSelector, asker: socket.socket) -> None:
+    """Forget one who asked, and end the program that it asked for, if that still runs."""
+    pid = selector.unregister(asker).data
+    asker.close()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    if pid in _askers:
+        os.kill(pid, signal.SIGKILL)  # it is there, if only to be waited for
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
 
 
 def load() -> None:
@@ -183,16 +183,15 @@ def load() -> None:
 
 
 def note_ends() -> None:
-    """Write down the exit codes of those that have ended."""
+    """Tell the exit codes of those that have ended."""
     with suppress(ChildProcessError):
         while True:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            end = Path(_ends.pop(pid))
-            unfinished = end.with_suffix(".unfinished")
-            unfinished.write_text(str(os.waitstatus_to_exitcode(status)))
-            unfinished.rename(end)
+            with suppress(OSError):
+                _askers[pid].sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+            del _askers[pid]
 
 
 def end_with(parent: int) -> None:
@@ -203,32 +202,56 @@ def end_with(parent: int) -> None:
         os._exit(1)
 
 
-def become(program: Program, parent: int) -> None:
+def become(program: Program, files: list[int], parent: int) -> None:
     """Be the program from now on."""
     os.setsid()
     end_with(parent)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    for number, opened in enumerate(
-        (os.open(os.devnull, os.O_RDONLY), os.open(program.out, flags), os.open(program.err, flags))
-    ):
-        os.dup2(opened, number)
-        os.close(opened)
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(program.directory)
+    if program.command[0] == sys.executable and not program.is_fresh:
+        become_python(program.command[1:], program)
+    else:
+        execute(program)
+
+
+def execute(program: Program) -> None:
+    """Be a program that is not forked, with the signals that any program has; SIGINT is set by exec itself."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(program.command[0], program.command, program.environment)
+    except OSError as error:
+        sys.exit(f"{program.command[0]}: {error.strerror}")
+
+
+def become_python(command: list[str], program: Program) -> None:
+    """Be what `python` does with `-m module ...`, `-c text ...` or `file ...`, perhaps after `-W error`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(program.environment)
-    os.chdir(program.directory)
-    sys.argv = ["-m" if program.module else "-c", *program.arguments]
-    sys.path[0] = program.directory
-    if program.module:
-        runpy.run_module(program.module, run_name="__main__", alter_sys=True)
-    elif program.file:
-        sys.argv[0] = program.file
-        runpy.run_path(program.file, run_name="__main__")
-    else:
+    sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
+    if command[:2] == ["-W", "error"]:
         warnings.simplefilter("error")
-        exec(compile(program.text, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+        command = command[2:]
+    match command:
+        case ["-m", module, *arguments]:
+            sys.argv = ["-m", *arguments]
+            sys.path[0] = program.directory
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        case ["-c", text, *arguments]:
+            sys.argv = ["-c", *arguments]
+            sys.path[0] = program.directory
+            exec(compile(text, "<string>", "exec"), {"__name__": "__main__", "__builtins__": __builtins__})
+        case [file, *arguments] if not file.startswith("-"):
+            sys.argv = [file, *arguments]
+            sys.path[0] = os.path.dirname(os.path.abspath(file))
+            runpy.run_path(file, run_name="__main__")
+        case _:
+            raise ValueError(f"cannot be forked: {command}")
 
 
 if __name__ == "__main__":

@@ -1,45 +1,44 @@
 """Real processes of the `zbusrpc` command and of test programs: started, watched through their output, ended by pid.
 
-What a process prints goes to files, so that nobody blocks on a full pipe and a failed test can show it. Python programs
-are forked from one that has loaded the package (see nursery.py), unless a test asks for a true start.
+What a process prints goes to files, so that nobody blocks on a full pipe and a failed test can show it. All are started
+by a nursery (see nursery.py) and end with the test run, however that ends; Python programs are forked from it, as it
+has loaded the package, unless a test asks for a true start.
 """
 
 import json
 import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from tests.support.nursery import ROOT, Forked, program_of
+from tests.support import nursery
+from tests.support.forked import Program
+from tests.support.nursery import ROOT
 from tests.support.waiting import WAIT_S, wait_until
 
 LAB = "tests.support.lab:Lab"
+PROGRAM_S = 240.0
+"""For a program that does much, such as an example or a type checker, on a slow machine."""
 
 
 class Process:
     """One running process."""
 
     def __init__(
-        self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str], is_forked: bool
+        self, command: list[str], directory: Path, *, cwd: Path | None = None, env: dict[str, str], is_fresh: bool
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         number = len(list(directory.glob("*.out")))
         if "serve" in command and "--broker" not in command:  # its own broker stores topics where it runs
             env = {"ZBUSRPC_DATA_DIR": str(directory / f"data-{number}"), **env}
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            if is_forked:
-                places = {"out": str(self._out), "err": str(self._err), "end": str(directory / f"{number}.end")}
-                program = program_of(command, directory=str(cwd or ROOT), environment=env, **places)
-                self._running: Forked | subprocess.Popen[bytes] = Forked(program)
-            else:
-                self._running = subprocess.Popen(
-                    command, cwd=cwd or ROOT, env=env, stdout=out, stderr=err, start_new_session=True
-                )
+        program = Program(command, str(cwd or ROOT), env, is_fresh)
+        with self._out.open("ab") as out, self._err.open("ab") as err:  # what several write at once stays whole
+            self._running = nursery.start(program, out=out.fileno(), err=err.fileno())
         self.pid = self._running.pid
 
     # -- what it says ------------------------------------------------------------------------------------
@@ -124,6 +123,27 @@ class Ended:
     errors: str
 
 
+def run_to_end(
+    command: list[str], *, cwd: Path = ROOT, env: dict[str, str] | None = None, is_fresh: bool = False
+) -> Ended:
+    """Run any program to its end, as `Processes.start` does.
+
+    Args:
+        env: All that it finds; by default what this process has.
+    """
+    program = Program(command, str(cwd), dict(os.environ) if env is None else env, is_fresh)
+    with TemporaryFile() as out, TemporaryFile() as err:
+        running = nursery.start(program, out=out.fileno(), err=err.fileno())
+        try:
+            wait_until(lambda: running.poll() is not None, f"end of {command}", PROGRAM_S)
+        finally:
+            running.kill()
+            code = running.wait()
+        out.seek(0)
+        err.seek(0)
+        return Ended(code, out.read().decode(), err.read().decode())
+
+
 class Processes:
     """The processes of one test; leaving it kills those that still run."""
 
@@ -147,8 +167,7 @@ class Processes:
         """Start any program; a Python one is forked unless it `is_fresh`."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("ZBUSRPC_")}
         full = {**inherited, "PYTHONPATH": str(ROOT), "LAB_MARKS": str(self.marks_path), **env}
-        is_forked = command[0] == sys.executable and not is_fresh
-        process = Process(list(command), self.directory / "processes", cwd=cwd, env=full, is_forked=is_forked)
+        process = Process(list(command), self.directory / "processes", cwd=cwd, env=full, is_fresh=is_fresh)
         self._all.append(process)
         return process
 

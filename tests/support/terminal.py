@@ -4,14 +4,15 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
 import termios
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from select import select
 
-from tests.support.processes import ROOT
+from tests.support import nursery
+from tests.support.forked import Program
+from tests.support.nursery import ROOT
 from tests.support.waiting import WAIT_S
 
 COLUMNS, LINES = 80, 24
@@ -35,16 +36,16 @@ def run_on_terminal(command: list[str], question: str = "", answer: str = "", **
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ZBUSRPC_")}
     full = {**kept, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", **env}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=full, start_new_session=True) as run:
-        os.close(theirs)
-        output, until = b"", time.monotonic() + WAIT_S
-        with suppress(OSError):  # the other end was closed
-            while time.monotonic() < until:
-                if select([ours], [], [], 0.1)[0]:
-                    output += os.read(ours, 65536)
-                if answer and question.encode() in output:
-                    os.write(ours, answer.encode())
-                    answer = ""
-        run.kill()
-        os.close(ours)
-    return Shown(output.decode(), run.returncode)
+    running = nursery.start(Program(command, str(ROOT), full), stdin=theirs, out=theirs, err=theirs)
+    os.close(theirs)
+    output, until = b"", time.monotonic() + WAIT_S
+    with suppress(OSError):  # the other end was closed
+        while time.monotonic() < until:
+            if select([ours], [], [], 0.1)[0]:
+                output += os.read(ours, 65536)
+            if answer and question.encode() in output:
+                os.write(ours, answer.encode())
+                answer = ""
+    running.kill()
+    os.close(ours)
+    return Shown(output.decode(), running.wait())

@@ -5,13 +5,13 @@ runs once over all files, and the lines it refuses must be exactly those that ar
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.support.checkers import run_mypy
+from tests.support.processes import run_to_end
 
 PROGRAMS = Path(__file__).parent / "programs"
 MARK = "# E: "
@@ -30,17 +30,19 @@ def test_mypy_refuses_marked_lines_only() -> None:
     """mypy --strict takes every right line and refuses every wrong one."""
     result = run_mypy(PROGRAMS, "--no-error-summary", "--hide-error-context", "--no-pretty", ".")
 
-    assert result.returncode == 1, result.stdout + result.stderr
-    output = result.stdout
+    assert result.exit_code == 1, result.output + result.errors
+    output = result.output
     places = {place_of(line) for line in output.splitlines() if ": error: " in line}
     assert places == marked_places(), output
 
 
 def test_pyright_refuses_marked_lines_only() -> None:
     """pyright in strict mode takes every right line and refuses every wrong one."""
-    output = run("-m", "pyright", "--project", ".", "--pythonpath", sys.executable, "--outputjson")
+    command = [sys.executable, "-m", "pyright", "--project", ".", "--pythonpath", sys.executable, "--outputjson"]
+    result = run_to_end(command, cwd=PROGRAMS, is_fresh=True)
 
-    found = json.loads(output)["generalDiagnostics"]
+    assert result.exit_code == 1, result.output + result.errors
+    found = json.loads(result.output)["generalDiagnostics"]
     places = {(Path(one["file"]).name, one["range"]["start"]["line"] + 1) for one in found}
     assert places == marked_places(), json.dumps(found, indent=1)
 
@@ -48,24 +50,15 @@ def test_pyright_refuses_marked_lines_only() -> None:
 @pytest.mark.parametrize("name", ["declared.py", "made.py"])
 def test_services_of_programs_are_real(name: str) -> None:
     """The services that the checkers see can be defined at run time, too."""
-    result = subprocess.run([sys.executable, name], cwd=PROGRAMS, capture_output=True, text=True, check=False)
+    result = run_to_end([sys.executable, name], cwd=PROGRAMS)
 
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.exit_code, result.errors) == (0, "")
 
 
 @pytest.mark.parametrize("name", ["declared.py", "made.py", "right.py", "messages.py"])
 def test_right_programs_have_no_marks(name: str) -> None:
     """What must pass is not marked by mistake."""
     assert MARK not in (PROGRAMS / name).read_text()
-
-
-def run(*arguments: str) -> str:
-    """Run a checker over the programs and return what it says; it says something, as some lines are wrong."""
-    result = subprocess.run(
-        [sys.executable, *arguments], cwd=PROGRAMS, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert result.returncode == 1, result.stdout + result.stderr
-    return result.stdout
 
 
 def place_of(line: str) -> Place:

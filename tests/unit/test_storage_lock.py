@@ -2,39 +2,34 @@
 
 import os
 import platform
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.support.processes import Process, Processes
 from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
 from zbusrpc.broker.storage.lock import lock_directory
 
-ROOT = Path(__file__).resolve().parents[2]
 HOLD = """
+import signal
 import sys
 from zbusrpc.broker.storage.lock import lock_directory
 with lock_directory(sys.argv[1]):
     print("locked", flush=True)
-    sys.stdin.read()
+    signal.pause()
 """
 
 
 @contextmanager
-def holder(directory: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the lock until its stdin ends."""
-    command = [sys.executable, "-c", HOLD, str(directory)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"locked\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+def holder(directory: Path) -> Iterator[Process]:
+    """A process that holds the lock until it is killed."""
+    with TemporaryDirectory() as elsewhere, Processes(Path(elsewhere)) as processes:
+        process = processes.python(HOLD, str(directory))
+        assert process.wait_line() == "locked"
+        yield process
 
 
 def test_second_process_is_refused(tmp_path: Path) -> None:
@@ -67,8 +62,7 @@ def test_directory_that_others_call_topics_is_no_data_directory(tmp_path: Path) 
 def test_killed_process_is_no_obstacle(tmp_path: Path) -> None:
     """The file that it left still names it, and does not matter."""
     with holder(tmp_path) as process:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
 
         assert (tmp_path / "lock").read_text().startswith(f"{process.pid} ")
         with lock_directory(str(tmp_path)):

@@ -1,10 +1,14 @@
 """Server-sent events: a stored topic as a browser's EventSource reads it."""
 
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
+import requests
 
 from tests.support.processes import Processes
 from tests.support.waiting import WAIT_S, wait_until
@@ -165,6 +169,68 @@ def test_stream_behind_a_request_that_waits_is_refused(web_lab: WebLab, web: Web
     assert [answer.status for answer in answers] == [204, 400]
     assert answers[1].text == "an event stream cannot begin behind requests that wait for answers"
     assert web_lab.group(queue, "g")["consumerCount"] == 0
+
+
+# -- programs that read lines -------------------------------------------------------------------------------
+
+
+def lines_by_requests(url: str) -> Iterator[str]:
+    """Yield lines as people who use requests read them."""
+    with requests.Session() as session:
+        session.trust_env = False
+        with session.get(url, headers=EVENTS, stream=True, timeout=WAIT_S) as answer:
+            yield from answer.iter_lines(decode_unicode=True)
+
+
+def lines_by_httpx(url: str) -> Iterator[str]:
+    """Yield lines as people who use httpx read them."""
+    with (
+        httpx.Client(timeout=WAIT_S, trust_env=False) as client,
+        client.stream("GET", url, headers=EVENTS) as answer,
+    ):
+        yield from answer.iter_lines()
+
+
+def lines_by_curl(url: str, *more: str) -> Iterator[str]:
+    """Yield what curl -N prints."""
+    command = [
+        "curl",
+        "-sN",
+        "--noproxy",
+        "*",
+        "-H",
+        "Accept: text/event-stream",
+        "--max-time",
+        f"{WAIT_S}",
+        *more,
+        url,
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        try:
+            yield from (line.rstrip("\n") for line in curl.stdout)
+        finally:
+            curl.terminate()
+
+
+def lines_by_curl_1_0(url: str) -> Iterator[str]:
+    """Yield what it prints where it speaks HTTP/1.0."""
+    return lines_by_curl(url, "--http1.0")
+
+
+@pytest.mark.parametrize("lines_of", [lines_by_requests, lines_by_httpx, lines_by_curl, lines_by_curl_1_0])
+def test_program_is_given_each_event_at_once(
+    web_lab: WebLab, queue: str, lines_of: Callable[[str], Iterator[str]]
+) -> None:
+    """The next message is produced when the one before it was read, however little it is; at its end the lines end."""
+    lines = lines_of(f"http://{web_lab.address}/consume/{queue}/g")
+    for number in range(3):
+        web_lab.produce(queue, str(number))
+        assert [next(lines) for _ in range(3)] == [f"id: {number}", f"data: {number}", ""]
+
+    web_lab.ask(f"GET /remove/{queue}/g")
+
+    assert list(lines) == ["event: end", "data: ConsumeGroup(g) not found", ""]
 
 
 # -- beginning again -----------------------------------------------------------------------------------------

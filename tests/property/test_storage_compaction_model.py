@@ -122,6 +122,12 @@ class LogAndDictionary(RuleBasedStateMachine):
         for offset in range(0, self.log.next_offset, 3):
             assert self.log.read_one(offset) == found.get(offset)
 
+    @invariant()
+    def counting_agrees_with_reading(self) -> None:
+        offsets = [record.offset for record in read_all(self.log)]
+        for offset in range(0, self.log.next_offset + 2, 3):
+            assert self.log.count_from(offset) == sum(offset <= one for one in offsets)
+
 
 TestLogAndDictionary = LogAndDictionary.TestCase
 TestLogAndDictionary.settings = settings(

@@ -204,6 +204,40 @@ def test_what_was_removed_unread_is_counted_and_in_no_lag() -> None:
     assert lab.group(name="billing").counters.removed == 0
 
 
+def test_listings_count_what_compaction_has_left() -> None:
+    """Messages of a topic and the lag of a group that begins, is under way, or was moved, after a restart, too."""
+    lab, anna = lab_with(segment_bytes=4096, duplicate_window_s=0, duplicate_window_ids=0, compact=True)
+    for number in range(60):
+        anna.produce("orders", entry("x" * 300, key=f"{number}" if number % 6 == 0 else f"key {number % 3}"))
+    lab.pass_time(3600)
+    look_after(lab)
+    consumer = anna.consume("orders", "late", window=1)
+
+    def lag() -> int:
+        groups = {group["group"]: group for group in anna.command("topic", topic="orders")["groups"]}
+        return int(groups["late"]["lag"])
+
+    exist = anna.command("topic", topic="orders")["messages"]
+    lags, seen = [lag()], 0
+    while consumer.take():
+        seen += 1
+        consumer.ack_all()
+        lab.run()
+        lags.append(lag())
+    assert 0 < exist < 30
+    assert seen == exist
+    assert lags == list(range(exist, -1, -1))
+
+    moved = anna.command("seek", topic="orders", group="late", start={"offset": 31})
+    behind = lag()
+    back = anna.command("seek", topic="orders", group="late", start="oldest")
+    ahead = anna.command("seek", topic="orders", group="late", start={"offset": 31})
+    assert (moved["offset"], back["passed"], ahead["passed"]) == (31, 0, exist - behind)
+    lab.restart()
+    anna = lab.peer()
+    assert (anna.command("topic", topic="orders")["messages"], lag()) == (exist, behind)
+
+
 def test_every_message_is_in_one_counter() -> None:
     """Acknowledged, dead, expired, left out by the filter, compacted: the counters add up to what there was."""
     lab, anna = lab_with(segment_bytes=4096, duplicate_window_s=0, duplicate_window_ids=0, compact=True)

@@ -18,7 +18,7 @@ from zbusrpc.broker.methods import METHODS_MAX
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
-from zbusrpc.broker.mq.reports import describe_group, describe_topic, describe_unreadable, not_done
+from zbusrpc.broker.mq.reports import count_from, describe_group, describe_topic, describe_unreadable, not_done
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
@@ -378,7 +378,9 @@ def _letters_of(store: Store, topic: Topic) -> int:
     if letters is None:
         return 0
     group = letters.groups.get(LETTERS_GROUP)
-    shown = max(0, letters.readable_offset - letters.log.start_offset)  # what is not synced yet is not shown either
+    # What is not synced yet is not shown either.
+    shown = count_from(letters, letters.log.start_offset, letters.readable_offset)
+
     return shown if group is None else min(shown, not_done(letters, group))
 
 

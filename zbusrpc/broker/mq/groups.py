@@ -25,7 +25,7 @@ from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GRO
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.pending_room import PendingRoom
 from zbusrpc.broker.mq.positions import resolve
-from zbusrpc.broker.mq.reports import not_done
+from zbusrpc.broker.mq.reports import count_from, not_done
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import share_used_up, too_many
@@ -283,7 +283,7 @@ class Groups:
         passed = [one for offset, one in group.pending.items() if offset < position and offset not in pending]
         moved = Moved(
             offset=position,
-            passed=len(passed) + max(0, position - max(group.position, topic.log.start_offset)),
+            passed=len(passed) + count_from(topic, max(group.position, topic.log.start_offset), position),
             delayed=sum(one.state is State.DELAYED for one in passed),
         )
         self.move_group(group, position)

@@ -14,6 +14,7 @@ from zbusrpc.broker.mq.filters import check_filter, compile_filter
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
+from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import decode_headers
@@ -30,7 +31,7 @@ def describe_topic(topic: Topic) -> dict[str, Any]:
     return {
         "topic": topic.name,
         "durability": topic.options.durability.value,
-        "messages": log.next_offset - log.start_offset,
+        "messages": count_from(topic, log.start_offset),
         "start_offset": log.start_offset,
         "next_offset": log.next_offset,
         "bytes": log.size_bytes,
@@ -90,7 +91,19 @@ def not_done(topic: Topic, group: Group) -> int:
     That is its lag, unless it is the broker's own: `Groups.lag_of` says which.
     """
     start = topic.log.start_offset
-    return max(0, topic.log.next_offset - max(group.position, start)) + group.count_from(start)
+    return count_from(topic, max(group.position, start)) + group.count_from(start)
+
+
+def count_from(topic: Topic, offset: int, until: int | None = None) -> int:
+    """Return how many messages of a topic there are from an offset on; where the disk does not say, count all offsets.
+
+    Gaps, where compaction or damage took messages, do not count.
+    """
+    end = topic.log.next_offset if until is None else until
+    try:
+        return topic.log.count_from(offset, end)
+    except StorageError:  # a listing is none the worse for it
+        return max(0, end - offset)
 
 
 def statistics_of(topics: Collection[Topic], rights: Rights | None = None) -> dict[str, int]:

@@ -403,7 +403,7 @@ class Store(Groups):
         Raises:
             RpcError: the disk did not let it; nothing has changed.
         """
-        count = topic.log.next_offset - topic.log.start_offset
+        count = topic.log.count_from(topic.log.start_offset)
         try:
             topic.committer.flush()
             retired = topic.log.empty(self.scheduler.now_ms())

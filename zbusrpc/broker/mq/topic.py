@@ -294,7 +294,7 @@ class Topic:
         Raises:
             RpcError: FAILED_PRECONDITION.
         """
-        count = self.log.next_offset - self.log.start_offset
+        count = self.log.count_from(self.log.start_offset)
         if count and self.options.is_service != options.is_service:
             is_now = "service" if self.options.is_service else "topic of messages"
             text = f"{self.name} is a {is_now}, and holds {count}: empty it first, or use another name"

@@ -36,16 +36,14 @@ from zbusrpc.broker.storage.index import ENTRY_EVERY_BYTES
 from zbusrpc.broker.storage.record import Record, encode_batch
 from zbusrpc.broker.storage.retention import KEEP_EVERYTHING, Retention, count_expendable
 from zbusrpc.broker.storage.salvage import Finding, salvage
-from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, next_generation, segment_name, write_index
+from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, next_generation, segment_name
 from zbusrpc.broker.storage.segments import Segments
 from zbusrpc.broker.storage.sync import Replaced, Retired, SyncJob, Unsafe
-from zbusrpc.broker.storage.tail import begin_segment, write
+from zbusrpc.broker.storage.tail import begin_segment, store_index, write
 from zbusrpc.telemetry import get_logger
 
 READ_BYTES: Final = 256 * 1024
 """Of one `read`, unless told: enough to make its cost small beside that of the records."""
-
-
 T = TypeVar("T")
 
 
@@ -285,6 +283,14 @@ class Log:
         offset = self._serving_the_rest(lambda: self._segments.offset_at_time(time_ms))
         return self.next_offset if offset is None else offset
 
+    def count_from(self, offset: int, until: int = OFFSETS_END) -> int:
+        """Return how many records there are from `offset` to before `until`: gaps do not count.
+
+        Raises:
+            ReadFailedError: the disk did not say; it is asked only about the middle of a segment that has gaps.
+        """
+        return self._serving_the_rest(lambda: self._segments.count(offset, until))
+
     def verify(self) -> None:
         """Read every byte that should be there. What is damaged is quarantined, and found in `findings`.
 
@@ -407,14 +413,8 @@ class Log:
             try:
                 if self.is_dirty:
                     self.sync()
-                self._store_last_index(self._segments.all[-1])
+                store_index(self._disk, self._segments.all[-1])
             finally:
                 self.closed_because = self.closed_because or "the log is closed: it was closed"
         for segment in self._segments.all:
             self._handles.forget(segment.path)
-
-    def _store_last_index(self, active: Segment) -> None:
-        if active.indexed_end != active.size and active.index is not None:
-            with contextlib.suppress(OSError):  # an index can be made again
-                write_index(self._disk, active.path, active.index.encode())
-                active.indexed_end = active.size

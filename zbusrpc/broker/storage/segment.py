@@ -36,6 +36,7 @@ from zbusrpc.broker.storage.record import (
     skip_to,
     stop_at,
 )
+from zbusrpc.broker.storage.remembered import Remembered
 
 SEGMENT_MAGIC: Final = b"ZBUSLOG\n"
 FORMAT_VERSION: Final = 1
@@ -51,8 +52,6 @@ SEEK_BYTES: Final = 128 * 1024
 """Twice the distance of two entries of the index: a seek is seldom more than one read."""
 STEP_BYTES: Final = 16 * 1024
 """What is read at a time to find one record: of 4, 8, 16, 32 and 64 KiB this was the fastest."""
-HINTS_MAX: Final = 64
-"""So many readers of a segment go on where they were without a look into the index."""
 
 
 def segment_name(base_offset: int) -> str:
@@ -104,8 +103,10 @@ class Segment:
     """What is known of one segment. The log owns it and lends it the open file."""
 
     __slots__ = (
+        "_counts",
         "_hints",
         "base_offset",
+        "count",
         "created_ms",
         "generation",
         "index",
@@ -128,11 +129,14 @@ class Segment:
         """The offset after its last record."""
         self.latest_ms = 0
         """The latest time of a record."""
+        self.count = 0
+        """How many records it has."""
         self.index: SparseIndex | None = SparseIndex(base_offset, SEGMENT_HEAD_BYTES, generation)
         """None when it is in its file only."""
         self.indexed_end = 0
         """How many bytes the index on disk describes."""
-        self._hints: dict[int, int] = {}
+        self._hints = Remembered()  # where records stand
+        self._counts = Remembered()  # how many stand before
 
     @property
     def name(self) -> str:
@@ -151,13 +155,14 @@ class Segment:
         index = self.index
         assert index is not None
         for offset, position in marks:
-            index.add(offset, self.size + position)
+            index.add(offset, self.size + position, self.count + offset - self.next_offset)
             index.latest_ms = max(index.latest_ms, now_ms)  # records of this time stand before the next mark
-        index.extend_to(self.size + size, next_offset, now_ms)
+        index.extend_to(self.size + size, next_offset, now_ms, self.count + next_offset - self.next_offset)
         self._follow(index)
 
     def _follow(self, index: SparseIndex) -> None:
         self.size, self.next_offset, self.latest_ms = index.end, index.next_offset, index.latest_ms
+        self.count = index.count
 
     # -- opening -----------------------------------------------------------------------------------------
 
@@ -179,6 +184,8 @@ class Segment:
             index = SparseIndex(self.base_offset, SEGMENT_HEAD_BYTES, self.generation)
         elif index.end > length:
             raise DamageError(self.name, f"has {length} bytes, though {index.end} bytes were on the disk")
+        elif not index.is_counted:
+            index = SparseIndex(self.base_offset, SEGMENT_HEAD_BYTES, self.generation)
         else:
             self.indexed_end = index.end
         self.index = index
@@ -189,7 +196,7 @@ class Segment:
         index = self.index
         assert index is not None
         position, next_offset, latest_ms = index.end, index.next_offset, index.latest_ms
-        first = next_offset, position
+        count, first = index.count, (next_offset, position, index.count)
         wanted = SCAN_BYTES
         while position < length:
             asked = min(wanted, length - position)
@@ -199,11 +206,11 @@ class Segment:
                 if offset < next_offset:
                     break
                 if not flags & CONTINUES:
-                    first = offset, position + used
-                next_offset, latest_ms, used = offset + 1, max(latest_ms, timestamp_ms), end
+                    first = offset, position + used, count
+                next_offset, latest_ms, used, count = offset + 1, max(latest_ms, timestamp_ms), end, count + 1
                 if not flags & MORE:
                     index.add(*first)
-                    index.extend_to(position + used, next_offset, latest_ms)
+                    index.extend_to(position + used, next_offset, latest_ms, count)
             stop = stop_at(block, used)
             position += used
             wanted = max(SCAN_BYTES, length_at(block, used))
@@ -256,7 +263,7 @@ class Segment:
             position += used
             wanted = self.next_wanted(block, used, stop, position, bytes_max)
         if records:
-            self._keep_hint(records[-1].offset + 1, position)
+            self._hints.keep(records[-1].offset + 1, position)
         return records
 
     def read_one(self, disk: Disk, file: File, offset: int) -> Record | None:
@@ -327,10 +334,38 @@ class Segment:
             raise DamageError(self.name, f"damaged at byte {position}")
         return max(usual, length)
 
-    def _keep_hint(self, offset: int, position: int) -> None:
-        if len(self._hints) >= HINTS_MAX:
-            del self._hints[next(iter(self._hints))]
-        self._hints[offset] = position
+    def known_before(self, offset: int) -> int | None:
+        """Return how many records it has before `offset`, or None where that takes `count_before`."""
+        if not self.base_offset < offset < self.next_offset:
+            return 0 if offset <= self.base_offset else self.count
+        if self.count == self.next_offset - self.base_offset:
+            return offset - self.base_offset
+        return self._counts.get(offset)
+
+    def count_before(self, disk: Disk, file: File, offset: int) -> int:
+        """Read how many records it has before `offset`, from the entry of the index before that.
+
+        Raises:
+            DamageError: what stands there is not what was written.
+            OSError: it cannot be read.
+        """
+        start, count = self.load_index(disk, file).count_before(offset)
+        count += self._count_from(file, start or SEGMENT_HEAD_BYTES, offset)
+        self._counts.keep(offset, count)
+        return count
+
+    def _count_from(self, file: File, position: int, offset: int) -> int:
+        count, wanted = 0, SEEK_BYTES
+        while position < self.size:
+            block = self.block(file, wanted, position)
+            used = 0
+            for end, its, _, _ in heads(block):
+                if its >= offset:
+                    return count
+                count, used = count + 1, end
+            position += used
+            wanted = self.next_wanted(block, used, stop_at(block, used), position, SEEK_BYTES)
+        return count
 
     def offset_at_time(self, disk: Disk, file: File, time_ms: int) -> int:
         """Return the offset of the first record at or after a time, or `next_offset`.

@@ -7,6 +7,7 @@ Nothing is answered here: damage and errors of the disk are raised, and the log 
 """
 
 from bisect import bisect_right
+from itertools import accumulate
 from operator import attrgetter
 from typing import Final
 
@@ -23,7 +24,7 @@ _BASE: Final = attrgetter("base_offset")
 class Segments:
     """The segments of one log. The last one, `all[-1]`, is being written."""
 
-    __slots__ = ("_disk", "_handles", "_loaded", "all")
+    __slots__ = ("_before", "_disk", "_handles", "_loaded", "all")
 
     def __init__(self, disk: Disk, handles: Handles, segments: list[Segment]) -> None:
         self._disk = disk
@@ -31,12 +32,14 @@ class Segments:
         self.all = segments
         """Oldest first; look, do not touch."""
         self._loaded: list[Segment] = []  # sealed segments with an index in memory, least lately loaded first
+        self._before: list[int] = []  # how many records stand before each segment; nothing where that is not known
 
     # -- which there are ---------------------------------------------------------------------------------
 
     def push(self, segment: Segment) -> None:
         """Begin the next one: the last one so far is sealed."""
         self.all.append(segment)
+        self._before = []
         for sealed in self.all[-2:-1]:
             self._use_index(sealed)
 
@@ -44,6 +47,7 @@ class Segments:
         """Let go of the oldest ones, and return them."""
         gone = self.all[:count]
         del self.all[:count]
+        self._before = []
         self._loaded = [segment for segment in self._loaded if segment not in gone]
         return gone
 
@@ -51,6 +55,7 @@ class Segments:
         """Put a segment in the place of another, or none, when there is nothing left in it."""
         self._loaded = [each for each in self._loaded if each is not self.all[number]]
         self.all[number : number + 1] = [] if segment is None else [segment]
+        self._before = []
 
     def end_of(self, number: int) -> int:
         """Return the base offset of the next segment."""
@@ -85,6 +90,21 @@ class Segments:
         record = segment.read_one(self._disk, self._handles.get(segment.path), offset)
         self._use_index(segment)
         return record
+
+    def count(self, offset: int, until: int) -> int:
+        """Return how many records there are from `offset` to before `until`; raises as `read`."""
+        return max(0, self._count_before(until) - self._count_before(offset))
+
+    def _count_before(self, offset: int) -> int:
+        if not self._before:  # only the last one grows
+            self._before = list(accumulate((segment.count for segment in self.all[:-1]), initial=0))
+        number = self._number_of(offset)
+        segment = self.all[number]
+        count = segment.known_before(offset)
+        if count is None:
+            count = segment.count_before(self._disk, self._handles.get(segment.path), offset)
+            self._use_index(segment)
+        return self._before[number] + count
 
     def offset_at_time(self, time_ms: int) -> int | None:
         """Return the offset of the first record that was appended at or after a time; raises as `read`."""

@@ -9,7 +9,7 @@ import contextlib
 from zbusrpc.broker.storage.errors import RemainsError, WriteFailedError, reason_of
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.segment import Segment, encode_segment_head
+from zbusrpc.broker.storage.segment import Segment, encode_segment_head, write_index
 
 
 def begin_segment(disk: Disk, handles: Handles, path: str, base_offset: int, now_ms: int) -> Segment:
@@ -58,3 +58,11 @@ def write(handles: Handles, segment: Segment, data: bytes) -> None:
         except OSError as second:
             raise RemainsError(f"{text}; cannot cut what was written of it: {reason_of(second)}") from error
         raise WriteFailedError(text) from error
+
+
+def store_index(disk: Disk, segment: Segment) -> None:
+    """Store the index of the last segment, whose records are on the disk; without it the next start reads them."""
+    if segment.indexed_end != segment.size and segment.index is not None:
+        with contextlib.suppress(OSError):  # an index can be made again
+            write_index(disk, segment.path, segment.index.encode())
+            segment.indexed_end = segment.size

@@ -251,7 +251,7 @@ def test_page_is_told_of_changes_as_they_happen(web_lab: WebLab, topic: str) -> 
 def test_page_comes_with_all_its_files(web_lab: WebLab) -> None:
     """A browser gets the page, other clients the text as before; files have their types, and no sandbox."""
     page = web_lab.ask("GET /", Accept="text/html")
-    named = [part.split('"')[0] for part in page.text.split('="/monitor/')[1:]]
+    named = [part.split('"')[0] for part in page.text.split('="monitor/')[1:]]
 
     assert "sandbox" not in page.headers["content-security-policy"]
     assert named
@@ -259,6 +259,9 @@ def test_page_comes_with_all_its_files(web_lab: WebLab) -> None:
         assert web_lab.ask(f"GET /monitor/{name}").status == 200, name
     assert web_lab.ask("GET /").text.startswith("zbusrpc ")
     assert web_lab.ask("GET /monitor/../pages.py").status == 404
+    for path, home in (("/monitor", "./"), ("/monitor/", "../"), ("/monitor/index.html?x", "../")):
+        answer = web_lab.ask(f"GET {path}")
+        assert (answer.status, answer.headers["location"]) == (302, home)
 
 
 # -- rights --------------------------------------------------------------------------------------------------
@@ -315,6 +318,8 @@ def test_token_is_kept_in_a_cookie_that_no_script_reads(guarded: WebLab) -> None
     name = f"zbusrpc-{guarded.address.rpartition(':')[2]}"
     assert re.fullmatch(rf"{name}=[\w-]{{43}}; Path=/; HttpOnly; SameSite=Strict", cookie)
     assert secret_of("viewer") not in cookie
+    by_https = guarded.ask("POST /api/login", body, Origin=f"https://{guarded.address}", Host=guarded.address)
+    assert by_https.headers["set-cookie"].endswith("; Secure")  # as a page behind a proxy with TLS asks
     assert (again.status, after.status) == (200, 401)
     assert out.headers["set-cookie"].startswith(f"{name}=; Max-Age=0;")
 

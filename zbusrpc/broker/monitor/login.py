@@ -40,7 +40,7 @@ def cookie(name: str, id_: str, *, is_secure: bool) -> str:
     """Return the cookie of a login, or what has a browser forget it where there is no id.
 
     Args:
-        is_secure: Whether it is for TLS alone.
+        is_secure: Whether it is for TLS alone, that of the broker or of a proxy.
     """
     kept = f"{name}={id_}" if id_ else f"{name}=; Max-Age=0"
     return kept + "; Path=/; HttpOnly; SameSite=Strict" + ("; Secure" if is_secure else "")

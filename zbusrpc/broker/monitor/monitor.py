@@ -141,7 +141,8 @@ class Monitor:
         if ended is not None:
             self.on_logout(ended, dialect.session)
         id_ = self._logins.begin(rights) if rights is not None and rights.digest else ""
-        set_cookie = login.cookie(self._logins.cookie, id_, is_secure=self._hub.is_tls)
+        is_secure = self._hub.is_tls or asked.request.headers.get("origin", "").startswith("https:")
+        set_cookie = login.cookie(self._logins.cookie, id_, is_secure=is_secure)
         exchange.answer_http(login.answer(rights, self.access, set_cookie))
 
     def _watch(self, exchange: Exchange, dialect: "Dialect", asked: api.Asked) -> bytes:

@@ -1,7 +1,8 @@
 """The files of the monitor's page, as they are in the package: read once, told from others by their ETag.
 
-    /                   index.html
+    /                   index.html, which names all else from where it is: a proxy may have it below a path
     /monitor/<file>     any of them
+    /monitor            goes to /
 
 The page may load only what is here, run only scripts that are files, and stand in no other page's frame; it may talk to
 other brokers, whose rows it shows, too.
@@ -58,7 +59,11 @@ def page(request: HttpRequest) -> HttpResponse:
     Raises:
         RpcError: NOT_FOUND.
     """
-    name = INDEX if paths.is_home(request) else "/".join(paths.parts_of(request.target)[1:]) or INDEX
+    is_home = paths.is_home(request)
+    name = INDEX if is_home else "/".join(paths.parts_of(request.target)[1:]) or INDEX
+    if name == INDEX and not is_home:
+        home = "../" if paths.path_of(request.target).count("/") > 1 else "./"
+        return HttpResponse(status=HTTPStatus.FOUND, headers={"Location": home})
     file = files().get(name)
     if file is None:
         raise RpcError(Code.NOT_FOUND, f"the monitor has no file {name:.80}")

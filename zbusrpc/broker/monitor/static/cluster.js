@@ -18,7 +18,7 @@ export class Cluster extends EventTarget {
 
   /** Connect to the broker that served the page, and to those that it knows. */
   start() {
-    this.#own = this.#join(location.host, location.origin);
+    this.#own = this.#join(location.host, new URL(".", location.href).href.replace(/\/$/, ""));
   }
 
   /** Connect again, with what is known by now: a cookie for the own broker, a token for the others, or none. */
@@ -157,7 +157,7 @@ export class Cluster extends EventTarget {
 /** Whether the own broker refuses the cookie: of a WebSocket that was refused a browser tells nothing. */
 async function isRefused() {
   try {
-    return (await fetch("/api/server")).status === 401;
+    return (await fetch("api/server")).status === 401; // from where the page is, which may be below a path of a proxy
   } catch {
     return false;
   }

@@ -34,13 +34,13 @@ export function openLogin(reason, logIn) {
 
 /** Show a token to the broker that served the page; return whose it is. */
 export async function logIn(token) {
-  const { name } = await post("/api/login", { token });
+  const { name } = await post("api/login", { token });
   return name;
 }
 
 /** Have the broker forget the cookie. */
 export async function logOut() {
-  await post("/api/logout", {});
+  await post("api/logout", {});
 }
 
 async function post(path, body) {

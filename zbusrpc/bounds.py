@@ -16,6 +16,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 DIGITS_MAX: Final = 32
 """A text that is longer is no number that anybody means, and is not read as one."""
+_ODD_SIGNS: Final = frozenset("_ \t\r\n\v\f")
+"""Within a number, or around it, they are fine for Python and for nobody else."""
 _DAY_S: Final = 86_400
 _YEAR_S: Final = 365 * _DAY_S
 _INT64_MAX: Final = 2**63 - 1
@@ -61,12 +63,14 @@ class Bound:
             number: CoreSchema = core_schema.float_schema(ge=self.least, le=self.most, allow_inf_nan=False)
         else:
             number = core_schema.int_schema(ge=int(self.least), le=self.most)
-        return core_schema.no_info_before_validator_function(_refuse_truth, number)
+        return core_schema.no_info_before_validator_function(_refuse_oddities, number)
 
 
-def _refuse_truth(value: Any) -> Any:
+def _refuse_oddities(value: Any) -> Any:
     if isinstance(value, bool):
         raise PydanticCustomError("number_type", "Input should be a number, not a truth value")
+    if isinstance(value, str) and not (value.isascii() and len(value) <= DIGITS_MAX and _ODD_SIGNS.isdisjoint(value)):
+        raise PydanticCustomError("number_type", "Input should be a number, in plain digits")
     return value
 
 

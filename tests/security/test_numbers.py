@@ -14,14 +14,14 @@ import pytest
 from pydantic import BaseModel
 
 from tests.support.queue_lab import entry
+from tests.support.rights_core import RightsCore
+from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc import bounds
 from zbusrpc.bounds import Bound
 from zbusrpc.broker.gateway import take
-from zbusrpc.broker.logins import Logins
-from zbusrpc.broker.monitor.monitor import Monitor
+from zbusrpc.broker.monitor.api import ROUTES, Asked, Route
 from zbusrpc.broker.mq import options, requests
-from zbusrpc.broker.usage import own_usage
 from zbusrpc.cli.starts import parse_start
 from zbusrpc.cli.units import parse_bytes, parse_seconds
 from zbusrpc.config import Settings, load_settings
@@ -31,7 +31,24 @@ from zbusrpc.message import Kind, Message
 from zbusrpc.transport import hello
 from zbusrpc.transport.http import HttpRequest
 
-ODD = ["true", "1e999", "-1e999", "NaN", "Infinity", "0.5", "-1", "9" * 25, "9" * 5000, "1e25", '"x"', "[]", "{}"]
+ODD = [
+    '"1_0"',
+    '" 1"',
+    '"٣"',
+    "true",
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    "0.5",
+    "-1",
+    "9" * 25,
+    "9" * 5000,
+    "1e25",
+    '"x"',
+    "[]",
+    "{}",
+]
 """As they may stand in JSON, where a whole number is wanted."""
 TEXTS = ["true", "1e999", "nan", "inf", "0x1", "1_0", "٣", "²", "-1", "0.5", "9" * 25, "9" * 5000, "", " 1"]
 """As they may stand in a header or a URL, where a whole number is wanted."""
@@ -96,8 +113,7 @@ def test_bound_is_kept_to_one(bound: Bound) -> None:
 @pytest.fixture
 def core() -> ZbusCore:
     """Return a broker with a topic of two groups, a message, and somebody who consumes."""
-    core = ZbusCore()
-    core.monitor = Monitor(core.hub, usage=own_usage, logins=Logins(core.lab.scheduler.now))  # type: ignore[attr-defined]
+    core = RightsCore()
     anna = core.lab.peer("anna")
     anna.declare("orders")
     anna.command("declare_group", topic="orders", group="billing")
@@ -170,6 +186,75 @@ def test_number_of_a_command(core: ZbusCore, kind: type[BaseModel], name: str, b
         refusal = refusal_of(core, f'{base},"{name}":{value}}}')
 
         assert text in within or (refusal is not None and refusal.code is Code.INVALID_ARGUMENT), text
+    check(core)
+
+
+# -- the API of the monitor ----------------------------------------------------------------------------------
+
+
+def model_of(route: Route) -> type[BaseModel]:
+    """Return the model of the command that a route gives."""
+    assert route.order is not None
+    asked = Asked(request=HttpRequest("POST", b"/", {}, b'{"start":"oldest"}', True), rights=None)
+    name = route.order(asked)["command"]
+    return next(
+        kind for kind in get_args(requests.Command) if name in get_args(kind.model_fields["command"].annotation)
+    )
+
+
+def numbers_of_routes() -> list[tuple[Route, str, Bound]]:
+    """Return every number that a route of the API takes, in its body or its URL, with its bound."""
+    found = []
+    for route in ROUTES:
+        if route.order is not None:
+            for name, _, metadata in fields_of(model_of(route)):
+                if name in route.query or not route.query:
+                    found += [(route, name, bound) for bound in metadata if isinstance(bound, Bound)]
+    return found
+
+
+def answer_of(core: ZbusCore, route: Route, *, body: str = "", query: str = "") -> Answer:
+    """Send a request to the API, and return its answer, which comes at once and is one line where it refuses."""
+    assert isinstance(core, RightsCore)
+    path = route.path.format(topic="orders", group="billing", service="orders")
+    answer = core.web().ask(f"{route.method} {path}{query}", body.encode())
+    assert answer is not None
+    if answer.status != 200:
+        assert answer.status == 400, answer
+        assert "\n" not in answer.json["error"]["message"]
+        assert len(answer.body) < 500
+    return answer
+
+
+def is_invalid(answer: Answer) -> bool:
+    """Say whether what was sent is refused for itself, and not for what there is."""
+    return answer.status != 200 and answer.json["error"]["code"] == Code.INVALID_ARGUMENT.value
+
+
+@pytest.mark.parametrize(("route", "name", "bound"), numbers_of_routes(), ids=lambda one: getattr(one, "name", one))
+def test_number_of_the_api(core: ZbusCore, route: Route, name: str, bound: Bound) -> None:
+    """What is within its bound is taken, everything else refused by one line, whether a body or a URL says it."""
+    within = {str(bound.most), str(int(bound.least))} | ({"0.5"} if name in {"keep_s", "duplicate_window_s"} else set())
+    start = '"start":"oldest",' if model_of(route) is requests.Seek else ""
+    update = '"update":true,' if "update" in model_of(route).model_fields else ""
+    odd = [text for text in TEXTS if text] if route.query else ODD  # one without a value says nothing
+    for text in [*odd, str(bound.most + 1), str(bound.least - 1), *sorted(within)]:
+        value = f"[{text}]" if name in {"offsets", "ranges"} else text
+        if route.query:
+            answer = answer_of(core, route, query="?" + urlencode({name: text}))
+        else:
+            answer = answer_of(core, route, body=f'{{{start}{update}"{name}":{value}}}')
+        assert is_invalid(answer) is (text not in within), text
+    check(core)
+
+
+@pytest.mark.parametrize("text", [f"{kind}:{text}" for kind in ("offset", "time") for text in [*TEXTS, str(2**63)]])
+def test_place_of_the_api(core: ZbusCore, text: str) -> None:
+    """Where a look, a group or a seek begins is refused by one line, or harmless."""
+    for route in ROUTES:
+        if route.order is not None and "start" in model_of(route).model_fields:
+            body = orjson.dumps({"start": text}).decode() if not route.query else ""
+            answer_of(core, route, body=body, query="?" + urlencode({"start": text}) if route.query else "")
     check(core)
 
 

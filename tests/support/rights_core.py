@@ -6,6 +6,7 @@ core.native(shop).ask(Kind.PRODUCE, entry(b"tea"), topic="orders")
 core.web(shop).ask("GET /query/orders")
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -175,9 +176,13 @@ class Web(TextSession):
         self._reception = Reception(core, self.dialect)
 
     def begin(self, line: str, body: bytes = b"", **headers: str) -> Exchange:
-        """Send a request such as `GET /query/T`, and let no turn pass."""
+        """Send a request such as `GET /query/T`, and let no turn pass; `_` in names of headers stands for `-`."""
+        return self.begin_as_written(line, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    def begin_as_written(self, line: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
+        """Send a request, with the names of its headers as they are, and let no turn pass."""
         method, _, target = line.partition(" ")
-        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\n{lines}content-length: {len(body)}\r\n\r\n"
         (request,) = HttpDecoder(1 << 20).feed(head.encode() + body)
         exchange = Exchange(lambda done: self._core.broker.send(self.session, done), is_ordered=True)

@@ -4,7 +4,7 @@ import json
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse, HTTPSConnection
 from pathlib import Path
@@ -15,15 +15,19 @@ import trustme
 from websockets.sync.client import connect
 
 from tests.support.fixtures import open_site
-from tests.support.processes import Processes
+from tests.support.processes import Process, Processes
 from tests.support.proxies import NAME, Proxy, needs_proxies, start_haproxy, start_nginx
-from tests.support.waiting import WAIT_S
+from tests.support.waiting import WAIT_S, wait_until
 from tests.support.web import WebLab
 from zbusrpc.config import MESSAGE_BYTES_MAX
 
 pytestmark = needs_proxies
 SITES, PATHS = ("http", "https"), ("", "/mq")
 DOORS = [(program, scheme, prefix) for program in ("nginx", "haproxy") for scheme in SITES for prefix in PATHS]
+CONNECTIONS_MAX = 100
+"""Of one client, as the page has it."""
+SPARE = 5
+"""As many more, since connections of the test before may count for a moment."""
 OF_ITS_OWN = """
 server {
     listen 127.0.0.1:HTTP;
@@ -38,8 +42,8 @@ class Front:
     """The proxies, and the broker behind them."""
 
     lab: WebLab
+    broker: Process
     proxies: dict[str, Proxy]
-    certificate: Path
     ca: Path
     processes: Processes
 
@@ -58,7 +62,8 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
             "nginx": start_nginx(processes, site.address, certificate, OF_ITS_OWN.replace("BROKER", site.address)),
             "haproxy": start_haproxy(processes, site.address, certificate),
         }
-        yield Front(lab=WebLab(site.address), proxies=proxies, certificate=certificate, ca=ca, processes=processes)
+        lab = WebLab(site.address)
+        yield Front(lab=lab, broker=site.broker, proxies=proxies, ca=ca, processes=processes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +201,25 @@ def test_pages_of_the_site_are_let_in_and_others_are_not(front: Front, door: Doo
     assert door.ask(f"POST /produce/{queue}", b"x", **own)[0].status == 200
     assert door.ask(f"POST /produce/{queue}", b"x", **(own | {"Origin": "https://evil.example"}))[0].status == 403
     assert door.ask("GET /rpc", Host="evil.example")[0].status == 403
+
+
+def test_client_has_so_many_connections_and_its_address_is_logged(front: Front, door: Door, queue: str) -> None:
+    """The broker sees the proxy alone: it is the proxy that counts, and that says who is refused."""
+    with ExitStack() as opened:
+        for _ in range(CONNECTIONS_MAX + SPARE):
+            connection = opened.enter_context(closing(door.open()))
+            connection.request("GET", f"{door.prefix}/consume/{queue}/g?timeout=60", headers={"Host": NAME})
+        wait_until(lambda: door.ask("GET /ping")[0].status == 429, "refusal of one too many")
+    front.lab.wait_consumers(queue, 0, "g")
+
+    stranger = {"Host": f"{queue}.example", "X_Forwarded_For": "203.0.113.7"}
+    wait_until(lambda: door.ask("GET /rpc", **stranger)[0].status == 403, "the broker's own answer")
+
+    def refused() -> list[str]:  # lines are written by a thread
+        lines = front.broker.log("broker.refused")
+        return [line["forwarded_for"] for line in lines if f"{queue}.example".lower() in line["reason"].lower()]
+
+    assert wait_until(refused, "the line of the log") == ["127.0.0.1"]
 
 
 def test_programs_come_by_tls_in_front(front: Front) -> None:

@@ -26,6 +26,8 @@ SAFE: Final = PAGES | {NOWHERE, "home", "query", "server", "tracker", "ping", "s
 """Commands that change nothing."""
 SANDBOX: Final = "content-security-policy: sandbox\r\n"
 """To a browser that is about to show the answer: a message that is a page may not act as one of the broker's own."""
+FORWARDED_FOR_MAX: Final = 100
+"""Of what a proxy, or who says to be one, tells of its client, so much is shown: two addresses of IPv6."""
 METHODS: Final = "GET, HEAD, POST, OPTIONS"
 _PLAIN_METHODS: Final = frozenset({"GET", "POST"})
 _SIGNS_OF_LIFE: Final = frozenset({"heartbeat", "ping"})
@@ -80,7 +82,7 @@ class Doorkeeper:
         if origins.checks_host and headers.get("host", "") != self._host:
             if origins.is_rebound(headers) and not origins.cors_headers(headers):
                 text = f"this broker is not known as {headers['host']:.200}; if that is its name, see --advertise"
-                _note(session, text)
+                note_refusal(session, text, headers)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
             self._host = headers.get("host", "")
@@ -92,12 +94,12 @@ class Doorkeeper:
                 origin = headers.get("origin", "")
                 page = f"of {origin:.200}" if origin else "of another site"
                 text = f"pages {page} may not use this broker; {how_to_let_in(origin)}"
-                _note(session, text)
+                note_refusal(session, text, headers)
                 _refuse(exchange, command, HTTPStatus.FORBIDDEN, text)
                 return False
         doubt = self._doubt(request, command)
         if doubt:
-            _note(session, doubt)
+            note_refusal(session, doubt, headers)
             _refuse(exchange, command, HTTPStatus.FORBIDDEN, doubt)
             return False
         if "text/html" in headers.get("accept", "") and not (command is None and paths.is_page(request)):
@@ -121,7 +123,7 @@ class Doorkeeper:
         rights = _rights_of(self._house, access, shown)
         if rights is None:
             text = "this broker does not know the token"
-            _note(session, text)
+            note_refusal(session, text, request.headers)
             _refuse(exchange, command, HTTPStatus.UNAUTHORIZED, text)
             return False
         if request.is_upgrade:
@@ -213,9 +215,11 @@ def _is_safe(request: HttpRequest, command: Command | None) -> bool:
     return command.name in SAFE
 
 
-def _note(session: Session, reason: str) -> None:
-    """Let whoever looks at the log see who is not let in."""
-    log.info("broker.refused", peer=session.name, reason=reason)
+def note_refusal(session: Session, reason: str, headers: dict[str, str]) -> None:
+    """Let whoever looks at the log see who is not let in, also behind a proxy, as far as one can be believed."""
+    forwarded = headers.get("x-forwarded-for", "")
+    of_proxy = {"forwarded_for": forwarded[:FORWARDED_FOR_MAX]} if forwarded else {}
+    log.info("broker.refused", peer=session.name, reason=reason, **of_proxy)
 
 
 def _refuse(exchange: Exchange, command: Command | None, status: int, text: str) -> None:

@@ -16,7 +16,7 @@ from zbusrpc import envelope
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.call_statistics import CallStatistics
-from zbusrpc.broker.doorkeeper import cookie_in
+from zbusrpc.broker.doorkeeper import cookie_in, note_refusal
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor import api, login, pages, paths
@@ -31,7 +31,6 @@ from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.infos import plain_address
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
-from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest, HttpResponse
 from zbusrpc.version import __version__
 
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
 
 
 _FIGURES: Final = ("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate", "journal_fails_because")
-
-log = get_logger("broker")
 
 
 class Usage(NamedTuple):
@@ -130,7 +127,7 @@ class Monitor:
         try:
             token, rights = login.token_in(asked, self.access) if is_login else ("", login.nobody(self.access))
         except RpcError as error:
-            log.info("broker.refused", peer=dialect.session.name, reason=error.message)
+            note_refusal(dialect.session, error.message, asked.request.headers)
             raise
         if not exchange.is_ordered:  # a WebSocket holds its token for as long as it is open
             log_in(token)

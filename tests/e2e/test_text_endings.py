@@ -148,6 +148,19 @@ async def test_answer_behind_a_stream_that_ends_is_not_lost(site: Site) -> None:
     assert await other.until(b"kept")
 
 
+async def test_stream_shows_that_it_is_alive(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a comment, which is a chunk as events are, again and again; events go on between them."""
+    monkeypatch.setattr("zbusrpc.broker.text_peer.TICK_S", 0.01)
+    line = await site.line(get("/consume/T", STREAM))
+    await line.until(b"\r\n\r\n")
+
+    assert await line.until(b":\n\n\r\n") == b"3\r\n:\n\n\r\n"
+    await site.line(command("produce", b"x", topic="T"))
+
+    assert b"\r\nid: 0\ndata: x\n\n\r\n" in b"\r\n" + await line.until(b"data: x\n\n\r\n")
+    assert await line.until(b":\n\n\r\n") == b"3\r\n:\n\n\r\n"
+
+
 async def test_answer_behind_a_stream_that_ends_has_its_turn(site: Site) -> None:
     """The stream in chunks has an end that the client sees: what comes then answers its next request."""
     line = await site.line(get("/consume/T", STREAM), get("/consume/U"))

@@ -393,6 +393,7 @@ def test_stream_ends_with_the_broker(processes: Processes, tmp_path: Path) -> No
 
         broker.send_signal(signal.SIGINT)
 
+        assert web.is_body_at_end
         assert web.is_at_end
     assert broker.wait_exit() == 0
 

@@ -22,6 +22,7 @@ from zbusrpc import envelope
 from zbusrpc.broker import permissions, refusals
 from zbusrpc.broker.access import Access, Operation, Rights
 from zbusrpc.broker.calls import Calls
+from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.requests import is_drain
@@ -300,12 +301,15 @@ class Broker:
         """How many peers are connected."""
         return len(self._sessions)
 
-    def services(self, rights: Rights | None = None) -> list[dict[str, Any]]:
-        """Return what is running, for listings: services with their instances and queues, as far as `rights` go."""
-        services = list_services(self.calls.topics)
-        if rights is None:
-            return services
-        return [entry for entry in services if rights.allows(Operation.QUERY, entry["service"])]
+    def services(self, rights: Rights | None = None, name: str = "") -> list[dict[str, Any]]:
+        """Return what is running, for listings: services with their instances and queues, as far as `rights` go.
+
+        With a name it is that of the only one, and no other is looked at.
+        """
+        topics = self.calls.topics
+        names = [name.encode()] if name else sorted(topics)
+        seen = (one for one in names if permissions.may(rights, Operation.QUERY, topic_name(one)))
+        return list_services({one: topics[one] for one in seen if one in topics})
 
     def statistics(self) -> dict[str, int]:
         """Return counters and sizes as of now."""

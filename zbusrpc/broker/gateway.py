@@ -37,6 +37,8 @@ METADATA_BYTES_MAX: Final = HEADERS_BYTES_MAX - 64
 RETRY_AFTER_S_MAX: Final = 86_400
 """A service's details may hold anything; what is no plausible wait is not put into a header."""
 
+Running = Callable[[str], list[dict[str, Any]]]
+"""Returns the service of a name that runs, or nothing; without a name all."""
 _TRACE_HEADERS: Final = frozenset({"traceparent", "tracestate"})
 _TEXT_PARAMS: Final = encode_headers({HEADER_PARAMS: "text"})
 
@@ -101,13 +103,13 @@ class GatewayRequest:
             self.response = _respond(self)
 
 
-def listing_of(path: list[str], services: list[dict[str, Any]]) -> HttpResponse:
+def listing_of(path: list[str], list_running: Running) -> HttpResponse:
     """Return the response to `GET /rpc` or `GET /rpc/Calc`."""
     name = one_spelling(path[1]) if len(path) > 1 else ""
-    wanted = [entry for entry in services if not name or entry["service"] == name]
-    if name and not wanted:
+    found = list_running(name)
+    if name and not found:
         return error_response(RpcError(Code.NOT_FOUND, f"no service {path[1]} is running"))
-    return HttpResponse(status=HTTPStatus.OK, body=orjson.dumps({"result": wanted}))
+    return HttpResponse(status=HTTPStatus.OK, body=orjson.dumps({"result": found}))
 
 
 def is_for_it(target: bytes) -> bool:
@@ -117,13 +119,13 @@ def is_for_it(target: bytes) -> bool:
     return target[:4] == b"/rpc" and target[4:5] in b"/?"
 
 
-def take(request: HttpRequest, list_running: Callable[[], list[dict[str, Any]]]) -> GatewayRequest:
+def take(request: HttpRequest, list_running: Running) -> GatewayRequest:
     """Return what a request to a path below /rpc asks for, with calls to make or with its response."""
     path = path_of(request)
     is_get = request.method != "POST"
     path = path[:-1] if len(path) > 1 and path[-1] == "" and len(path) <= 3 else path
     if is_get and len(path) < 3:
-        return GatewayRequest(response=listing_of(path, list_running()))
+        return GatewayRequest(response=listing_of(path, list_running))
     if len(path) < 2 or (not is_get and len(path) > 3):
         error = RpcError(Code.NOT_FOUND, "POST goes to /rpc/<service> or /rpc/<service>/<method>")
         return GatewayRequest(response=error_response(error))

@@ -77,7 +77,7 @@ class Reception:
     def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
         """Have services called by a request of the gateway."""
         services, session = self._dialect.hub.broker.services, self._dialect.session
-        asked = gateway.take(request, lambda: services(session.rights))
+        asked = gateway.take(request, lambda name: services(session.rights, name))
         for call in asked.calls if asked.response is None else []:
             if not call.reply:  # else it is a wrong element of a batch: answered already
                 message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)

@@ -28,7 +28,7 @@ class Counters:
 
 
 def list_services(topics: Mapping[bytes, Topic]) -> list[dict[str, Any]]:
-    """Return the topics with their instances and queues, by name."""
+    """Return topics with their instances and queues, in their order."""
     return [
         {
             "service": topic_name(name),
@@ -45,5 +45,5 @@ def list_services(topics: Mapping[bytes, Topic]) -> list[dict[str, Any]]:
                 for consumer in topic.consumers.values()
             ],
         }
-        for name, topic in sorted(topics.items())
+        for name, topic in topics.items()
     ]

@@ -30,7 +30,7 @@ SPARE = 5
 """As many more, since connections of the test before may count for a moment."""
 OF_ITS_OWN = """
 server {
-    listen 127.0.0.1:HTTP;
+    listen 127.0.0.1:OTHER;
     location / { proxy_pass http://BROKER; }
 }
 """
@@ -224,7 +224,7 @@ def test_client_has_so_many_connections_and_its_address_is_logged(front: Front, 
 
 def test_programs_come_by_tls_in_front(front: Front) -> None:
     """A Python program stays with the proxy, whatever address it is told."""
-    broker = f"tls://127.0.0.1:{front.proxies['haproxy'].programs}"
+    broker = f"tls://127.0.0.1:{front.proxies['haproxy'].other}"
 
     ended = front.processes.end_of("call", "Lab.add", "1", "2", "--broker", broker, ZBUSRPC_TLS_CA=str(front.ca))
 
@@ -233,7 +233,7 @@ def test_programs_come_by_tls_in_front(front: Front) -> None:
 
 def test_proxy_that_was_told_nothing_else(front: Front, queue: str) -> None:
     """With nginx' own defaults polls and events work; pages are strangers, and the line says what lets them in."""
-    door = Door(scheme="http", port=front.proxies["nginx"].programs, prefix="", ca=front.ca)
+    door = Door(scheme="http", port=front.proxies["nginx"].other, prefix="", ca=front.ca)
 
     test_events_come_at_once(front, door, queue)
     assert json.loads(door.ask("GET /rpc/Lab/add/1/2")[1]) == {"result": 3}

@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ PAGE = ROOT / "docs" / "operations.md"
 NAME = "mq.example.org"
 """What the page calls the site."""
 PROGRAMS = {"nginx": ("nginx", "/usr/sbin/nginx"), "haproxy": ("haproxy", "/usr/sbin/haproxy")}
+TRIES_MAX = 3
+"""A port that was free is rarely taken before it is used."""
 BROKER, CERTIFICATE = "127.0.0.1:15555", "/etc/ssl/mq.pem"
 """What stands in the page."""
 
@@ -50,7 +53,8 @@ class Proxy:
     process: Process
     http: int
     https: int
-    programs: int = 0
+    other: int
+    """One more port: see those who start it."""
 
 
 def replaced(text: str, names: dict[str, str]) -> str:
@@ -62,51 +66,61 @@ def replaced(text: str, names: dict[str, str]) -> str:
 
 
 def start_nginx(processes: Processes, broker: str, certificate: Path, more: str = "") -> Proxy:
-    """Start nginx with the page's configuration, and `more` servers beside it.
+    """Start nginx with the page's configuration, and `more` beside it, in which `OTHER` is the port of that name."""
 
-    Args:
-        more: With `HTTP` for a port of its own, which is returned as `programs`.
-    """
-    http, https, other = free_ports(3)
-    names = {"listen 80;": f"listen 127.0.0.1:{http};", "listen 443 ssl;": f"listen 127.0.0.1:{https} ssl;"}
-    site = replaced(shown("nginx"), names | {BROKER: broker, CERTIFICATE: str(certificate)})
-    directory = processes.directory / f"nginx-{http}"
-    directory.mkdir()
-    user = pwd.getpwuid(os.getuid()).pw_name
-    temporary = "".join(
-        f"{kind}_temp_path {directory}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    text = (
-        (f"user {user} {user};\n" if os.getuid() == 0 else "")
-        + f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr notice;\nevents {{}}\n"
-        + f"http {{\naccess_log off;\n{temporary}{site}\n{more.replace('HTTP', str(other))}\n}}\n"
-    )
-    (directory / "nginx.conf").write_text(text)
-    command = (str(program("nginx")), "-p", str(directory), "-e", "stderr", "-c", str(directory / "nginx.conf"))
-    process = processes.start(*command)
-    _wait_listening(process, [http, https])
-    return Proxy(process=process, http=http, https=https, programs=other)
+    def start(http: int, https: int, other: int) -> Process:
+        names = {"listen 80;": f"listen 127.0.0.1:{http};", "listen 443 ssl;": f"listen 127.0.0.1:{https} ssl;"}
+        site = replaced(shown("nginx"), names | {BROKER: broker, CERTIFICATE: str(certificate)})
+        directory = processes.directory / f"nginx-{http}"
+        directory.mkdir()
+        file = directory / "nginx.conf"
+        file.write_text(_around(f"{site}\n{more.replace('OTHER', str(other))}", directory))
+        return processes.start(str(program("nginx")), "-p", str(directory), "-e", "stderr", "-c", str(file))
+
+    return _started(start)
 
 
 def start_haproxy(processes: Processes, broker: str, certificate: Path) -> Proxy:
-    """Start haproxy with the page's configuration."""
-    http, https, programs = free_ports(3)
-    names = {"bind :80": f"bind 127.0.0.1:{http}", "bind :443": f"bind 127.0.0.1:{https}"}
-    names |= {"bind :15556": f"bind 127.0.0.1:{programs}", BROKER: broker, CERTIFICATE: str(certificate)}
-    file = processes.directory / f"haproxy-{http}.cfg"
-    file.write_text(replaced(shown("haproxy"), names))
-    process = processes.start(str(program("haproxy")), "-db", "-f", str(file))
-    _wait_listening(process, [http, https, programs])
-    return Proxy(process=process, http=http, https=https, programs=programs)
+    """Start haproxy with the page's configuration, of which the other port is that for programs."""
+
+    def start(http: int, https: int, other: int) -> Process:
+        names = {"bind :80": f"bind 127.0.0.1:{http}", "bind :443": f"bind 127.0.0.1:{https}"}
+        names |= {"bind :15556": f"bind 127.0.0.1:{other}", BROKER: broker, CERTIFICATE: str(certificate)}
+        file = processes.directory / f"haproxy-{http}.cfg"
+        file.write_text(replaced(shown("haproxy"), names))
+        return processes.start(str(program("haproxy")), "-db", "-f", str(file))
+
+    return _started(start)
 
 
-def _wait_listening(process: Process, ports: list[int]) -> None:
-    def is_listening() -> bool:
-        assert process.is_running, process.errors
-        with suppress(ConnectionRefusedError):
-            for port in ports:
-                socket.create_connection(("127.0.0.1", port)).close()
-            return True
-        return False
+def _around(site: str, directory: Path) -> str:
+    """Return the whole configuration of an nginx that writes to one directory only."""
+    user = pwd.getpwuid(os.getuid()).pw_name
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = "".join(f"{kind}_temp_path {directory}/{kind};\n" for kind in kinds)
+    return (
+        (f"user {user} {user};\n" if os.getuid() == 0 else "")
+        + f"daemon off;\nworker_processes 1;\npid {directory}/pid;\nerror_log stderr notice;\nevents {{}}\n"
+        + f"http {{\naccess_log off;\n{temporary}{site}\n}}\n"
+    )
 
-    wait_until(is_listening, f"listens on {ports}: {process.errors}")
+
+def _started(start: Callable[[int, int, int], Process]) -> Proxy:
+    """Start a proxy on ports that nobody uses: on others where somebody else was faster."""
+    errors = ""
+    for _ in range(TRIES_MAX):
+        http, https, other = free_ports(3)
+        process = start(http, https, other)
+        wait_until(lambda: not process.is_running or _are_open(http, https), "the proxy listens")  # noqa: B023
+        if process.is_running:
+            return Proxy(process=process, http=http, https=https, other=other)
+        errors = process.errors
+    raise AssertionError(errors)
+
+
+def _are_open(*ports: int) -> bool:
+    with suppress(ConnectionRefusedError):
+        for port in ports:
+            socket.create_connection(("127.0.0.1", port)).close()
+        return True
+    return False

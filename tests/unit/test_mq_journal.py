@@ -7,81 +7,16 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.faulty_disk import FaultyDisk, PowerCut
-from tests.support.queue_lab import LabScheduler, entry, lab_with, read_journal
-from tests.support.storage import open_at
-from zbusrpc.broker.mq.journal import SEGMENTS_MAX, Journal
+from tests.support.journal_bench import Bench
+from tests.support.queue_lab import entry, lab_with, read_journal
+from zbusrpc.broker.mq.journal import SEGMENTS_MAX
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.place import Place
-from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.log import LogOptions
-from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.errors import Code, RpcError
 
-SMALL = LogOptions(segment_bytes_max=2000, retention=Retention(when_passed=True))
 JOURNAL = "/data/journal"
 SLOW = b"slow" * 200
-
-
-class Bench:
-    """A journal of its own, with segments that are soon full."""
-
-    def __init__(self, disk: FaultyDisk) -> None:
-        self.disk = disk
-        self.scheduler = LabScheduler()
-        self.journal = Journal(self._committer("/journal"), self.scheduler)
-        self.places: dict[bytes, Place] = {}
-        self.told: list[StorageError | None] = []
-
-    def _committer(self, directory: str) -> Committer:
-        scheduler = self.scheduler
-        return Committer(
-            open_at(self.disk, directory, SMALL),
-            Durability.OS,
-            soon=scheduler.soon,
-            in_worker=scheduler.in_worker,
-            now_ms=scheduler.now_ms,
-        )
-
-    def put(self, name: str) -> Place:
-        place = self.places[name.encode()] = Place(name, GroupOptions(), 0)
-        self.journal.put(name.encode(), place, self.told.append)
-        self.run()
-        return place
-
-    def move(self, name: str, position: int) -> None:
-        """Let a group move on, and time pass until that is written."""
-        self.places[name.encode()].position = position
-        self.journal.note_change(name.encode())
-        self.pass_time(0.01)
-
-    def run(self) -> None:
-        scheduler = self.scheduler
-        while scheduler.turns or scheduler.work:
-            turns, scheduler.turns = scheduler.turns, []
-            for callback in turns:
-                callback()
-            if scheduler.work:
-                work, done = scheduler.work.pop(0)
-                error: OSError | None = None
-                try:
-                    work()
-                except OSError as raised:
-                    error = raised
-                done(error)
-
-    def pass_time(self, seconds: float) -> None:
-        end = self.scheduler.now_s + seconds
-        while self.scheduler.timers and self.scheduler.timers[0][0] <= end:
-            at, _, callback = self.scheduler.timers.pop(0)
-            self.scheduler.advance(max(at, self.scheduler.now_s))
-            callback()
-            self.run()
-        self.scheduler.advance(end)
-
-    def positions(self) -> dict[bytes, int]:
-        """Return what a restart would find."""
-        return {key: said["next"] for key, said in read_journal(Bench(self.disk).journal).items()}
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.keys import KeyOrder
 from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Pending, Place
+from zbusrpc.broker.mq.place import Place
+from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.storage.record import Record
 
 LEARN_MAX: Final = 256

@@ -11,8 +11,9 @@ Of each group the register, a second journal, keeps the last record in full that
 sought elsewhere or given other options. What damage takes of one is found in the other; see `recollection`.
 
 Of each group the last `group` record counts, and what came after it. While the journal has more than a few segments,
-each write says a few of the oldest groups again; a segment whose groups were all said again later goes. Reading
-from the first record on therefore gives every group, and the journal stays a few times as large as what it says.
+each write says a few of the oldest groups again, those with very much in hand in slices; a segment whose groups were
+all said again later goes. Reading from the first record on therefore gives every group, and the journal stays a few
+times as large as what it says.
 
 Promises: `put` and `remove` tell when they are on the disk. What groups do is written at the end of a short while
 (WRITE_DELAY_S); a crash of the broker loses at most that, and so messages come again and are never lost.
@@ -25,9 +26,10 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from zbusrpc.broker.mq.place import Noted, describe_said
+from zbusrpc.broker.mq.place import Describing, Noted, describe_said
 from zbusrpc.broker.mq.recollection import Recollection, Said
 from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import LogOptions
@@ -57,8 +59,15 @@ class Member(Protocol):
     def is_changed(self) -> bool:
         """Whether `changes` has something to tell."""
 
+    @property
+    def is_large(self) -> bool:
+        """Whether describing it is more than a turn should do."""
+
     def describe(self) -> dict[str, Any]:
         """Return everything a restart needs to know."""
+
+    def describing(self) -> Describing | None:
+        """Begin what `describe` does, in slices, where it is more than a turn should do."""
 
     def changes(self) -> dict[str, Any]:
         """Return what changed since `describe` or `changes`."""
@@ -90,6 +99,7 @@ class Journal:
         self._unsaid: set[bytes] = set()  # to be said in full with the next write
         self._is_scheduled = False
         self._is_letting_go = False
+        self._is_describing = False
         self._is_closed = False
         self.failure: StorageError | None = None
         """Why the last write failed: nothing is lost while the broker lives, and it is tried again."""
@@ -248,9 +258,31 @@ class Journal:
             for key, offset in self._said.items():
                 if offset >= segments[-2].base_offset or room <= 0:
                     break
-                again.append(self._in_full(key))
-                room -= len(again[-1].body)
+                if not self._describe_by_and_by(key):
+                    again.append(self._in_full(key))
+                    room -= len(again[-1].body)
         return again
+
+    def _describe_by_and_by(self, key: bytes) -> bool:
+        """Begin to say a group in full that has much in hand, one at a time; False where one turn is enough for it.
+
+        Until that is written, with all that has changed meanwhile, what was said before stays.
+        """
+        member = self._members[key]
+        describing = None if self._is_describing else member.describing()
+        if describing is None:
+            return self._is_describing and member.is_large
+        steps, end = describing
+        self._is_describing = True
+
+        def ended(error: object) -> None:
+            self._is_describing = False
+            described = end()
+            if described is not None and self._members.get(key) is member and not self._is_closed:
+                self._append([self._record(key, described)])
+
+        self._scheduler.soon(lambda: in_slices(self._scheduler, steps, ended))
+        return True
 
     def _append(self, records: list[Record]) -> None:
         def done(offset: int, error: StorageError | None) -> None:
@@ -312,8 +344,10 @@ class Journal:
             done(-1, error)
 
     def _in_full(self, key: bytes) -> Record:
-        described = self._members[key].describe() | {"era": self._eras.get(key, 0)}
-        return Record(orjson.dumps(described), tag=b"group", key=key)
+        return self._record(key, self._members[key].describe())
+
+    def _record(self, key: bytes, described: dict[str, Any]) -> Record:
+        return Record(orjson.dumps(described | {"era": self._eras.get(key, 0)}), tag=b"group", key=key)
 
     def _note_said(self, key: bytes, offset: int) -> None:
         if key in self._members:

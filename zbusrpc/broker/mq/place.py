@@ -1,46 +1,21 @@
-"""A place: where a group stands, as it is written into the journal and read from it.
-
-    {"next": 17, "fresh": [[16, 16]], "once": [[12, 14]], "others": [[15, 3, 1700000000000]], "done": [[3, 9]],
-     "full": true}
-
-    next     all messages below it are done, but those that are pending
-    fresh    pending, never begun, and due: runs of offsets
-    once     pending, begun once, and due
-    others   pending: offset, how often it was begun, when it is due (0: at once), and whether its time to live does not
-             count (left out: it does)
-    done     not pending any more
-    full     what is not named here is not pending
+"""A place: where a group stands, as it is written into the journal and read from it (see `standing.py`).
 
 Pure.
 """
 
-from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import orjson
 
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.options import GroupOptions
+from zbusrpc.broker.mq.snapshot import SNAPSHOT_MIN, Snapshot
+from zbusrpc.broker.mq.standing import Pending, encode, standing_of
 from zbusrpc.transport.entries import runs
 
-
-class Standing(NamedTuple):
-    """How a pending message stands."""
-
-    attempts: int
-    """How often a consumer has begun it."""
-    due_ms: int
-    """When it is due, in ms since 1970; 0 is at once."""
-    is_lifted: bool = False
-    """Whether its time to live does not count."""
-
-
-Pending = dict[int, Standing]
-"""By offset."""
-
-
-_FRESH: Final = Standing(0, 0)
-_ONCE: Final = Standing(1, 0)
+Describing = tuple[Iterator[int], Callable[[], dict[str, Any] | None]]
 
 
 class Place:
@@ -65,19 +40,43 @@ class Place:
 
     def pending_copy(self) -> Pending:
         """Return what is pending, as `restore` of a group takes it."""
-        return {offset: _standing(delivery) for offset, delivery in self.pending.items()}
+        return {offset: standing_of(delivery) for offset, delivery in self.pending.items()}
 
     @property
     def is_changed(self) -> bool:
         """Whether `changes` has something to tell."""
         return self._changes.has_any(self.position)
 
+    @property
+    def is_large(self) -> bool:
+        """Whether describing it is more than a turn should do."""
+        return len(self.pending) >= SNAPSHOT_MIN
+
     def describe(self) -> dict[str, Any]:
         """Return everything a restart needs to know; `changes` goes on from here."""
-        place = self._changes.take_all(self.position, self.pending)
+        return self._described(self._changes.take_all(self.position, self.pending))
+
+    def _described(self, place: dict[str, Any]) -> dict[str, Any]:
         idle = {"idle_s": round(self.idle_s)} if self.idle_s else {}
         payer = {"payer": self.payer} if self.payer is not None else {}
         return {"name": self.name, "options": self.options.model_dump(mode="json"), **idle, **payer, **place}
+
+    def describing(self) -> Describing | None:
+        """Begin what `describe` does, in slices: return the steps, and what tells the description then.
+
+        None says that one turn is enough for it. It is described as it is in the end, or as None: then it was moved.
+        """
+        if not self.is_large:
+            return None
+        snapshot = self._changes.snapshot = Snapshot(self.pending)
+        return snapshot.steps(), partial(self._end_snapshot, snapshot)
+
+    def _end_snapshot(self, snapshot: Snapshot) -> dict[str, Any] | None:
+        if self._changes.snapshot is not snapshot:
+            return None
+        self._changes.note_stored(self.position)
+        self._changes.snapshot = None
+        return self._described(snapshot.finish(self.position))
 
     def changes(self) -> dict[str, Any]:
         """Return what changed since the last `changes` or `describe`."""
@@ -103,7 +102,7 @@ class Noted:
     """A description that is kept as it is."""
 
     __slots__ = ("_data",)
-    is_changed = False
+    is_changed = is_large = False
 
     def __init__(self, described: dict[str, Any]) -> None:
         self._data = orjson.dumps(described)  # a sixth of what a dictionary takes
@@ -117,6 +116,9 @@ class Noted:
         """Return it: nothing changes."""
         return self.describe()
 
+    def describing(self) -> None:
+        """Do nothing: it is described in one turn."""
+
     def forget_stored(self) -> None:
         """Do nothing: it is always described in full."""
 
@@ -124,7 +126,7 @@ class Noted:
 class Absent:
     """The place of a group whose topic cannot be opened: kept as it was read, for when it can."""
 
-    is_changed = False
+    is_changed = is_large = False
 
     def __init__(self, said: dict[str, Any]) -> None:
         self._said = said
@@ -137,6 +139,9 @@ class Absent:
         """Return everything: nothing changes."""
         return self.describe()
 
+    def describing(self) -> None:
+        """Do nothing: it is described in one turn."""
+
     def forget_stored(self) -> None:
         """Do nothing: it is always described in full."""
 
@@ -144,12 +149,14 @@ class Absent:
 class Changes:
     """What changed of a group's place since it was written."""
 
-    __slots__ = ("_is_rewritten", "_position", "_touched")
+    __slots__ = ("_is_rewritten", "_position", "_touched", "snapshot")
 
     def __init__(self) -> None:
         self._touched: dict[int, None] = {}
         self._position = -1
         self._is_rewritten = True
+        self.snapshot: Snapshot | None = None
+        """What is told of changes; it is void once the whole place is another."""
 
     def touch(self, offset: int) -> None:
         """Take note that a message became pending, is so in another way, or is done."""
@@ -159,6 +166,7 @@ class Changes:
         """Write the whole place next."""
         self._touched.clear()
         self._is_rewritten = True
+        self.snapshot = None
 
     def note_stored(self, position: int) -> None:
         """Take note that all is stored as it is, with the group at `position`."""
@@ -174,52 +182,18 @@ class Changes:
             return self.take_all(position, pending)
         touched, stored = sorted(self._touched), self._position
         self._note_taken(position)
-        place = _encode(position, [pending[offset] for offset in touched if offset in pending])
+        place = encode(position, [pending[offset] for offset in touched if offset in pending])
         done = [offset for offset in touched if offset < stored and offset not in pending]
         return place | ({"done": list(runs(done))} if done else {})
 
     def take_all(self, position: int, pending: Mapping[int, Delivery]) -> dict[str, Any]:
         """Return the whole place."""
         self._note_taken(position)
-        return _encode(position, [pending[offset] for offset in sorted(pending)]) | {"full": True}
+        return encode(position, [pending[offset] for offset in sorted(pending)]) | {"full": True}
 
     def _note_taken(self, position: int) -> None:
+        if self.snapshot is not None:
+            self.snapshot.note(self._touched)
         self._touched = {}
         self._position = position
         self._is_rewritten = False
-
-
-def _standing(delivery: Delivery) -> Standing:
-    return Standing(delivery.attempts_begun, delivery.due_ms, delivery.is_lifted)
-
-
-def _encode(position: int, deliveries: list[Delivery]) -> dict[str, Any]:
-    fresh: list[int] = []
-    once: list[int] = []
-    others: list[tuple[int, ...]] = []
-    for delivery in deliveries:
-        attempts = delivery.attempts_begun
-        if delivery.is_lifted:
-            others.append((delivery.offset, attempts, delivery.due_ms, True))
-        elif attempts > 1 or delivery.due_ms:
-            others.append((delivery.offset, attempts, delivery.due_ms))
-        else:
-            (once if attempts else fresh).append(delivery.offset)
-    place: dict[str, Any] = {"next": position}
-    place |= {"fresh": list(runs(fresh))} if fresh else {}
-    place |= {"once": list(runs(once))} if once else {}
-    return place | ({"others": others} if others else {})
-
-
-def apply(place: dict[str, Any], pending: Pending) -> Pending:
-    """Return what is pending after `place`, where `pending` was before."""
-    pending = {} if place.get("full") else pending
-    for name, standing in (("fresh", _FRESH), ("once", _ONCE)):
-        for first, last in place.get(name, ()):
-            pending.update(dict.fromkeys(range(first, last + 1), standing))
-    for offset, *said in place.get("others", ()):
-        pending[offset] = Standing(*said)
-    for first, last in place.get("done", ()):
-        for offset in range(first, last + 1):
-            pending.pop(offset, None)
-    return pending

@@ -8,7 +8,7 @@ from typing import Final
 from zbusrpc.broker import refusals
 from zbusrpc.broker.access import Operation, Rights
 from zbusrpc.broker.mq.options import Start, StartAt
-from zbusrpc.broker.mq.place import Pending
+from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import Code, RpcError
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from zbusrpc.broker.mq.place import apply
+from zbusrpc.broker.mq.standing import apply
 from zbusrpc.broker.storage.record import Record
 
 Said = dict[str, Any]

@@ -15,6 +15,7 @@ from typing import Final
 
 _MARKS: Final = (b"HTTP/1.1 ", b"HTTP/1.0 ")
 """What such a line begins with; that of a request ends with the version instead."""
+_COMMON: Final = b"HTTP/1."
 _MARK_BYTES: Final = len(_MARKS[0])
 REQUEST_LINE: Final = b"GET / HTTP/1.1\r\n"
 """That of the same message as a request."""
@@ -27,7 +28,9 @@ _LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: .*)?\r\n")
 
 def may_stand_in(data: bytes) -> bool:
     """Say whether such a line, or at the end the beginning of one, may stand in `data`: mostly none does."""
-    return _MARKS[0] in data or _MARKS[1] in data or b"H" in data[-_MARK_BYTES:]
+    if _COMMON in data and (_MARKS[0] in data or _MARKS[1] in data):  # of a large body each block is searched once
+        return True
+    return b"H" in data[-_MARK_BYTES:]
 
 
 def search(data: bytes, start: int) -> re.Match[bytes] | None:

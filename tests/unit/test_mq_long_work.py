@@ -7,8 +7,10 @@ import pytest
 
 from tests.support.queue_lab import DATA_DIR, QueueLab, entry, lab_with
 from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.mq import deliveries
 from zbusrpc.broker.mq.deliveries import LEARN_MAX
 from zbusrpc.broker.mq.group import DISPATCH_MAX, EXPIRE_MAX
+from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.slices import BYTES_MAX, STEPS_MAX, do_slice, in_slices
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.node import SAID_EVERY_S, Progress
@@ -176,6 +178,48 @@ def test_forgetting_many_letters_holds_no_turn() -> None:
     assert len(turns.reads) >= count / STEPS_MAX
     assert anna.answer(request) == {"purged": count}
     assert anna.command("dlq", topic="orders")["messages"] == []
+
+
+@pytest.mark.parametrize("command", ["purge_dead", "retry_dead"])
+def test_dealing_with_one_letter_behind_many_holds_no_turn(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those before it are passed turn by turn, stay, and are written down as they are passed, and not all at once."""
+    monkeypatch.setattr(deliveries, "PASS_STEP", 1)
+    count = 5 * STEPS_MAX
+    lab = lab_with_letters(count)
+    lab.restart()
+    anna = lab.peer()
+
+    request = anna.send_command(command, topic="orders", offsets=[count - 1])
+    letters = lab.group("orders.dlq", LETTERS_GROUP)
+    positions = [0]
+    Turns(lab).run(lambda: positions.append(letters.position) is not None)
+
+    assert positions[-1] == count
+    assert max(after - before for before, after in pairwise(positions)) <= 2 * STEPS_MAX
+    assert anna.answer(request)["purged" if command == "purge_dead" else "retried"] == 1
+    lab.restart()
+    anna = lab.peer()
+    found = anna.command("dlq", topic="orders", count=1000)["messages"]
+    assert [one["offset"] for one in found] == list(range(count - 1))
+
+
+def test_topic_that_is_removed_while_letters_are_passed_stays_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is told, and nothing of the group comes back."""
+    monkeypatch.setattr(deliveries, "PASS_STEP", 1)
+    count = 3 * STEPS_MAX
+    lab = lab_with_letters(count)
+    anna = lab.peer()
+    request = anna.send_command("purge_dead", topic="orders", offsets=[count - 1])
+    letters = lab.topic("orders.dlq")
+    lab.store.remove_topic(letters, lambda error: None)
+    lab.run()
+
+    with pytest.raises(RpcError, match="was removed") as caught:
+        anna.answer(request)
+
+    assert caught.value.code is Code.NOT_FOUND
+    lab.restart()
+    assert "orders.dlq" not in lab.store.topics
 
 
 def test_ids_are_read_in_slices_while_producers_wait() -> None:

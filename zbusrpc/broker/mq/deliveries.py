@@ -12,7 +12,7 @@ Pure: time comes in, records come from `load`, randomness from `jitter`.
 
 from bisect import insort
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heappop, heappush
 from typing import Final
 
@@ -26,6 +26,8 @@ from zbusrpc.broker.mq.place import Place
 from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.storage.record import Record
 
+PASS_STEP: Final = 16
+"""Messages that are passed at one step: of a turn (see `slices.py`) some 2000, 3 ms."""
 LEARN_MAX: Final = 256
 """Messages whose keys are learnt in one turn: each is a seek where they lie far apart."""
 
@@ -235,15 +237,21 @@ class Deliveries(Place):
     def settle(self, offsets: Iterable[int]) -> None:
         """Be done with messages that nobody was given, wherever they stand."""
         done = set(offsets)
-        for offset in range(self.position, max(done, default=-1) + 1):
-            self.position = offset + 1
-            if offset not in done:
-                self.pending[offset] = Delivery(offset, b"", State.WAITING)
-                self._wait(self.pending[offset])
+        for _ in self.passing(max(done, default=-1) + 1):
+            pass
         for offset in done & self.pending.keys():
             self._finish(self.pending[offset])
         if len(self._waiting) > 2 * len(self.pending) + PRUNE_MIN:
             self._waiting = sorted(offset for offset in self._waiting if offset in self.pending)
+
+    def passing(self, until: int) -> Iterator[int]:
+        """Pass messages before `until` that nobody was given, some at each step: then they wait."""
+        while self.position < until:
+            for offset in range(self.position, min(until, self.position + PASS_STEP)):
+                self.pending[offset] = delivery = Delivery(offset, b"", State.WAITING)
+                self._wait(delivery)
+                self.position = offset + 1
+            yield 0
 
     # -- what time does ----------------------------------------------------------------------------------
 

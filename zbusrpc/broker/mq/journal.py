@@ -20,7 +20,7 @@ Promises: `put` and `remove` tell when they are on the disk. What groups do is w
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -182,6 +182,10 @@ class Journal:
         if members:
             self._submit([self._in_full(key) for key in members], done)
 
+    def put_changes(self, keys: Iterable[bytes], done: Done) -> None:
+        """Write what several groups did, and tell when that is on the disk: a crash leaves all of it, or none."""
+        self._submit([self._latest(key) for key in keys], done)
+
     def remove(self, key: bytes, done: Done) -> None:
         """Forget a group, and tell when that is on the disk."""
         if self.register is not None:
@@ -240,12 +244,8 @@ class Journal:
         records = []
         for key in changed:
             member = self._members.get(key)
-            if member is not None and key in self._unsaid:
-                self._unsaid.discard(key)
-                records.append(self._in_full(key))
-            elif member is not None and member.is_changed:
-                moved = member.changes() | {"era": self._eras.get(key, 0)}
-                records.append(Record(orjson.dumps(moved), tag=b"moved", key=key))
+            if member is not None and (key in self._unsaid or member.is_changed):
+                records.append(self._latest(key))
         if records:
             records += self._say_again(AGAIN_FACTOR * sum(len(record.body) for record in records))
             self._append(records)
@@ -342,6 +342,14 @@ class Journal:
             self.committer.submit(records, done, Durability.DISK)
         except StorageError as error:
             done(-1, error)
+
+    def _latest(self, key: bytes) -> Record:
+        """Return what a group did since it was written last; all of it where that did not get to the disk."""
+        if key in self._unsaid:
+            self._unsaid.discard(key)
+            return self._in_full(key)
+        moved = self._members[key].changes() | {"era": self._eras.get(key, 0)}
+        return Record(orjson.dumps(moved), tag=b"moved", key=key)
 
     def _in_full(self, key: bytes) -> Record:
         return self._record(key, self._members[key].describe())

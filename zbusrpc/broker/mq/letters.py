@@ -241,11 +241,27 @@ class Letters:
         except RpcError as error:
             done(error)
             return
+        groups = dict.fromkeys([letters, *revived_in])
+        steps = self._passing(letters, max(dealt, default=-1) + 1)
+        in_slices(self._store.scheduler, steps, lambda error: self._settle(letters, dealt, groups, done))
+
+    def _passing(self, letters: Group, until: int) -> Iterator[int]:
+        """Let the group pass letters that stay, some at each step, which are written down as they come."""
+        for taken in letters.passing(until):
+            self._store.journal.note_change(letters.key)
+            yield taken
+
+    def _settle(self, letters: Group, dealt: Mapping[int, Source | None], groups: Iterable[Group], done: Done) -> None:
+        if letters.is_gone:
+            done(RpcError(Code.NOT_FOUND, f"topic {self.topic.name} was removed"))
+            return
         settled = {offset: source for offset, source in dealt.items() if not letters.is_done(offset)}
         letters.settle(settled)
         self._store.letter_counts.settle(self.topic, settled)
-        groups = {group.key: group for group in (letters, *revived_in)}
-        self._store.journal.put_all(groups, lambda error: done(as_rpc_error(self.topic.name, error) if error else None))
+        keys = [group.key for group in groups if not group.is_gone]
+        self._store.journal.put_changes(
+            keys, lambda error: done(as_rpc_error(self.topic.name, error) if error else None)
+        )
 
     def _group(self) -> Group:
         """Return the group that keeps which letters were dealt with."""

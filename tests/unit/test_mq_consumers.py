@@ -3,8 +3,8 @@
 import pytest
 
 from tests.support.queue_lab import QueueLab, lab_with
+from zbusrpc.broker.mq.groups import ABANDONED_S
 from zbusrpc.broker.mq.queues import LINGER_S
-from zbusrpc.broker.mq.store import ABANDONED_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 

@@ -317,6 +317,29 @@ def test_opening_takes_a_turn_for_each_topic() -> None:
     assert opened[-1] == store.found == 21
 
 
+def test_restart_gives_one_group_back_what_it_had_turn_by_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group with very much in hand takes many turns of a start, and has all of it in the end."""
+    monkeypatch.setattr(deliveries, "PASS_STEP", 1)
+    count = 5 * STEPS_MAX
+    lab, _ = lab_with()
+    consumer = lab.peer().consume("orders", window=8)
+    produce_many(lab, count, delay_ms=60_000)
+    lab.pass_time(1)
+    consumer.leave()
+    had = lab.group().pending_copy()
+    lab.restart()
+    store = Store(lab.disk, DATA_DIR, lab.scheduler)
+
+    steps, restored = store.opening(), [0]
+    while do_slice(steps):
+        topic = store.topics.get("orders")
+        restored.append(len(topic.groups["billing"].pending) if topic is not None else 0)
+
+    assert max(after - before for before, after in pairwise(restored)) <= STEPS_MAX
+    assert store.topics["orders"].groups["billing"].pending_copy() == had
+    assert len(had) == count
+
+
 def test_long_work_is_told_now_and_then() -> None:
     """Work of a moment is not told, long work each few seconds and not at each look."""
     progress = Progress(100.0)

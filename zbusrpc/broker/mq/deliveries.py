@@ -27,7 +27,7 @@ from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.storage.record import Record
 
 PASS_STEP: Final = 16
-"""Messages that are passed at one step: of a turn (see `slices.py`) some 2000, 3 ms."""
+"""Messages that are passed, or restored, at one step: of a turn (see `slices.py`) some 2000, 3 ms."""
 LEARN_MAX: Final = 256
 """Messages whose keys are learnt in one turn: each is a seek where they lie far apart."""
 
@@ -304,7 +304,14 @@ class Deliveries(Place):
 
     def restore(self, pending: Pending, now: float, now_ms: int) -> None:
         """Take over what was pending before a restart: offsets with their attempts and due times."""
-        for offset, (attempts, due_ms, is_lifted) in sorted(pending.items()):
+        for _ in self.restoring(pending, now, now_ms):
+            pass
+
+    def restoring(self, pending: Pending, now: float, now_ms: int) -> Iterator[int]:
+        """Do what `restore` does, some of it at each step: nothing is to be asked of the group before all are done."""
+        offsets = sorted(pending)
+        for number, offset in enumerate(offsets):
+            attempts, due_ms, is_lifted = pending[offset]
             delivery = self._take_in(Delivery(offset, b"", State.WAITING, attempts))
             delivery.is_lifted = is_lifted
             if attempts >= self.options.max_attempts:
@@ -313,4 +320,6 @@ class Deliveries(Place):
                 self._delay(delivery, now, due_ms, due_ms - now_ms)
             else:
                 self._wait(delivery)
-        self._unlearned = deque(sorted(pending))
+            if number % PASS_STEP == PASS_STEP - 1:
+                yield 0
+        self._unlearned = deque(offsets)

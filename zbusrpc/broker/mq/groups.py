@@ -9,8 +9,9 @@ come back; one that could not be stored is not there.
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, Final, NamedTuple
 
 from zbusrpc.broker.access import Rights, visible_groups
 from zbusrpc.broker.hints import Hints
@@ -25,6 +26,7 @@ from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GRO
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.pending_room import PendingRoom
 from zbusrpc.broker.mq.positions import resolve
+from zbusrpc.broker.mq.recollection import Said
 from zbusrpc.broker.mq.reports import count_from, not_done
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Topic
@@ -33,6 +35,9 @@ from zbusrpc.broker.shares import Payer, Shares, lasting_payer, whose
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError
+
+ABANDONED_S: Final = 60.0
+"""After a start, groups that go with their last consumer wait so long for one."""
 
 GroupDone = Callable[[Group | None, RpcError | None], None]
 Done = Callable[[RpcError | None], None]
@@ -73,6 +78,7 @@ class Groups:
         self._letters_go_to = Counter[str]()  # how many topics name it
         self._hints = Hints()
         self._rng = rng
+        self._to_restore: list[tuple[Group, Said]] = []  # groups of the topic that is being opened
         self._starting: dict[Group, list[GroupDone]] = {}  # groups that are not on the disk, and who waits for that
 
     def dead_letter_name(self, topic: Topic) -> str:
@@ -222,6 +228,21 @@ class Groups:
         elif group.is_gone:
             refusal = RpcError(Code.NOT_FOUND, f"group {group.name} of topic {topic.name} was removed")
         tell_all(waiting, None if refusal is not None else group, refusal)
+
+    def _restoring(self) -> Iterator[int]:
+        """Give groups back what they had in hand before a restart, some of it at each step; keep them from then on."""
+        while self._to_restore:
+            yield from self._restoring_one(*self._to_restore.pop())
+
+    def _restoring_one(self, group: Group, said: Said) -> Iterator[int]:
+        yield from group.restoring(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
+        group.idle_s = said.get("idle_s", 0.0)
+        if not said["has_gap"]:
+            group.note_stored(said["next"])
+        self.journal.adopt(group.key, group)
+        self.on_group_moved(group)
+        if group.options.delete_on_exit:
+            self.scheduler.later(ABANDONED_S, partial(self.remove_if_unused, group))
 
     def when_started(self, group: Group, done: GroupDone) -> None:
         """Tell when a group that was just made is on the disk; at once where it is."""

@@ -23,7 +23,7 @@ from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
-from zbusrpc.broker.mq.recollection import reached
+from zbusrpc.broker.mq.recollection import Said, reached
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
@@ -40,12 +40,10 @@ from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 
-ABANDONED_S: Final = 60.0
-"""After a start, groups that go with their last consumer wait so long for one."""
 OPENING_BYTES: Final = BYTES_MAX
 """What opening a topic counts as: one takes up to 8 MiB of reading, so that each has a turn of its own."""
 
-Places = dict[bytes, dict[str, Any]]
+Places = dict[bytes, Said]
 """What the journal says of the groups of a topic, by key."""
 TopicDone = Callable[[Topic | None, RpcError | None], None]
 log = get_logger("mq")
@@ -115,6 +113,7 @@ class Store(Groups):
                 self.unreadable.note(UnreadableTopic(found.name, str(error), found.created_ms, options))
                 for key, said in groups.items():
                     self.journal.adopt(key, Absent(said))
+            yield from self._restoring()
             yield OPENING_BYTES
         for orphans in places.values():
             for key in orphans:
@@ -184,17 +183,10 @@ class Store(Groups):
             of_group, clamped = options[key]
             group = self._make_group(topic, said["name"], of_group, key, said.get("payer"))
             group.seek(max(said["next"], opened.start_offset))
-            group.restore(said["pending"], self.scheduler.now(), self.scheduler.now_ms())
-            group.idle_s = said.get("idle_s", 0.0)
-            if not said["has_gap"]:
-                group.note_stored(said["next"])
-            self.journal.adopt(key, group)
+            self._to_restore.append((group, said))
             if clamped:
                 note_clamped(clamped, topic=topic.name, group=group.name)
                 self._to_mend.append(key)
-            self.on_group_moved(group)
-            if group.options.delete_on_exit:
-                self.scheduler.later(ABANDONED_S, partial(self.remove_if_unused, group))
         return topic
 
     def _committer(self, opened: Any, durability: Durability) -> Committer:

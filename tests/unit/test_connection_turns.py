@@ -59,14 +59,20 @@ def frames(*messages: Message) -> bytes:
     return b"".join(chunks)
 
 
-async def turns_of(*messages: Message) -> list[int]:
-    """Return how many of these, that come in one block, are handled in each turn of the loop."""
+def received(*messages: Message) -> tuple[Connection, Turns]:
+    """Return a connection to which these have come in one block."""
     receiver = Turns()
     connection = Connection(receiver, Hello(), is_client=False)
     connection.connection_made(Transport())
     connection.data_received(frames(hello_message(Hello())))
     receiver.counts = [0]
     connection.data_received(frames(*messages))
+    return connection, receiver
+
+
+async def turns_of(*messages: Message) -> list[int]:
+    """Return how many of these, that come in one block, are handled in each turn of the loop."""
+    connection, receiver = received(*messages)
     while sum(receiver.counts) < len(messages):  # noqa: ASYNC110 - no events there
         await asyncio.sleep(0)
     connection.connection_lost(None)
@@ -86,3 +92,13 @@ async def test_what_may_take_long_has_a_turn_of_its_own(kind: Kind) -> None:
     turns = await turns_of(*[Message(kind, number) for number in range(5)], *[Message(Kind.ACK)] * 5)
 
     assert turns == [1, 1, 1, 1, 1, 5]
+
+
+async def test_of_who_has_gone_only_messages_count() -> None:
+    """What came before the end is taken at once; nobody is there for listings, and a block of them takes minutes."""
+    wide = [Message(kind, 1) for kind in sorted(WIDE_KINDS)]
+    connection, receiver = received(*wide, *[Message(Kind.ACK)] * 5, *wide)
+
+    connection.connection_lost(None)
+
+    assert sum(receiver.counts) == 1 + 5

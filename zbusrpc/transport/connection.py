@@ -144,6 +144,11 @@ class Connection(asyncio.Protocol):
         if self._is_reading_paused:
             self._adjust_reading()
 
+    def _take_late(self, message: Message) -> None:
+        """Take what came before the end, but what may take long and only its sender would hear of."""
+        if message.kind not in WIDE_KINDS:
+            self._receiver.message_received(message)
+
     @property
     def held_bytes(self) -> int:
         """What has come of a frame that is not whole."""
@@ -191,6 +196,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._on_message = self._take_late
         self._receive_some(sys.maxsize)  # what came before the end counts
         was_closing, self._transport = self._handle == self._ignore, None
         self._stop_receiving()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.inprocess import bare_client, http, running_broker
 from tests.support.neighbours import TOPIC, open_neighbours, text_peer
-from tests.support.text_wire import BINARY, CONT, UPGRADE, command, frame, status_of
+from tests.support.text_wire import BINARY, CONT, UPGRADE, command, frame, get, status_of
 from tests.support.waiting import eventually
 from zbusrpc import envelope
 from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
@@ -234,6 +234,47 @@ async def test_pipelined_requests_for_large_messages_are_read_as_their_answers_a
             await good.check()
 
         assert tracemalloc.get_traced_memory()[1] - before < 6 * BODY + OUTBOX_HIGH_BYTES
+
+
+@pytest.mark.parametrize("dialect", ["http", "zbus", "websocket"])
+@pytest.mark.parametrize("is_read", [True, False])
+async def test_whole_requests_that_wait_are_counted(
+    server: Server, monkeypatch: pytest.MonkeyPatch, dialect: str, is_read: bool
+) -> None:
+    """Those behind answers that nobody reads; where the budget is used up, whoever has most of them is cut off."""
+    monkeypatch.setattr("zbusrpc.broker.line.REQUEST_BYTES", MIB)
+    async with open_neighbours(server) as good, text_peer(server) as producer, text_peer(server) as greedy:
+        assert status_of(await producer.ask(command("declare", topic="large"))) == 200
+        assert status_of(await producer.ask(command("produce", b"z" * BODY, topic="large"))) == 200
+        if dialect == "websocket":
+            await greedy.upgrade()
+        large = get("/consume/large?offset=0") if dialect == "http" else command("consume", topic="large", offset="0")
+        small = get("/query") if dialect == "http" else command("query")
+        requests = [large, large] + [small] * 200
+        greedy.writer.write(b"".join(frame(BINARY, one) if greedy.is_socket else one for one in requests))
+
+        await eventually(lambda: server.output.used > 100 * MIB, "whole requests are counted")
+        await good.check()
+        if is_read:
+            assert [status_of(await greedy.receive()) for _ in requests] == [200] * len(requests)
+        else:
+            server.output.bytes_max = 100 * MIB
+            other = Peer()
+            server.output.hold(other, 2 * BODY)
+            server.output.hold(other, 0)
+            assert not other.is_cut_off
+            await good.check()
+        await eventually(lambda: server.output.used == 0, "nothing waits")
+
+
+async def test_large_request_is_not_read_while_one_before_it_is_carried_out(server: Server) -> None:
+    """What waits for a `declare` waits where its sender has it, but for a block."""
+    async with text_peer(server) as peer:
+        request = command("declare", topic="new") + command("produce", b"x" * BODY, topic="new", ack="true")
+        peer.writer.write(request)
+
+        assert [status_of(await peer.receive()), status_of(await peer.receive())] == [200, 200]
+    await eventually(lambda: (server.input.used, server.output.used) == (0, 0), "all gone")
 
 
 async def test_what_an_instance_says_of_itself_has_a_bound(server: Server) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.rights_core import ADMIN, RightsCore, rights, rule
+from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from zbusrpc.broker.access import Rights
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.limits import Limits
@@ -24,11 +24,14 @@ LIMITS = Limits(
     groups_per_topic_max=8,
     groups_max=12,
     subscriptions_max=10,
+    storing_bytes_max=6000,
 )
 MANY = 30
 BODY = b'{"method":"x","args":["' + b"x" * 474 + b'"]}'
+LARGE = b"x" * 2000
 Asked = Callable[[int], Any]
 """Asks for one more thing; the answer is an error, a line of HTTP, or None while there is none."""
+Ask = Callable[[RightsCore, Rights | None], Asked]
 
 
 @pytest.fixture
@@ -125,8 +128,54 @@ def zbus_consumers(core: RightsCore, who: Rights | None) -> Asked:
     return lambda number: core.web(who).text("GET /consume/orders/all?timeout=60")
 
 
-def _zbus(core: RightsCore, who: Rights | None, cmd: str, **headers: str) -> Any:
-    exchange = core.web(who).zbus(cmd, b'{"method":"x"}', **headers)
+def zbus_streams(core: RightsCore, who: Rights | None) -> Asked:
+    """Have more and more connections be sent events."""
+    return lambda number: core.web(who).text("GET /consume/orders/all", accept="text/event-stream")
+
+
+def zbus_waiting(core: RightsCore, who: Rights | None) -> Asked:
+    """Consume on more and more connections as a client of zbus, and wait."""
+    return lambda number: _zbus(core, who, "consume", topic="orders", consume_group="all", id=str(number))
+
+
+def produced(core: RightsCore, who: Rights | None) -> Asked:
+    """Produce to a disk that is stuck."""
+    core.lab.hold_workers()
+    native = core.native(who)
+    return lambda number: native.ask(Kind.PRODUCE, entry(LARGE), topic="orders")
+
+
+def zbus_produced(core: RightsCore, who: Rights | None) -> Asked:
+    """Do it as a client of zbus."""
+    core.lab.hold_workers()
+    return lambda number: _zbus(core, who, "produce", LARGE, topic="orders", id=str(number))
+
+
+def url_produced(core: RightsCore, who: Rights | None) -> Asked:
+    """Do it by a URL."""
+    core.lab.hold_workers()
+    return lambda number: core.web(who).text("POST /produce/orders", LARGE)
+
+
+def by_socket(cmd: str, body: bytes = b"{}", *, is_stuck: bool = False, **headers: str) -> Ask:
+    """Return what sends a command by WebSocket; `NAME` and `N` in a header are the token's name and the number."""
+
+    def begin(core: RightsCore, who: Rights | None) -> Asked:
+        if is_stuck:
+            core.lab.hold_workers()
+
+        def ask(number: int) -> Any:
+            named = {key: value.replace("NAME", name_of(who)) for key, value in headers.items()}
+            filled = {key: value.replace("N", str(number)) for key, value in named.items()}
+            return core.socket(who).text("GET /", body, cmd=cmd, id=str(number), **filled)
+
+        return ask
+
+    return begin
+
+
+def _zbus(core: RightsCore, who: Rights | None, cmd: str, body: bytes = b'{"method":"x"}', **headers: str) -> Any:
+    exchange = core.web(who).zbus(cmd, body, **headers)
     if exchange.data is None:
         return ""
     head, _, body = exchange.data.partition(b"\r\n\r\n")
@@ -141,7 +190,7 @@ def name_of(who: Rights | None) -> str:
 class Case:
     """One thing of which one token has a share."""
 
-    ask: Callable[[RightsCore, Rights | None], Asked]
+    ask: Ask
     share: int
     """How many a token may have."""
     says: str
@@ -169,6 +218,25 @@ CASES = {
     "groups": Case(groups_of_topics, 6, "of 12 consume groups"),
     "subscriptions": Case(subscriptions, 5, "of 10 subscriptions"),
     "subscriptions by URLs": Case(zbus_consumers, 5, "of 10 subscriptions"),
+    "subscriptions by event streams": Case(zbus_streams, 5, "of 10 subscriptions"),
+    "subscriptions by zbus": Case(zbus_waiting, 5, "of 10 subscriptions"),
+    "bytes for the disk": Case(produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
+    "bytes for the disk by zbus": Case(zbus_produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
+    "bytes for the disk by URLs": Case(url_produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
+    "calls by WebSocket": Case(by_socket("rpc", topic="Busy"), 6, "of 12 calls that may wait for service Busy"),
+    "topics by WebSocket": Case(by_socket("declare", topic="wNAMEN"), 6, "of 12 consume groups"),
+    "groups by WebSocket": Case(
+        by_socket("declare", topic="orders", consume_group="wNAMEN"), 4, "of 8 consume groups of topic orders"
+    ),
+    "subscriptions by WebSocket": Case(
+        by_socket("consume", topic="orders", consume_group="all"), 5, "of 10 subscriptions"
+    ),
+    "bytes for the disk by WebSocket": Case(
+        by_socket("produce", LARGE, is_stuck=True, topic="orders"),
+        1,
+        "of 6000 bytes that may wait for the disk",
+        used=3000,
+    ),
 }
 
 
@@ -264,6 +332,7 @@ def in_use(core: RightsCore) -> list[int]:
     store, queues = core.lab.store, core.broker.queues
     assert queues is not None
     lasting = (store._topics_made, store._groups_made, store._groups_of_topic, queues._subscriptions)
+    lasting += (queues.intake.shares,)
     return [shares.total for shares in (*core.broker.calls.topics.shares, *lasting)]
 
 
@@ -347,6 +416,40 @@ def test_calls_that_were_taken_are_kept_by_a_restart(core: RightsCore) -> None:
 
     assert broker.statistics()["queued"] == 14
     assert len(broker.calls.topics.shares[1]) == 14  # whose they are is known
+
+
+def test_shares_of_bytes_end_when_they_are_stored(core: RightsCore) -> None:
+    """Or when they cannot be: at each level of durability, one by one or as a batch."""
+    prepare(core)
+    for durability in ("disk", "os", "memory"):
+        core.native(ADMIN).command("declare", topic=durability, durability=durability)
+        core.native(GREEDY).ask(Kind.PRODUCE, entry(LARGE), topic=durability)
+        core.web(GREEDY).zbus("produce", LARGE, topic=durability, id="1")
+        wrong = core.native(GREEDY).ask(Kind.PRODUCE, entry(b"a", "same") + entry(b"b", "same"), topic=durability)
+        assert isinstance(wrong, RpcError)
+    core.lab.topic("orders").log.fail("the disk is gone")
+    core.native(GREEDY).ask(Kind.PRODUCE, entry(LARGE), topic="orders")
+    core.web(GREEDY).zbus("produce", LARGE, topic="orders", id="1")
+    core.run()
+
+    assert core.broker.queues is not None
+    intake = core.broker.queues.intake
+    for shares in (intake.shares, intake.shares_of_topics):
+        assert (shares.total, len(shares)) == (0, 0)
+
+
+def test_one_token_leaves_room_in_a_topic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What may wait for the disk in one topic is not all one token's either."""
+    core = RightsCore()
+    prepare(core)
+    assert core.broker.queues is not None
+    monkeypatch.setattr(core.broker.queues.intake, "_storing_of_topic", Shares(5000))
+
+    count, refusal = filled(produced(core, GREEDY))
+
+    assert count == 1
+    assert "2500 of 5000 bytes that may wait for the disk in topic orders" in str(refusal)
+    assert produced(core, MODEST)(1) is None
 
 
 def test_shares_of_consumers_end_with_them(core: RightsCore) -> None:

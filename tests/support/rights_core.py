@@ -21,11 +21,13 @@ from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.reception import Reception
+from zbusrpc.broker.socket_messages import SocketMessages
 from zbusrpc.envelope import parse_error
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Kind, Message, encode_headers
 from zbusrpc.transport.entries import Entry, decode_entries, encode_entry
 from zbusrpc.transport.http import HttpDecoder
+from zbusrpc.transport.websocket import WebSocket
 
 
 def rule(*operations: str, topics: tuple[str, ...] = ("*",), groups: tuple[str, ...] = ("*",)) -> Rule:
@@ -60,6 +62,10 @@ class RightsCore(ZbusCore):
     def native(self, rights: Rights | None = ADMIN) -> "Native":
         """Connect a native peer that has shown its token."""
         return Native(self, rights)
+
+    def socket(self, rights: Rights | None = ADMIN) -> "Socket":
+        """Open a WebSocket."""
+        return Socket(self, rights)
 
     def web(self, rights: Rights | None = ADMIN) -> "Web":
         """Connect a client of HTTP and zbus that shows its token with each request."""
@@ -181,10 +187,7 @@ class Web(TextSession):
 
     def begin_as_written(self, line: str, body: bytes, headers: Mapping[str, str]) -> Exchange:
         """Send a request, with the names of its headers as they are, and let no turn pass."""
-        method, _, target = line.partition(" ")
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{method} {target} HTTP/1.1\r\nhost: localhost\r\n{lines}content-length: {len(body)}\r\n\r\n"
-        (request,) = HttpDecoder(1 << 20).feed(head.encode() + body)
+        (request,) = HttpDecoder(1 << 20).feed(message_of(line, body, headers))
         exchange = Exchange(lambda done: self._core.broker.send(self.session, done), is_ordered=True)
         exchange.is_first = True
         self._reception.take(request, exchange)
@@ -200,3 +203,26 @@ class Web(TextSession):
         """Send a request, and return status and body of its answer as a line."""
         answer = self.ask(line, body, **headers)
         return f"{answer.status} {answer.body.decode()}" if answer is not None else ""
+
+
+class Socket(Web):
+    """A session over a WebSocket: each of its messages is a request."""
+
+    def __init__(self, core: RightsCore, rights: Rights | None) -> None:
+        super().__init__(core, rights)
+        self._messages = SocketMessages(WebSocket(1 << 20), 1 << 20, lambda headers, target: 1 << 20)
+
+    def begin(self, line: str, body: bytes = b"", **headers: str) -> Exchange:
+        """Send a request, mostly `GET /` with a `cmd`, and let no turn pass; names of headers are as they are."""
+        exchange = Exchange(lambda done: self._core.broker.send(self.session, done))
+        self._reception.take(self._messages.request_of(message_of(line, body, headers)), exchange)
+        return exchange
+
+
+def message_of(line: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """Return a request as bytes."""
+    method, _, target = line.partition(" ")
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return (
+        f"{method} {target} HTTP/1.1\r\nhost: localhost\r\n{lines}content-length: {len(body)}\r\n\r\n".encode() + body
+    )

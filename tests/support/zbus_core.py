@@ -76,11 +76,11 @@ class ZbusCore:
         """Go on until there is nothing to do now."""
         scheduler = self.lab.scheduler
         self._settle()
-        while scheduler.turns or scheduler.work:
+        while scheduler.turns or (scheduler.work and not self.lab.are_workers_held):
             turns, scheduler.turns = scheduler.turns, []
             for callback in turns:
                 callback()
-            if scheduler.work:
+            if scheduler.work and not self.lab.are_workers_held:
                 self.lab.work()
             self._settle()
 

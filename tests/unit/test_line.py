@@ -1,7 +1,7 @@
 """The line of a text connection: order, some a turn, and steps that the next ones wait for."""
 
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.line import TURN_MAX, TURN_S, Line
+from zbusrpc.broker.line import REQUEST_BYTES, TURN_MAX, TURN_S, Line
 from zbusrpc.transport.http import HttpRequest
 
 
@@ -115,3 +115,25 @@ def test_of_who_has_gone_only_messages_are_taken() -> None:
 
     assert desk.taken == ["produce", "produce"]
     assert not desk.line
+
+
+def test_what_waits_is_counted() -> None:
+    """Whole requests take memory as parts of them do, until they are carried out or forgotten."""
+    for end in ("move", "drain", "end"):
+        desk = Desk()
+        desk.is_open = False
+        desk.line.join(HttpRequest("POST", b"/", {}, b"x" * 1000, True))
+        desk.join("a")
+        assert desk.line.held_bytes == 1000 + 2 * REQUEST_BYTES
+
+        if end == "move":
+            desk.is_open = True
+            desk.line.move(1)
+            assert desk.line.held_bytes == REQUEST_BYTES
+            desk.line.move()
+        elif end == "drain":
+            desk.line.drain(lambda request: True)
+        else:
+            desk.line.end()
+
+        assert desk.line.held_bytes == 0, end

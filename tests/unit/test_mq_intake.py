@@ -110,5 +110,6 @@ def test_all_of_a_failed_write_are_told(lab: QueueLab) -> None:
     lab.topic().log.fail("the disk is gone")
     lab.run()
 
+    assert lab.queues.intake.shares.total == 0
     assert len(told.errors) == 2
     assert "the disk is gone" in told.errors[0].message

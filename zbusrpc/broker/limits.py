@@ -39,6 +39,8 @@ class Limits:
     """Bytes waiting in all topics together."""
     waiting_calls_max: int = 200_000
     """Calls waiting in all topics together: each takes a KiB, however small it is."""
+    storing_bytes_max: int = 256 * 1024 * 1024
+    """Bytes of produced messages that wait for the disk, which may be slow or stuck."""
     topics_max: int = 10_000
     """Services with calls, and stored topics, each."""
     calls_per_session_max: int = 65_536

@@ -19,6 +19,9 @@ TURN_MAX: Final = 64
 TURN_S: Final = 0.005
 """And so long at most, but one in any case: what a listing takes depends on what there is, and on the rights of who
 asks, which no table of requests knows. Others wait that long for the disk as well."""
+REQUEST_BYTES: Final = 512
+"""What a request takes besides its body: measured of one with few headers. More of them take as much as they did in
+the block in which they came, of which there is one for each connection."""
 
 
 class Line:
@@ -35,9 +38,16 @@ class Line:
         self._take, self._is_open, self._now = take, is_open, now
         self._held: deque[HttpRequest] = deque()
         self._step: Exchange | None = None
+        self.held_bytes = 0
+        """What the requests take that wait."""
 
     def __len__(self) -> int:
         return len(self._held)
+
+    @property
+    def awaits_step(self) -> bool:
+        """Whether those that come wait for the answer to one before them."""
+        return self._step is not None
 
     @property
     def can_move(self) -> bool:
@@ -52,6 +62,7 @@ class Line:
     def join(self, request: HttpRequest) -> None:
         """Let a request wait."""
         self._held.append(request)
+        self.held_bytes += REQUEST_BYTES + len(request.body)
 
     def move(self, most: int = TURN_MAX) -> None:
         """Carry out what may be, up to so many, and for so long as a turn may take."""
@@ -60,13 +71,16 @@ class Line:
         until = self._now() + TURN_S
         while most and self.can_move:
             most -= 1
-            self._take(self._held.popleft())
+            request = self._held.popleft()
+            self.held_bytes -= REQUEST_BYTES + len(request.body)
+            self._take(request)
             if self._now() >= until:
                 return
 
     def drain(self, is_wanted: Callable[[HttpRequest], bool]) -> None:
         """Carry out those that are wanted though nobody waits for the answers any more, and forget the others."""
         held, self._held = self._held, deque()
+        self.held_bytes = 0
         for request in held:
             if is_wanted(request):
                 self._take(request)
@@ -74,6 +88,7 @@ class Line:
     def end(self) -> None:
         """Let go of whoever carries requests out, which holds this line; none joins any more."""
         self._held.clear()
+        self.held_bytes = 0
         self._step = None
         self._take, self._is_open = _take_nothing, _is_shut
 

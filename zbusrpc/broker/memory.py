@@ -2,7 +2,10 @@
 
     input     parts of messages that wait for the rest. Where it is used up, nobody is read from but the one that has
               begun first, until it has ended; it has PARTIAL_S for that, as has everybody
-    output    what waits for peers that do not read. Where it is used up, the one with most of it is cut off
+    output    what waits for peers that do not read: answers, and the whole requests that wait until those before them
+              have their answers. Where it is used up, the one with most of it is cut off
+
+Whole requests are no input: what waits for its own sender must not hold up others that send.
 
 What a peer holds up to SMALL_BYTES is not counted: there are as many as there are connections.
 

@@ -54,7 +54,7 @@ class TextPeer(Weighed):
         """Those whose messages go back if what is written next meets no live connection."""
         self._patience = Patience()
         self._is_zbus = self._is_ending = False
-        self._is_congested = self._is_reading_paused = self._is_move_due = False
+        self._is_reading_paused = self._is_move_due = False
         self._line = Line(self._take, self._takes_answers, server.hub.now)
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
@@ -89,8 +89,9 @@ class TextPeer(Weighed):
                 self._receive_requests(data)
             if self._decoder.wants_continue:
                 self._flush()
-        if self._line or len(self._exchanges) >= PIPELINE_MAX:
+        if not self._line.is_free:
             self._adjust_reading()
+            self._weigh_waiting()
         self._server.input.hold(self, self._decoder.held_bytes if self._socket is None else self._socket.held_bytes)
         self._server.flush_soon()
 
@@ -125,6 +126,7 @@ class TextPeer(Weighed):
         if not self._transport.is_closing():
             self._move()
             self._adjust_reading()
+            self._weigh_waiting()
             self._server.flush_soon()
 
     def pause_writing(self) -> None:
@@ -135,7 +137,7 @@ class TextPeer(Weighed):
 
     def resume_writing(self) -> None:
         self._is_congested = False
-        self._server.output.hold(self, 0)
+        self._weigh_waiting()
         self._adjust_reading()
         self._server.set_congested(self._session, False)
         self._server.hub.catch_up(self._dialect)
@@ -154,8 +156,7 @@ class TextPeer(Weighed):
         if self._socket is not None:
             self._socket.end()
             self._messages.close()
-        self._out.clear()
-        self._unsure.clear()
+        self._out, self._unsure = [], []
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -355,16 +356,15 @@ class TextPeer(Weighed):
 
     def _drop_exchanges(self) -> None:
         """Forget the requests whose answers will not be written; messages among them go to others."""
-        for exchange in self._exchanges:
-            if exchange.data is not None:
-                self._lose(exchange)
+        for exchange in [one for one in self._exchanges if one.data is not None]:
+            self._lose(exchange)
         self._exchanges.clear()
 
     # -- bounds ------------------------------------------------------------------------------------------
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        is_full = self._lingering is None and (bool(self._line) or self._is_held_back or not self._takes_answers())
+        is_full = self._lingering is None and (self._is_held_back or not self._line.is_free)
         if is_full == self._is_reading_paused or self._transport.is_closing():
             return
         self._is_reading_paused = is_full
@@ -375,7 +375,7 @@ class TextPeer(Weighed):
 
     def _tick(self) -> None:
         """Close a connection that is idle or dribbling, and show one that waits that it is alive."""
-        is_waited_for = self._is_congested or self._is_held_back
+        is_waited_for = self._is_congested or self._is_held_back or self._line.awaits_step
         is_stuck = self._is_reading_paused and not is_waited_for  # else it is not seen that the peer has gone
         is_partial = (self._decoder.is_partial or is_stuck) if self._socket is None else self._socket.is_partial
         is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested

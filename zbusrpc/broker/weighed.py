@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from zbusrpc.broker.doorkeeper import is_known
 from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.line import Line
 from zbusrpc.broker.memory import SMALL_BYTES
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername
@@ -19,10 +20,12 @@ class Weighed(asyncio.Protocol):
     """What text connections have in common with others that are counted."""
 
     _transport: asyncio.Transport
+    _line: Line
+    """Whole requests that wait."""
 
     def __init__(self, server: "Server") -> None:
         self._server = server
-        self._is_held_back = False
+        self._is_held_back = self._is_congested = False
         self._unsent_bytes = 0
         """Of answers that are known, and wait for those before them or for the end of the turn."""
 
@@ -59,8 +62,10 @@ class Weighed(asyncio.Protocol):
             self.cut_off()
 
     def _weigh_waiting(self) -> None:
-        """Count what was written and waits for a peer that reads too slowly."""
-        waiting = self._transport.get_write_buffer_size()
+        """Count what was written and waits for a peer that reads too slowly, and its requests behind that."""
+        waiting = self._line.held_bytes
+        if self._is_congested:
+            waiting += self._transport.get_write_buffer_size()
         self._server.output.hold(self, waiting)
         if waiting > OUTBOX_BYTES_MAX:
             self.cut_off()

@@ -1,7 +1,7 @@
 """The intake: messages of producers on their way into topics, whatever dialect they came in.
 
-Pure. Promises: of all topics together no more than STORING_BYTES_MAX wait for the disk; beyond, producers are asked to
-wait.
+Pure. Promises: of all topics together no more than `storing_bytes_max` (see `Limits`) wait for the disk, and of one
+token no more than its share of them (see `shares.py`); beyond, producers are asked to wait.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,11 +9,15 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
-from zbusrpc.broker.access import NO_OWNER
+from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Told, Topic
+from zbusrpc.broker.refusals import share_used_up
+from zbusrpc.broker.session import NOBODY, Session
+from zbusrpc.broker.shares import Payer, Shares, payer_of, whose
+from zbusrpc.broker.storage.commit import BACKLOG_BYTES_MAX
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record, check_record
 from zbusrpc.broker.telling import tell_all
@@ -22,7 +26,6 @@ from zbusrpc.message import decode_headers
 from zbusrpc.outcome import not_run
 from zbusrpc.transport.entries import Entry
 
-STORING_BYTES_MAX: Final = 256 * 1024 * 1024
 GATHERED_BYTES_MAX: Final = 1024 * 1024
 """What came one by one is handed over at once when it is so much: it would gain nothing from waiting."""
 
@@ -34,42 +37,61 @@ Tell = Callable[[int, RpcError | None], None]
 class _Gathered:
     """Messages that came one by one in one turn, for one topic."""
 
-    __slots__ = ("records", "size", "tells")
+    __slots__ = ("records", "size", "sizes", "tells")
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.tells: list[Tell] = []
         self.size = 0
+        self.sizes: dict[Payer, int] = {}
+        """Of whose share how much of that is."""
 
 
 class Intake:
     """Takes messages in."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    def __init__(self, scheduler: Scheduler, bytes_max: int) -> None:
         self._scheduler = scheduler
-        self._storing_bytes = 0
+        self._storing = Shares(bytes_max)
+        self._storing_of_topic = Shares(BACKLOG_BYTES_MAX)  # by payer and uid of the topic
         self._gathered: dict[Topic, _Gathered] = {}
         self._is_flush_due = False
 
-    def produce(self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told, owner: int = NO_OWNER) -> None:
-        """Store messages of `size` bytes and one owner as one batch, and tell the receipt or why there is none.
+    @property
+    def shares(self) -> Shares:
+        """Who has how many bytes that wait for the disk."""
+        return self._storing
+
+    @property
+    def shares_of_topics(self) -> Shares:
+        """The same of each topic."""
+        return self._storing_of_topic
+
+    def produce(
+        self, topic: Topic, entries: Sequence[Entry], size: int, tell: Told, producer: Session = NOBODY
+    ) -> None:
+        """Store messages of `size` bytes and one producer as one batch, and tell the receipt or why there is none.
 
         Raises:
             RpcError: they are refused at once; nothing is told.
         """
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
-        self._check(topic, size)
+        payer = self._check(topic, size, producer)
         _check_entries(topic, entries)
 
         def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
-            self._storing_bytes -= size
+            self._give_back(topic, payer, size)
             tell(receipt, error)
 
-        topic.produce(entries, told, owner)
-        self._storing_bytes += size  # level MEMORY told before: the sum is right in the end
+        self._take(topic, payer, size)
+        try:
+            topic.produce(entries, told, owner_of(producer.rights))
+        except RpcError:
+            self._give_back(topic, payer, size)
+            raise
 
-    def store(self, topic: Topic, entry: Entry, tell: Tell, owner: int = NO_OWNER) -> None:
+    def store(self, topic: Topic, entry: Entry, tell: Tell, producer: Session = NOBODY) -> None:
         """Store one message, whatever others have its id, and tell when that was, in ms since 1970.
 
         All that come in one turn for a topic are one batch: each costs a third of what it would alone.
@@ -77,13 +99,13 @@ class Intake:
         Raises:
             RpcError: it is refused at once; nothing is told.
         """
-        record = topic.record_of(entry, owner)
+        record = topic.record_of(entry, owner_of(producer.rights))
         try:
             size = check_record(record)
         except StorageError as error:
             raise as_rpc_error(topic.name, error) from error
-        self._check(topic, size)
-        self._storing_bytes += size
+        payer = self._check(topic, size, producer)
+        self._take(topic, payer, size)
         gathered = self._gathered.get(topic)
         if gathered is None:
             gathered = self._gathered[topic] = _Gathered()
@@ -93,6 +115,7 @@ class Intake:
         gathered.records.append(record)
         gathered.tells.append(tell)
         gathered.size += size
+        gathered.sizes[payer] = gathered.sizes.get(payer, 0) + size
         if gathered.size > GATHERED_BYTES_MAX:
             self.flush()
 
@@ -108,17 +131,36 @@ class Intake:
                 self._stored(topic, batch, -1, error)
 
     def _stored(self, topic: Topic, batch: "_Gathered", offset: int, error: StorageError | None) -> None:
-        self._storing_bytes -= batch.size
+        for payer, size in batch.sizes.items():
+            self._give_back(topic, payer, size)
         refusal = as_rpc_error(topic.name, error) if error is not None else None
         stored_ms = batch.records[0].timestamp_ms or self._scheduler.now_ms()
         tell_all(batch.tells, stored_ms, refusal)
 
-    def _check(self, topic: Topic, size: int) -> None:
+    def _check(self, topic: Topic, size: int, producer: Session) -> Payer:
+        """See that there is room for what somebody produces, and return who pays for it."""
         if topic.options.is_service:
             raise RpcError(Code.FAILED_PRECONDITION, f"{topic.name} is a service, and no topic of messages: call it")
-        if self._storing_bytes + size > STORING_BYTES_MAX:
-            text = f"over {STORING_BYTES_MAX} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s"
+        storing, payer = self._storing, payer_of(producer)
+        if storing.is_full(size):
+            text = f"over {storing.whole} bytes of this broker wait for the disk; retry after {RETRY_AFTER_S:g} s"
             raise not_run(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S})
+        if storing.is_used_up(payer, size):
+            of_what = f"of {storing.whole} bytes that may wait for the disk"
+            raise share_used_up(whose(producer.rights, producer.name), storing.most, of_what)
+        of_topic = self._storing_of_topic
+        if of_topic.is_used_up((payer, topic.uid), size):
+            of_what = f"of {of_topic.whole} bytes that may wait for the disk in topic {topic.name}"
+            raise share_used_up(whose(producer.rights, producer.name), of_topic.most, of_what)
+        return payer
+
+    def _take(self, topic: Topic, payer: Payer, size: int) -> None:
+        self._storing.take(payer, size)
+        self._storing_of_topic.take((payer, topic.uid), size)
+
+    def _give_back(self, topic: Topic, payer: Payer, size: int) -> None:
+        self._storing.give_back(payer, size)
+        self._storing_of_topic.give_back((payer, topic.uid), size)
 
 
 def _check_entries(topic: Topic, entries: Sequence[Entry]) -> None:

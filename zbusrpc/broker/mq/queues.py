@@ -23,7 +23,6 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker.access import owner_of
 from zbusrpc.broker.limits import LINGER_S
 from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
@@ -69,7 +68,7 @@ class Queues:
         self._send = send
         self._scheduler = store.scheduler
         self._courier = Courier(send)
-        self.intake = Intake(store.scheduler)
+        self.intake = Intake(store.scheduler, store.limits.storing_bytes_max)
         self._rng = rng or random.Random()
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()
@@ -183,7 +182,7 @@ class Queues:
 
     def _produce(self, session: Session, message: Message) -> None:
         topic, tell = self._topic(session, message), self._answer_to(session, message)
-        self.intake.produce(topic, decode_entries(message.body), len(message.body), tell, owner_of(session.rights))
+        self.intake.produce(topic, decode_entries(message.body), len(message.body), tell, session)
 
     def _topic(self, session: Session, message: Message) -> Topic:
         """Return the topic that a message of a session names.

@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import Operation, owner_of
+from zbusrpc.broker.access import Operation
 from zbusrpc.broker.exchange import Exchange, push_nowhere
 from zbusrpc.broker.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -148,9 +148,8 @@ class Dialect:
             elif exchange.is_ordered:
                 exchange.answer(HTTPStatus.ACCEPTED)
 
-        hub.queues.intake.store(
-            topic, entry, told, owner_of(command.rights)
-        )  # a zbus client that sends a message again means another one
+        # a zbus client that sends a message again means another one
+        hub.queues.intake.store(topic, entry, told, self.session)
 
     def _call(self, command: Command, exchange: Exchange, name: str) -> None:
         """Have a service called; its answer comes whatever `ack` says."""

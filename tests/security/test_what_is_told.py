@@ -107,6 +107,70 @@ def test_group_that_may_not_be_queried_has_no_figures(core: RightsCore) -> None:
             assert not any(said[name] for name in counted & said.keys()), said
 
 
+COUNTED: Final[dict[str, dict[str, Any]]] = {
+    "seek": {"command": "seek", "topic": "public", "group": "mine", "start": "newest"},
+    "empty a group": {"command": "empty", "topic": "public", "group": "mine"},
+    "empty a topic": {"command": "empty", "topic": "public"},
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("may_query", [True, False])
+def test_what_a_command_did_is_counted_for_who_may_query(core: RightsCore, name: str, may_query: bool) -> None:
+    """Who moves or empties without it is told that it is done, and not of how much: natively and by the API."""
+    operations = ("declare", "empty", *(("query",) if may_query else ()))
+    token = rights("mover", rule(*operations, topics=("public",)))
+    asked = COUNTED[name]
+    if name == "seek":
+        target, body = "/api/topics/public/groups/mine/seek", b'{"start":"newest"}'
+    else:
+        target, body = f"/api/topics/public{'/groups/mine' if 'group' in asked else ''}/empty", b"{}"
+
+    native = core.native(token).ask(Kind.COMMAND, asked)
+    core.native().command("seek", topic="public", group="mine", start="oldest")
+    core.native().ask(Kind.PRODUCE, entry(b"more"), topic="public")
+    web = core.web(token).ask(f"POST {target}", body)
+
+    assert web is not None
+    assert web.status == 200, web.body
+    for said in (native, web.json["result"]):
+        assert isinstance(said, dict), said
+        assert any(said.values()) is may_query, said
+
+
+@pytest.mark.parametrize("line", ["GET /declare/public/mine", "GET /declare/public/mine?group_mask=0"])
+def test_group_begins_where_one_stands_that_may_be_known(core: RightsCore, line: str) -> None:
+    """One that names no place, of zbus: not where another stands of which its maker may know nothing."""
+    core.native().command("remove", topic="public", group="mine")
+    core.native().command("seek", topic="public", group="theirs", start="newest")
+
+    core.web(MINE).ask(line)
+    assert core.group("public", "mine").position == 0
+    core.native().command("remove", topic="public", group="mine")
+    core.web().ask(line)
+    assert core.group("public", "mine").position == 1
+
+
+@pytest.mark.parametrize("groups", [("mine",), ("*",)])
+def test_group_of_a_letter_is_named_to_who_may_query_it(core: RightsCore, groups: tuple[str, ...]) -> None:
+    """Also where it is gone, and its letters cannot be given back: natively and by the API."""
+    admin = core.native()
+    admin.command("declare_group", topic="public", group="hidden", max_attempts=1)
+    joined = admin.ask(Kind.CONSUME, {"group": "hidden", "window": 1}, topic="public")
+    admin.ask(Kind.NACK, {"ranges": [[0, 0]]}, session=joined["subscription"])
+    admin.command("remove", topic="public", group="hidden")
+    token = rights("retrier", rule("produce", topics=("*",)), rule("query", topics=("*",), groups=groups))
+
+    native = core.native(token).command("retry_dead", topic="public")
+    web = core.web(token).ask("POST /api/topics/public/dead-letters/retry", b"{}")
+
+    assert web is not None
+    for said in (native, web.json["result"]):
+        assert said["retried"] == 0
+        assert any("is gone; say as_new" in left["reason"] for left in said["left"]), said
+        assert ("hidden" in str(said)) is (groups == ("*",)), said
+
+
 def test_figures_are_those_of_the_groups_that_may_be_queried(core: RightsCore) -> None:
     """Counts of groups and consumers go over no others."""
     core.native().ask(Kind.CONSUME, {"group": "theirs"}, topic="public")

@@ -22,7 +22,7 @@ from zbusrpc.broker.mq.reports import (
     statistics_of,
 )
 from zbusrpc.broker.mq.store import Store
-from zbusrpc.broker.mq.told import group_as_told, topic_as_told
+from zbusrpc.broker.mq.told import counts_as_told, group_as_told, topic_as_told
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import RpcError
 
@@ -74,11 +74,16 @@ class Commands:
     def _empty(self, command: requests.Empty, answer: Answer) -> None:
         topic = self._topic(command.topic)
         if command.group is None:
-            self._store.empty_topic(topic, lambda count, error: answer({"removed": count}, error))
+
+            def emptied(count: int, error: RpcError | None) -> None:
+                answer(counts_as_told({"removed": count}, self._rights, topic.name), error)
+
+            self._store.empty_topic(topic, emptied)
             return
         group = self._store.group(topic, command.group, self._rights)
-        count = self._store.lag_of(topic, group)
-        self._store.seek(topic, group, "newest", lambda error: answer({"removed": count}, error))
+        removed = {"removed": self._store.lag_of(topic, group)}
+        told_of_group = counts_as_told(removed, self._rights, topic.name, group.name)
+        self._store.seek(topic, group, "newest", lambda error: answer(told_of_group, error))
 
     # -- listings ----------------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Commands:
         group = self._store.group(topic, command.group, self._rights)
         place: dict[str, int] = {}
         moved = self._store.seek(topic, group, command.start, lambda error: answer(place, error), rights=self._rights)
-        place |= moved._asdict()
+        place |= counts_as_told(moved._asdict(), self._rights, topic.name, group.name)
 
     # -- messages ----------------------------------------------------------------------------------------
 

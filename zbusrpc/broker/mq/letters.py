@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access import Operation, Rights, may_see
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -213,12 +213,13 @@ class Letters:
             self._store.unreadable.check(origin.topic)
             raise RpcError(Code.NOT_FOUND, f"topic {origin.topic} is gone")
         group = topic.groups.get(origin.group)
+        named = f"group {origin.group}" if may_see(rights, origin.topic, origin.group) else "its group"
         if group is None:
-            what = f"group {origin.group} is gone"
+            what = f"{named} is gone"
         elif not is_letter_of(topic.load(origin.offset), letter):
             what = f"the message at offset {origin.offset} is gone"
         elif origin.offset >= group.position:  # what it will read has expired, or comes anyway
-            what = f"group {origin.group} was moved back, and has not come to offset {origin.offset} again"
+            what = f"{named} was moved back, and has not come to offset {origin.offset} again"
         else:
             self._store.try_again(group, origin.offset)
             return group

@@ -61,8 +61,13 @@ def check_start(topic: Topic, start: StartAt | None, rights: Rights | None) -> N
     other = start.group if isinstance(start, Start) else None
     if rights is None or other is None:
         return
-    if not any(rights.allows(operation, topic.name, other) for operation in _OF_GROUPS):
+    if not may_begin_at(rights, topic, other):
         raise refusals.not_allowed(rights, Operation.QUERY, topic.name, other)
+
+
+def may_begin_at(rights: Rights | None, topic: Topic, group: str) -> bool:
+    """Say whether somebody with `rights` may know where a group stands, and begin there."""
+    return rights is None or any(rights.allows(operation, topic.name, group) for operation in _OF_GROUPS)
 
 
 def _copy(topic: Topic, name: str) -> tuple[int, Pending]:

@@ -33,6 +33,11 @@ def group_as_told(said: Said, rights: Rights | None) -> Said:
     return said if may_see(rights, said["topic"], said["group"]) else _withheld(said)
 
 
+def counts_as_told(counts: dict[str, int], rights: Rights | None, topic: str, group: str | None = None) -> Said:
+    """Return what somebody with `rights` is told of what a command of his own did to a topic or group."""
+    return counts if may_see(rights, topic, group) else _withheld(counts)
+
+
 def topics_as_told(
     topics: Mapping[str, Any], groups: Mapping[tuple[str, str], Any], rights: Rights | None
 ) -> list[Said]:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import ALL, Operation, may_see
+from zbusrpc.broker.access import ALL, Operation, Rights, may_see
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
-from zbusrpc.broker.mq.positions import check_start
+from zbusrpc.broker.mq.positions import check_start, may_begin_at
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.zbus import infos, masks, values
 from zbusrpc.broker.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
@@ -130,7 +130,7 @@ def _declare_group(
         if names_group:
             check_choosable(name)
         options = options if names_group else {"expires_s": EXPIRES_S} | options
-        where = start or _beside_the_first(topic)
+        where = start or _beside_the_first(topic, command.rights)
         hub.queues.store.create_group(topic, name, GroupOptions(**options), where, answer, command.rights)
         return
     _change_group(dialect, topic, group, wanted=(options, start), done=answer)
@@ -209,7 +209,7 @@ def make_own_group(
             session.rights = later
 
     options = GroupOptions(**_masked({"expires_s": EXPIRES_S}, topic))
-    dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic), made, rights)
+    dialect.hub.queues.store.create_group(topic, topic.name, options, _beside_the_first(topic, rights), made, rights)
     return True
 
 
@@ -247,9 +247,13 @@ def _start(command: Command) -> StartAt | None:
     return Start(group=headers["group_start_copy"]) if "group_start_copy" in headers else None
 
 
-def _beside_the_first(topic: Topic) -> StartAt:
-    """Return where a group begins that names no place: where the most advanced group is, or at the oldest message."""
-    most = max(topic.groups.values(), key=lambda group: group.position, default=None)
+def _beside_the_first(topic: Topic, rights: Rights | None) -> StartAt:
+    """Return where a group begins that names no place: where the most advanced group is, or at the oldest message.
+
+    Where a group stands of which somebody with `rights` may not know is no place for his.
+    """
+    seen = [group for name, group in topic.groups.items() if may_begin_at(rights, topic, name)]
+    most = max(seen, key=lambda group: group.position, default=None)
     return "oldest" if most is None else Start(offset=max(most.position, topic.log.start_offset))
 
 

@@ -199,3 +199,17 @@ def test_where_dead_letters_go_is_known_without_a_look_at_all_topics() -> None:
     lab.restart()
     assert lab.store.holds_letters("letters")
     assert not lab.store.holds_letters("others")
+
+
+def test_letters_that_were_dealt_with_are_not_taken_off_again_when_their_segment_goes() -> None:
+    """Of a group none of whose letters are left nothing is counted, and its listing is answered."""
+    lab, anna = lab_with("one", "two")
+    consumer = anna.consume("orders")
+    consumer.nack(0, 1, then="dead")
+    lab.run()
+    assert anna.command("topic", topic="orders")["groups"][0]["dead_letters"] == 2
+
+    anna.command("purge_dead", topic="orders")
+    anna.command("empty", topic="orders.dlq")
+
+    assert anna.command("topic", topic="orders")["groups"][0]["dead_letters"] == 0

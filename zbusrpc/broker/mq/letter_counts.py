@@ -189,6 +189,9 @@ class _Tally:
             part = self._parts.get(self._base_of(offset))
             if part is not None and part.get(source):
                 part[source] -= 1
+                if not part[source]:
+                    del part[source]
+                    self._size -= 1
                 self._subtract(source, 1)
 
     def forget_removed(self) -> None:

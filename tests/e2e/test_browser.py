@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, expect
 
-from tests.support.browser import anyio_backend, browser, needs_chromium, open_page
+from tests.support.browser import anyio_backend, browser, needs_chromium, one_browser, open_page
 from tests.support.processes import ROOT, Processes, port_of
 from tests.support.waiting import WAIT_S
 from zbusrpc import Consumer, Producer
 
 __all__ = ["anyio_backend", "browser"]
-pytestmark = [pytest.mark.anyio, needs_chromium]
+pytestmark = [pytest.mark.anyio, needs_chromium, one_browser]
 
 
 class QuietHandler(SimpleHTTPRequestHandler):

@@ -9,13 +9,13 @@ import pytest
 from playwright.async_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from tests.support.broker_set import BrokerSet
-from tests.support.browser import anyio_backend, browser, needs_chromium, open_page
+from tests.support.browser import anyio_backend, browser, needs_chromium, one_browser, open_page
 from tests.support.processes import ROOT, Processes, port_of
 from tests.support.queue_peer import QueuePeer, entry
 from tests.support.tokens import secret_of, write_tokens
 
 __all__ = ["anyio_backend", "browser"]
-pytestmark = [pytest.mark.anyio, needs_chromium]
+pytestmark = [pytest.mark.anyio, needs_chromium, one_browser]
 
 HOSTILE = "<img src=x onerror='window.hacked = true'>"
 PAGE_CHECK = (ROOT / "tests" / "support" / "page_check.js").read_text()

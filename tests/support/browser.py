@@ -15,6 +15,8 @@ CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason="there is no chromium; on Debian: apt-get install chromium"
 )
+one_browser = pytest.mark.xdist_group("browser")
+"""One worker runs these modules, so that each starts one browser, which costs seconds, and not one in each worker."""
 expect.set_options(timeout=WAIT_S * 1000)
 
 

@@ -25,7 +25,7 @@ class Turns:
     def message_received(self, message: Message) -> None:
         self.counts[-1] += 1
 
-    def turn_ended(self) -> None:
+    def turn_ended(self, held_bytes: int) -> None:
         self.counts.append(0)
 
     def congestion_changed(self, is_congested: bool) -> None:

@@ -48,7 +48,10 @@ class Input:
         self._held_back: dict[Sender, None] = {}
 
     def hold(self, sender: Sender, size: int) -> None:
-        """Take note of what a peer has sent of a message that is not whole; of nothing, when it is, or has gone."""
+        """Take note of what a peer has sent of a message that is not whole; of nothing, when it is, or has gone.
+
+        As long as nothing is `used`, there is no need to tell of up to SMALL_BYTES.
+        """
         size = size if size > SMALL_BYTES else 0
         if not size and sender not in self._sizes:
             return

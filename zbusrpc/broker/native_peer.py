@@ -45,9 +45,11 @@ class NativePeer:
     def message_received(self, message: Message) -> None:
         self._server.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
 
-    def turn_ended(self) -> None:
-        self._server.input.hold(self, self.connection.held_bytes)
-        self._server.flush()
+    def turn_ended(self, held_bytes: int) -> None:
+        server = self._server
+        if held_bytes > SMALL_BYTES or server.input.used:
+            server.input.hold(self, held_bytes)
+        server.flush()
 
     def hold_back(self, is_held_back: bool) -> None:
         """Read no more, or go on: the broker holds too many parts of messages."""

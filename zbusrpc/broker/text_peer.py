@@ -20,6 +20,7 @@ from zbusrpc.broker import gateway
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.line import Line
 from zbusrpc.broker.lingering import LAST_ANSWERS_S, Lingering
+from zbusrpc.broker.memory import SMALL_BYTES
 from zbusrpc.broker.patience import Patience, Verdict
 from zbusrpc.broker.reception import Reception, is_message
 from zbusrpc.broker.session import Session
@@ -53,8 +54,7 @@ class TextPeer(Weighed):
         self._unsure: list[Exchange] = []
         """Those whose messages go back if what is written next meets no live connection."""
         self._patience = Patience()
-        self._is_zbus = self._is_ending = False
-        self._is_reading_paused = self._is_move_due = False
+        self._is_zbus = self._is_ending = self._is_reading_paused = self._is_move_due = False
         self._line = Line(self._take, self._takes_answers, server.hub.now)
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
@@ -92,7 +92,9 @@ class TextPeer(Weighed):
         if not self._line.is_free:
             self._adjust_reading()
             self._weigh_waiting()
-        self._server.input.hold(self, self._decoder.held_bytes if self._socket is None else self._socket.held_bytes)
+        held_bytes = self._decoder.held_bytes if self._socket is None else self._socket.held_bytes
+        if held_bytes > SMALL_BYTES or self._server.input.used:
+            self._server.input.hold(self, held_bytes)
         self._server.flush_soon()
 
     def _receive_requests(self, data: bytes) -> None:
@@ -105,8 +107,7 @@ class TextPeer(Weighed):
         self._move()
 
     def _takes_answers(self) -> bool:
-        is_taken = not self._is_congested and self._unsent_bytes < OUTBOX_HIGH_BYTES
-        return is_taken and len(self._exchanges) < PIPELINE_MAX
+        return not self._is_congested and self._unsent_bytes < OUTBOX_HIGH_BYTES and len(self._exchanges) < PIPELINE_MAX
 
     def _move(self) -> None:
         """Carry out what stands in the line, some of it a turn, and at its end say what was wrong."""
@@ -170,8 +171,7 @@ class TextPeer(Weighed):
     def _take(self, request: HttpRequest) -> None:
         """Carry out one request."""
         is_zbus = "cmd" in request.headers and not request.is_upgrade
-        if is_zbus:
-            self._is_zbus = True
+        self._is_zbus |= is_zbus
         # whoever says that this is the last request is no zbus client, and waits for the answer and the end
         is_ordered = self._socket is None and not (is_zbus and request.keep_alive)
         exchange = self._open(is_ordered=is_ordered, keep_alive=request.keep_alive and not request.is_upgrade)

@@ -58,8 +58,11 @@ class Receiver(Protocol):
     def message_received(self, message: Message) -> None:
         """A command or an answer came."""
 
-    def turn_ended(self) -> None:
-        """All messages that are handled in this turn have been given to `message_received`."""
+    def turn_ended(self, held_bytes: int) -> None:
+        """All messages that a broker handles in this turn have been given to `message_received`; clients are not told.
+
+        So many bytes have come of a frame that is not whole.
+        """
 
     def congestion_changed(self, is_congested: bool) -> None:
         """The peer reads too slowly, or has caught up."""
@@ -121,7 +124,7 @@ class Connection(asyncio.Protocol):
     def _receive_some(self, left: int = MESSAGES_PER_TURN) -> None:
         """Handle the messages of one turn, and leave the rest to the next."""
         try:
-            while self._backlog:
+            while self._backlog and left > 0:
                 for message in self._backlog[0]:
                     if message.kind > LINK_KINDS_MAX and self._is_open:
                         self._on_message(message)
@@ -130,9 +133,9 @@ class Connection(asyncio.Protocol):
                     left -= _STEPS[message.kind] + (len(message.body) >> LARGE_STEP_BITS)
                     if left <= 0:
                         self._loop.call_soon(self._receive_some)
-                        self._receiver.turn_ended()
-                        return
-                self._backlog.popleft()
+                        break
+                else:
+                    self._backlog.popleft()
         except (ProtocolError, LinkError) as error:
             self._backlog.clear()
             self.fail(error.with_traceback(None))  # which holds what was received
@@ -140,7 +143,8 @@ class Connection(asyncio.Protocol):
             self._backlog.clear()
             self.fail(LinkError("internal error"))
             raise
-        self._receiver.turn_ended()
+        if not self._is_client:
+            self._receiver.turn_ended(self._decoder.held_bytes)
         if self._is_reading_paused:
             self._adjust_reading()
 
@@ -148,11 +152,6 @@ class Connection(asyncio.Protocol):
         """Take what came before the end, but what may take long and only its sender would hear of."""
         if message.kind not in WIDE_KINDS:
             self._receiver.message_received(message)
-
-    @property
-    def held_bytes(self) -> int:
-        """What has come of a frame that is not whole."""
-        return self._decoder.held_bytes
 
     @property
     def waiting_bytes(self) -> int:
@@ -364,7 +363,7 @@ class _Nobody:
 
     def message_received(self, message: Message) -> None: ...
 
-    def turn_ended(self) -> None: ...
+    def turn_ended(self, held_bytes: int) -> None: ...
 
     def congestion_changed(self, is_congested: bool) -> None: ...
 

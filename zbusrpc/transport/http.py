@@ -157,11 +157,6 @@ class HttpDecoder:
         self._reset()
 
     @property
-    def held_bytes(self) -> int:
-        """What has come of the body of a request that is not whole."""
-        return self._body_bytes if self.is_partial else 0
-
-    @property
     def is_over(self) -> bool:
         """Whether what comes now is no HTTP any more."""
         return self._last is not None
@@ -173,7 +168,8 @@ class HttpDecoder:
         self._framing = b""
         self._status = ""
         self._body: list[bytes] = []
-        self._body_bytes = 0
+        self.held_bytes = 0
+        """What has come of the body of a request that is not whole."""
 
     def close(self) -> None:
         """Forget what has come, and the parser, as it and the decoder refer to each other. Nothing is fed any more."""
@@ -275,7 +271,7 @@ class HttpDecoder:
     def _body_bytes_missing(self) -> int:
         """Return how many bytes of the body are still to come, as far as that is known."""
         length = self._headers.get("content-length", "")
-        return int(length) - self._body_bytes if length.isdecimal() and not self._is_in_head else 0
+        return int(length) - self.held_bytes if length.isdecimal() and not self._is_in_head else 0
 
     def _parse(self, data: bytes | memoryview) -> None:
         while self._last is None:
@@ -369,9 +365,9 @@ class HttpDecoder:
             self.wants_continue = True
 
     def on_body(self, body: bytes) -> None:
-        self._body_bytes += len(body)
-        if self._body_bytes > self._body_bytes_max:
-            self._refuse_body(self._body_bytes)
+        self.held_bytes += len(body)
+        if self.held_bytes > self._body_bytes_max:
+            self._refuse_body(self.held_bytes)
         self._body.append(body)
 
     def on_message_complete(self) -> None:
@@ -380,6 +376,7 @@ class HttpDecoder:
         if parser.should_upgrade() and method != b"CONNECT" and not self._opens_websocket(method):
             return  # the parser has skipped its body: see `_ignore_upgrade`
         self.is_partial = self.wants_continue = False
+        self.held_bytes = 0
         request = HttpRequest(
             method.decode("latin-1"), self._target, self._headers, b"".join(self._body), parser.should_keep_alive()
         )

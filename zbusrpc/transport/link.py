@@ -85,7 +85,8 @@ class Link:
         self._user = user
         self._hello = hello if hello.token else hello.model_copy(update={"token": security.token})
         self._loop = asyncio.get_running_loop()
-        self._connection: Connection | None = None
+        self.connection: Connection | None = None
+        """The open connection, or None while the link is down."""
         self._dialled: _Dialled | None = None
         self._outcome: asyncio.Future[ZbusError | None] = self._loop.create_future()
         self._closed = asyncio.Event()
@@ -97,11 +98,6 @@ class Link:
         """Why the link is down, where it is known."""
         self.name = ";".join(str(address) for address in self._addresses)
         """The brokers it may be connected to, for people."""
-
-    @property
-    def connection(self) -> Connection | None:
-        """The open connection, or None while the link is down."""
-        return self._connection
 
     @property
     def is_refused(self) -> bool:
@@ -117,7 +113,7 @@ class Link:
                 if self.is_refused:
                     return
                 self._end_attempt()
-                if self._connection is not None:
+                if self.connection is not None:
                     backoff.reset()
                     await self._closed.wait()
                     if self._is_stopped:
@@ -131,21 +127,21 @@ class Link:
             self.error = LinkError(f"the link to {self.name} has failed: {error}")
             raise
         except GeneratorExit:  # the loop was dropped, and this goes with it: nothing can be said there any more
-            self._connection = None
+            self.connection = None
             raise
         finally:
             self._has_ended = True
             self.error = self.error or LinkError(f"the link to {self.name} was closed")
             self._end_attempt()
-            if self._connection is not None:
-                self._connection.close()
+            if self.connection is not None:
+                self.connection.close()
 
     async def wait_attempt(self) -> None:
         """Return when the link is open or the dial that runs or comes next has failed, or at once after the end.
 
         Why there is no connection is in `error`.
         """
-        if self._connection is None and not self._has_ended:
+        if self.connection is None and not self._has_ended:
             self._hurry.set()
             await asyncio.shield(self._attempt)
 
@@ -157,13 +153,13 @@ class Link:
         """Close the connection, if there is one, and let `run` end."""
         self._is_stopped = True
         self._hurry.set()
-        if self._connection is not None:
-            self._connection.close()
+        if self.connection is not None:
+            self.connection.close()
 
     def drop(self, error: ZbusError) -> None:
         """Give the connection up as if it had been lost, and dial again."""
-        if self._connection is not None:
-            self._connection.fail(error)
+        if self.connection is not None:
+            self.connection.fail(error)
 
     def send(self, message: Message) -> None:
         """Send a message.
@@ -171,9 +167,9 @@ class Link:
         Raises:
             LinkError: the link is down.
         """
-        if self._connection is None:
+        if self.connection is None:
             raise self.error or LinkError(f"not connected to {self.name}")
-        self._connection.send(message)
+        self.connection.send(message)
 
     def _end_attempt(self) -> None:
         """Wake whoever waits for this dial, and let others wait for the next."""
@@ -221,7 +217,7 @@ class Link:
     def _opened(self, dialled: "_Dialled", hello: Hello) -> None:
         if dialled is not self._dialled:
             return
-        self._connection = dialled.connection
+        self.connection = dialled.connection
         self.error = None
         self._user.link_opened(hello)
         if not self._outcome.done():
@@ -232,11 +228,11 @@ class Link:
             return
         self._closed.set()
         reason = error or LinkError(f"the link to {self.name} was closed")
-        if self._connection is None:
+        if self.connection is None:
             if not self._outcome.done():
                 self._outcome.set_result(reason)
             return
-        self._connection = None
+        self.connection = None
         self.error = LinkError(f"the connection to broker {self.name} was lost: {reason}")
         if isinstance(reason, LinkError):
             self.error.last_request = reason.last_request
@@ -257,8 +253,8 @@ class _Dialled:
     def connection_opened(self, hello: Hello) -> None:
         self._link._opened(self, hello)
 
-    def turn_ended(self) -> None:
-        """Do nothing: what follows from a message is the work of tasks."""
+    def turn_ended(self, held_bytes: int) -> None:
+        """Do nothing: no client is told."""
 
     def congestion_changed(self, is_congested: bool) -> None:
         self._link._user.congestion_changed(is_congested)

@@ -77,13 +77,15 @@ class Decoder:
     After a ProtocolError the decoder is of no more use: close the connection.
     """
 
-    __slots__ = ("_large", "_tail", "completed", "message_bytes_max")
+    __slots__ = ("_large", "_tail", "completed", "held_bytes", "message_bytes_max")
 
     def __init__(self, message_bytes_max: int = MESSAGE_BYTES_MAX) -> None:
         self.message_bytes_max = message_bytes_max
         """Limit of a payload in bytes; may be raised once the peer has said hello."""
         self.completed = 0
         """How many messages were decoded."""
+        self.held_bytes = 0
+        """What has come of a frame that is not whole."""
         self._tail: bytes = b""
         self._large: _LargeMessage | None = None
 
@@ -91,11 +93,6 @@ class Decoder:
     def is_partial(self) -> bool:
         """Whether part of a frame is waiting for the rest."""
         return bool(self._tail) or self._large is not None
-
-    @property
-    def held_bytes(self) -> int:
-        """What has come of a frame that is not whole."""
-        return len(self._tail) + (self._large.held_bytes if self._large is not None else 0)
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """Yield the messages that `data` completes.
@@ -106,14 +103,16 @@ class Decoder:
         position = 0
         if self._large is not None:
             position = self._large.fill(data, 0)
-            if not self._large.is_full:
+            if self._large.missing:
+                self.held_bytes = len(self._large.body)
                 return
+            self.held_bytes = 0
             message, self._large = self._large.message, None
             self.completed += 1
             yield message
         elif self._tail:
             data = self._tail + data
-            self._tail = b""
+            self._tail, self.held_bytes = b"", 0
         end = len(data)
         while end - position >= _HEADER_SIZE:
             size, kind, flags, topic_size, session, timeout_ms, message_id = HEADER.unpack_from(data, position)
@@ -141,6 +140,7 @@ class Decoder:
             yield message
         self._tail = data[position:]
         if self._tail:
+            self.held_bytes = len(self._tail)
             self._check_beginning()
 
     def _check_beginning(self) -> None:
@@ -167,7 +167,9 @@ class Decoder:
         if stop - body_start < LARGE_BODY_BYTES:
             return position
         self._large = _LargeMessage(message, stop - body_start)
-        return self._large.fill(data, body_start)
+        position = self._large.fill(data, body_start)
+        self.held_bytes = len(self._large.body)
+        return position
 
 
 class _LargeMessage:
@@ -177,26 +179,19 @@ class _LargeMessage:
     takes 0.6 ms, where setting them aside and filling them takes 1.7 ms).
     """
 
-    __slots__ = ("_body", "_missing", "message")
+    __slots__ = ("body", "message", "missing")
 
     def __init__(self, message: Message, body_bytes: int) -> None:
         self.message = message
-        self._body = message.body = bytearray()
-        self._missing = body_bytes
-
-    @property
-    def is_full(self) -> bool:
-        return not self._missing
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._body)
+        self.body = message.body = bytearray()
+        self.missing = body_bytes
+        """How many bytes of the body are still to come."""
 
     def fill(self, data: bytes, position: int) -> int:
         """Copy what belongs to the body and return where the next frame begins."""
-        count = min(len(data) - position, self._missing)
-        self._body += memoryview(data)[position : position + count]
-        self._missing -= count
+        count = min(len(data) - position, self.missing)
+        self.body += memoryview(data)[position : position + count]
+        self.missing -= count
         return position + count
 
 

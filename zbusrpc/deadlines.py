@@ -22,12 +22,14 @@ T = TypeVar("T", bound=Hashable)
 class Deadlines(Generic[T]):
     """Things ordered by when they are due, for cheap adding and removing."""
 
-    __slots__ = ("_by_number", "_numbers", "_prune_at")
+    __slots__ = ("_by_number", "_numbers", "_prune_at", "next_at")
 
     def __init__(self) -> None:
         self._by_number: dict[int, dict[T, None]] = {}  # a tick: a set that keeps its order
         self._numbers: list[int] = []
         self._prune_at = PRUNE_MIN
+        self.next_at: float | None = None
+        """When `due` should next be asked, or None when nothing is watched."""
 
     def add(self, item: T, deadline: float) -> dict[T, None]:
         """Watch `item` until `deadline`; return its tick, so that `tick.pop(item, None)` stops watching it."""
@@ -36,7 +38,9 @@ class Deadlines(Generic[T]):
         if tick is None:
             tick = self._by_number[number] = {item: None}
             heapq.heappush(self._numbers, number)
-            self._begin_tick()
+            if self._numbers[0] == number:
+                self._note_first()
+                self._first_tick_changed()
             if len(self._numbers) > self._prune_at:  # most are empty, where time limits are long and differ
                 self._prune()
         else:
@@ -47,17 +51,18 @@ class Deadlines(Generic[T]):
         self._by_number = {number: tick for number, tick in self._by_number.items() if tick}
         self._numbers = sorted(self._by_number)
         self._prune_at = max(PRUNE_MIN, 2 * len(self._numbers))
+        self._note_first()
 
-    def _begin_tick(self) -> None:
-        """Take note that a tick has its first item; for those who set timers."""
+    def _note_first(self) -> None:
+        self.next_at = self._numbers[0] / TICKS_PER_SECOND if self._numbers else None
 
-    def next_at(self) -> float | None:
-        """Return when `due` should next be asked, or None when nothing is watched."""
-        return self._numbers[0] / TICKS_PER_SECOND if self._numbers else None
+    def _first_tick_changed(self) -> None:
+        """Take note that a tick began which ends before all others; for those who set timers."""
 
     def due(self, now: float) -> list[T]:
         """Remove and return everything whose tick has ended, earliest tick first."""
         items: list[T] = []
         while self._numbers and self._numbers[0] / TICKS_PER_SECOND <= now:  # to the last bit as `next_at` has it
             items.extend(self._by_number.pop(heapq.heappop(self._numbers)))
+        self._note_first()
         return items

@@ -27,6 +27,7 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.recollection import Said
+from zbusrpc.broker.mq.requests import asked_by
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.session import BYTES_MAX, Session
@@ -294,7 +295,10 @@ class Peer:
         self.session.last_id += 1
         id_ = self.session.last_id if is_answered else 0
         message = Message(kind, id_, topic.encode(), body, timeout_ms=timeout_ms, session=session)
-        self.lab.queues.receive(self.session, message)
+        try:
+            self.lab.queues.receive(self.session, message, asked_by(message))
+        except RpcError as error:  # it cannot be read
+            self.lab.queues.refuse(self.session, id_, error)
         return id_
 
     def answer(self, request_id: int) -> Any:

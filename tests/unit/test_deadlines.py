@@ -21,12 +21,12 @@ def test_nothing_is_due_before_its_deadline_and_all_within_a_tick() -> None:
 
 
 def test_asking_at_the_named_time_gives_what_is_due() -> None:
-    """`due(next_at())` is never empty: a timer that is set by it need not be set twice."""
+    """`due(next_at)` is never empty: a timer that is set by it need not be set twice."""
     for number in range(20_000):
         wheel: Deadlines[int] = Deadlines()
         wheel.add(number, number / 100 - 0.005)
 
-        next_at = wheel.next_at()
+        next_at = wheel.next_at
 
         assert next_at is not None
         assert wheel.due(next_at) == [number]
@@ -39,7 +39,36 @@ def test_items_are_due_in_the_order_of_their_ticks() -> None:
         wheel.add(item, deadline)
 
     assert wheel.due(10.0) == ["first", "b", "a", "late"]
-    assert wheel.next_at() is None
+    assert wheel.next_at is None
+
+
+def test_next_time_is_always_that_of_the_first_tick() -> None:
+    """Whatever is added, taken out or forgotten, `next_at` is when something may be due, and not later."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    wheel: Deadlines[int] = Deadlines()
+    left: dict[int, float] = {}
+    now = 0.0
+    for number in range(4 * PRUNE_MIN):
+        deadline = now + rng.uniform(0, 1000)
+        tick = wheel.add(number, deadline)
+        if rng.random() < 0.9:
+            tick.pop(number)
+        else:
+            left[number] = deadline
+        if rng.random() < 0.01:
+            now += rng.uniform(0, 50)
+            for item in wheel.due(now):
+                del left[item]
+
+        if left:
+            assert wheel.next_at is not None
+            assert wheel.next_at <= min(left.values()) + 0.0101
+
+    wheel.due(float("inf"))
+
+    assert wheel.next_at is None
 
 
 def test_item_that_was_taken_off_its_tick_is_never_due() -> None:

@@ -10,6 +10,7 @@ from tests.support.steps import steps_of
 from zbusrpc import envelope
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.hints import PER_SECOND, Hints
+from zbusrpc.broker.mq.requests import asked_by
 from zbusrpc.errors import nearest
 from zbusrpc.message import Kind, Message
 
@@ -66,6 +67,7 @@ def test_thousand_wrong_names_of_topics_are_refused_in_bounded_time() -> None:
 
     def ask() -> None:
         for number in range(1000):
-            lab.queues.receive(anna.session, Message(Kind.COMMAND, 10_000 + number, b"", body))
+            message = Message(Kind.COMMAND, 10_000 + number, b"", body)
+            lab.queues.receive(anna.session, message, asked_by(message))
 
     assert steps_of(ask) < 3_000_000

@@ -25,7 +25,7 @@ from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
-from zbusrpc.broker.mq.requests import is_drain
+from zbusrpc.broker.mq.requests import Asked, Drain, asked_by
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.reports import list_services
@@ -38,7 +38,8 @@ from zbusrpc.transport.naming import one_spelling_bytes
 UNKNOWN_TOKEN: Final = f"{Code.UNAUTHENTICATED}: this broker does not know the token"
 """Reason of a GOODBYE. That it begins with the code tells a client not to come back with the same token."""
 _PRODUCE: Final = int(Kind.PRODUCE)
-_COMMAND: Final = int(Kind.COMMAND)
+_QUEUED: Final = frozenset({*range(Kind.PRODUCE, Kind.COMMAND + 1), Kind.BEGUN})
+"""What concerns stored topics. All of it has higher numbers than requests and replies, which one comparison tells."""
 _NEW_WORK: Final = frozenset({Kind.PRODUCE, Kind.CONSUME, Kind.PULL})
 
 
@@ -57,7 +58,7 @@ class Broker:
         self._stored_calls: StoredCalls | None = None
         self.dirty: list[Session] = []
         """Sessions whose outbox holds something; whoever sends it clears both."""
-        self._commands = self.calls.commands | {Kind.QUERY: self._query, Kind.BEGUN: self._note_begun}
+        self._commands = self.calls.commands | {Kind.QUERY: self._query}
         self._sessions: dict[int, Session] = {}
         self._last_session = 0
 
@@ -129,39 +130,51 @@ class Broker:
         kind = message.kind
         if not message.topic.isascii():
             message.topic = one_spelling_bytes(message.topic)
-        if session.rights is not None and not self._is_allowed(session.rights, session, message):
+        if kind >= _PRODUCE and kind in _QUEUED:
+            self._receive_queued(session, message)
+            return
+        if session.rights is not None and not self._is_allowed(session.rights, session, message, None):
             return
         if message.header_bytes and not self._has_headers(session, message):
             return
-        if _PRODUCE <= kind <= _COMMAND:
-            self._receive_queued(session, message)
-        elif kind in self._commands:
-            self._commands[kind](session, message, now)
-        else:
+        command = self._commands.get(kind)
+        if command is None:
             raise ProtocolError(f"a broker takes no {Kind(kind).name}")
-
-    def _note_begun(self, session: Session, message: Message, now: float) -> None:
-        self._receive_queued(session, message)
+        command(session, message, now)
 
     def _receive_queued(self, session: Session, message: Message) -> None:
+        """Read what a message about stored topics asks for, once, and carry it out if the session may send it."""
+        try:
+            asked = asked_by(message)
+        except RpcError as error:
+            if message.id:
+                self.calls.send_error(session, message.id, error)
+            return
+        if session.rights is not None and not self._is_allowed(session.rights, session, message, asked):
+            return
+        if message.header_bytes and not self._has_headers(session, message):
+            return
+        self._carry_out_queued(session, message, asked)
+
+    def _carry_out_queued(self, session: Session, message: Message, asked: Asked | None) -> None:
         if message.kind == Kind.DELIVER:
             raise ProtocolError("a broker takes no DELIVER")
         if self.calls.is_draining and message.kind in _NEW_WORK:
             if message.id:
                 self.calls.send_error(session, message.id, refusals.draining(self.name))
             return
-        if self._is_drain(message):
+        if isinstance(asked, Drain):
             self._begin_drain(session, message)
         elif self.queues is not None:
-            self.queues.receive(session, message)
+            self.queues.receive(session, message, asked)
         elif message.id:
             has_none = refusals.tracker_only if self._is_tracker_only else refusals.no_queues
             self.calls.send_error(session, message.id, has_none(self.name))
 
-    def _is_allowed(self, rights: Rights, session: Session, message: Message) -> bool:
+    def _is_allowed(self, rights: Rights, session: Session, message: Message, asked: Asked | None) -> bool:
         """Say whether a session may send a message; one that may not is answered."""
         try:
-            permissions.check(rights, message, self.queues.store if self.queues is not None else None)
+            permissions.check(rights, message, asked, self.queues.store if self.queues is not None else None)
         except RpcError as error:
             if message.id:
                 self.calls.send_error(session, message.id, error)
@@ -229,7 +242,7 @@ class Broker:
 
     def next_expiry(self) -> float | None:
         """Return when `expire` should be called next, or None when nothing waits for a time."""
-        at = self.calls.next_expiry()
+        at = self.calls.deadlines.next_at
         if self.queues is None:
             return at
         queued_at = self.queues.next_expiry()
@@ -246,9 +259,6 @@ class Broker:
         self.calls.drain()
         if self.queues is not None:
             self.queues.is_draining = True
-
-    def _is_drain(self, message: Message) -> bool:
-        return message.kind == Kind.COMMAND and b'"drain"' in message.body and is_drain(message.body)
 
     def _begin_drain(self, session: Session, message: Message) -> None:
         """Carry out the command `drain`."""

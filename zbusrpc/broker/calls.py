@@ -49,7 +49,8 @@ class Calls:
         """Whether new calls are refused because the broker is about to end."""
         self._send = send
         self.topics = CallTopics(limits)
-        self._deadlines: Deadlines[Call] = Deadlines()
+        self.deadlines: Deadlines[Call] = Deadlines()
+        """When calls end by themselves: `expire` is to be called at its `next_at`."""
         self.commands: dict[int, Command] = {
             Kind.REQUEST: self.request,
             Kind.REPLY: self._reply,
@@ -98,13 +99,9 @@ class Calls:
         for name in names:
             self._settle(name, now)
 
-    def next_expiry(self) -> float | None:
-        """Return when `expire` should be called next, or None when no call has a deadline."""
-        return self._deadlines.next_at()
-
     def expire(self, now: float) -> None:
         """End the calls whose deadline has passed."""
-        for call in self._deadlines.due(now):
+        for call in self.deadlines.due(now):
             tell_one(self._expire_call, call, now)
 
     # -- commands of a caller ----------------------------------------------------------------------------
@@ -134,13 +131,9 @@ class Calls:
             limit = self.limits.calls_per_session_max
             self.refuse(call, refusals.of_session(self.name, limit, is_draining=self.is_draining))
             return None
-        self.watch(call)
-        return call
-
-    def watch(self, call: Call) -> None:
-        """End a call when its deadline has passed."""
         if call.deadline is not None:
-            call.tick = self._deadlines.add(call, call.deadline)
+            call.tick = self.deadlines.add(call, call.deadline)
+        return call
 
     def enter(self, call: Call, now: float) -> None:
         """Give a call to an instance, or let it wait for one, or refuse it."""
@@ -239,8 +232,12 @@ class Calls:
 
     def subscribe(self, session: Session, message: Message, now: float) -> None:
         """Carry out a SUBSCRIBE."""
-        name = message.topic
         window, about = parse_subscription(message)
+        self.take_in(session, message, window, about, now)
+
+    def take_in(self, session: Session, message: Message, window: int, about: dict[str, object], now: float) -> None:
+        """Carry out a SUBSCRIBE that has been read: let a session serve a topic, and tell it whether it does."""
+        name = message.topic
         try:
             if name in session.consumers:
                 self.topics[name].widen(session.consumers[name], window)
@@ -295,7 +292,7 @@ class Calls:
 
     def answer(self, session: Session, message: Message) -> None:
         """Send a reply, or an error in its place if the caller does not take so long a message."""
-        if is_too_large(message, session):
+        if len(message.body) > session.body_bytes_sure and is_too_large(message, session):
             self.send_error(session, message.id, refusals.too_large("reply", message, session))
         else:
             self._send(session, message)
@@ -305,7 +302,7 @@ class Calls:
         message, session = call.message, consumer.session
         if call.attempts:
             note_attempt(message, call.attempts + 1)
-        if is_too_large(message, session):
+        if len(message.body) > session.body_bytes_sure and is_too_large(message, session):
             consumer.pool.give(consumer)
             self.refuse(call, refusals.too_large("request", message, session))
             return

@@ -18,8 +18,9 @@ def topic_name(name: bytes) -> str:
 
 
 def is_too_large(message: Message, session: Session) -> bool:
-    """Whether `session` would close its connection because of the size of `message`."""
-    return len(message.body) > session.body_bytes_sure and payload_size(message) > session.message_bytes_max
+    """Whether `session` would close its connection because of the size of `message`; no need to ask for bodies up to
+    its `body_bytes_sure`."""
+    return payload_size(message) > session.message_bytes_max
 
 
 def parse_subscription(message: Message) -> tuple[int, dict[str, object]]:

@@ -37,7 +37,7 @@ class CreditPool(Generic[C]):
         self.members[member] = None
         if is_suspended:
             self._suspended.add(member)
-        self._enter(member)
+        self.give(member, 0)
 
     def leave(self, member: C) -> None:
         """Give `member` nothing more; again does nothing."""
@@ -75,14 +75,14 @@ class CreditPool(Generic[C]):
     def give(self, member: C, count: int = 1) -> None:
         """Return credit to `member`."""
         self._buckets[member.credit].pop(member, None)
-        member.credit += count
-        self._enter(member)
+        member.credit = credit = member.credit + count
+        if credit > 0 and member in self.members and member not in self._suspended:
+            self._buckets[credit][member] = None
+            self._highest = max(self._highest, credit)
 
     def withdraw(self, member: C, count: int) -> None:
         """Take credit from `member` that it does not want to use any more."""
-        self._buckets[member.credit].pop(member, None)
-        member.credit -= count
-        self._enter(member)
+        self.give(member, -count)
 
     def suspend(self, member: C) -> None:
         """Give `member` nothing until `resume`."""
@@ -92,10 +92,4 @@ class CreditPool(Generic[C]):
     def resume(self, member: C) -> None:
         """Give `member` work again."""
         self._suspended.discard(member)
-        self._enter(member)
-
-    def _enter(self, member: C) -> None:
-        credit = member.credit
-        if credit > 0 and member in self.members and member not in self._suspended:
-            self._buckets[credit][member] = None
-            self._highest = max(self._highest, credit)
+        self.give(member, 0)

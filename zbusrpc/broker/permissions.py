@@ -42,17 +42,17 @@ _OPERATIONS: Final = {
 _TRACKING: Final = {Kind.TRACK: Operation.TRACK_SUB, Kind.REPORT: Operation.TRACK_PUB}
 
 
-def check(rights: Rights, message: Message, store: Store | None) -> None:
-    """See that a session may send a message.
+def check(rights: Rights, message: Message, asked: requests.Asked | None, store: Store | None) -> None:
+    """See that a session may send a message, of which a CONSUME or COMMAND has been read: that is `asked`.
 
     Raises:
-        RpcError: PERMISSION_DENIED; or INVALID_ARGUMENT where it cannot be read, as it would be said without rights.
+        RpcError: PERMISSION_DENIED.
+        ProtocolError: a SUBSCRIBE cannot be read.
     """
     kind, topic = message.kind, topic_name(message.topic)
     if kind in _OPERATIONS:
         require(rights, _OPERATIONS[Kind(kind)], topic)
-    elif kind == Kind.CONSUME:
-        asked = requests.parse(requests.Consume, message.body)
+    elif isinstance(asked, requests.Consume):
         require(rights, Operation.CONSUME, topic, AUTO_GROUP if asked.group is None else asked.group)
     elif kind == Kind.SUBSCRIBE:
         _subscribe(rights, message, topic, store)
@@ -60,9 +60,8 @@ def check(rights: Rights, message: Message, store: Store | None) -> None:
         require(rights, Operation.QUERY)
     elif kind in _TRACKING:
         require(rights, _TRACKING[Kind(kind)])
-    elif kind == Kind.COMMAND:
-        command = requests.parse_command(message.body)
-        _CHECKS[type(command)](rights, command, store)
+    elif asked is not None:
+        _CHECKS[type(asked)](rights, asked, store)
 
 
 def may(rights: Rights | None, operation: Operation, topic: str = "", group: str | None = None) -> bool:
@@ -95,9 +94,11 @@ def has_lost(session: Session, access: Access) -> bool:
 
 def _subscribe(rights: Rights, message: Message, topic: str, store: Store | None) -> None:
     require(rights, Operation.CONSUME, topic, ALL)
+    if store is None or topic in store.topics or rights.allows(Operation.DECLARE, topic, ALL):
+        return
     _, about = parse_subscription(message)
-    if about.get("durable") is True and store is not None and topic not in store.topics:
-        require(rights, Operation.DECLARE, topic, ALL)
+    if about.get("durable") is True:
+        raise refusals.not_allowed(rights, Operation.DECLARE, topic, ALL)
 
 
 # -- commands ------------------------------------------------------------------------------------------------

@@ -295,18 +295,15 @@ class Server:
             for session in dirty:
                 messages, session.outbox = session.outbox, []
                 peer = self._peers.get(session.number)
-                if peer is not None:
-                    self._send(peer, messages)
+                if peer is None:
+                    continue
+                try:
+                    peer.send(messages)
+                except Exception:  # a fault there must not keep the others from their messages
+                    log.exception("broker.send_failed", peer=repr(peer))
+                    peer.close("internal error of the broker")
         if self.broker.next_expiry() != self._timer_at:
             self._arm_timer()
-
-    def _send(self, peer: Peer, messages: list[Message]) -> None:
-        """Write to one peer; a fault there must not keep the others from their messages."""
-        try:
-            peer.send(messages)
-        except Exception:
-            log.exception("broker.send_failed", peer=repr(peer))
-            peer.close("internal error of the broker")
 
     def _later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
         """Call `callback` after a while, and send what it leaves."""

@@ -27,8 +27,8 @@ class DeadlineTimer(Deadlines[T]):
         if self._timer is not None:
             self._timer.cancel()
 
-    def _begin_tick(self) -> None:
-        next_at = self.next_at()
+    def _first_tick_changed(self) -> None:
+        next_at = self.next_at
         if next_at is not None and next_at != self._armed_at:
             self.close()
             self._armed_at = next_at
@@ -38,4 +38,4 @@ class DeadlineTimer(Deadlines[T]):
         self._armed_at = None
         for item in self.due(time.monotonic()):
             self._on_due(item)
-        self._begin_tick()
+        self._first_tick_changed()

@@ -37,13 +37,12 @@ class Commands:
         """
         self._store, self._rights = store, rights
 
-    def carry_out(self, body: bytes | bytearray, answer: Answer) -> None:
+    def carry_out(self, command: requests.Command, answer: Answer) -> None:
         """Do what a command says, and tell its result.
 
         Raises:
             RpcError: it cannot be done; nothing is told.
         """
-        command = requests.parse_command(body)
         if type(command) in _LISTINGS:
             answer(_LISTINGS[type(command)](self, command), None)
         else:

@@ -60,6 +60,8 @@ class Groups:
         self.scheduler = scheduler
         self.limits = limits
         self.topics: dict[str, Topic] = {}
+        self.topics_by_wire: dict[bytes, Topic] = {}
+        """The same, by their names as messages have them: they are looked up for each message."""
         self.journal: Journal
         self.room = PendingRoom()
         """For the messages that all of them have in hand."""

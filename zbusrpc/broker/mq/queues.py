@@ -34,7 +34,7 @@ from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import AUTO_GROUP, check_choosable, decode_name, is_given
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.positions import check_start
-from zbusrpc.broker.mq.requests import Consume, PullBody, parse
+from zbusrpc.broker.mq.requests import Asked, Consume, PullBody, parse
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
@@ -86,14 +86,19 @@ class Queues:
 
     # -- what the broker calls ---------------------------------------------------------------------------
 
-    def receive(self, session: Session, message: Message) -> None:
-        """Carry out one message of a session.
+    def receive(self, session: Session, message: Message, asked: Asked | None) -> None:
+        """Carry out one message of a session, of which a CONSUME or COMMAND has been read: that is `asked`.
 
         Raises:
             ProtocolError: the peer must not send this; its connection is to be closed.
         """
         try:
-            _HANDLERS[message.kind](self, session, message)
+            if asked is None:
+                _HANDLERS[message.kind](self, session, message)
+            elif isinstance(asked, Consume):
+                self._consume(session, message, asked)
+            else:
+                Commands(self.store, session.rights).carry_out(asked, self._answer_to(session, message))
         except RpcError as error:
             self.refuse(session, message.id, error)
         except StorageError as error:
@@ -118,7 +123,7 @@ class Queues:
 
     def next_expiry(self) -> float | None:
         """Return when `expire` should be called next, or None."""
-        at, pull_at = self._times.next_at(), self._pull_times.next_at()
+        at, pull_at = self._times.next_at, self._pull_times.next_at
         return pull_at if at is None else at if pull_at is None else min(at, pull_at)
 
     def expire(self, now: float) -> None:
@@ -190,7 +195,7 @@ class Queues:
         Raises:
             RpcError: as `Store.topic`, or INVALID_ARGUMENT.
         """
-        topic = self.store.topics.get(message.topic.decode(errors="replace"))
+        topic = self.store.topics_by_wire.get(message.topic)
         return topic or self.store.topic(decode_name("topic", message.topic), session.rights)
 
     def _topic_grew(self, topic: Topic) -> None:
@@ -198,8 +203,7 @@ class Queues:
 
     # -- consumers ---------------------------------------------------------------------------------------
 
-    def _consume(self, session: Session, message: Message) -> None:
-        asked = parse(Consume, message.body)
+    def _consume(self, session: Session, message: Message, asked: Consume) -> None:
         topic = self._topic(session, message)
         self._check_subscriptions(session)
 
@@ -354,11 +358,6 @@ class Queues:
             body = orjson.dumps({"subscription": number, "next": group.position})
             self._send(session, Message(Kind.MOVED, 0, b"", body, session=before))
 
-    # -- people and tools --------------------------------------------------------------------------------
-
-    def _command(self, session: Session, message: Message) -> None:
-        Commands(self.store, session.rights).carry_out(message.body, self._answer_to(session, message))
-
     # -- handing out -------------------------------------------------------------------------------------
 
     def _dispatch(self, group: Group, now: float, now_ms: int) -> None:
@@ -409,9 +408,7 @@ def _is_pull(request_id: int) -> Callable[[Pull], bool]:
 
 _HANDLERS: Final[dict[int, Callable[[Queues, Session, Message], None]]] = {
     Kind.PRODUCE: Queues._produce,
-    Kind.CONSUME: Queues._consume,
     **dict.fromkeys(ANSWERS, Queues._answer),
     Kind.PULL: Queues._pull,
     Kind.LEAVE: Queues._leave_command,
-    Kind.COMMAND: Queues._command,
 }

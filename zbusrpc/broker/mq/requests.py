@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from zbusrpc import bounds
 from zbusrpc.broker.mq.options import GroupOptions, Name, Options, Start, StartAt, TopicOptions, given
 from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.message import Kind, Message
 
 REASON_CHARACTERS_MAX: Final = 1024
 BODY_BYTES_MAX: Final = 2 * 1024 * 1024
@@ -198,6 +199,8 @@ Command = (
     | Stats
     | Drain
 )
+Asked = Consume | Command
+"""What is seen to by rights before it is carried out: read once, by `asked_by`."""
 _command: TypeAdapter[Command] = TypeAdapter(Annotated[Command, Field(discriminator="command")])
 
 
@@ -232,12 +235,15 @@ def parse_command(data: bytes | bytearray) -> Command:
         raise _refusal(error, f"command {name}".strip(), fields) from None
 
 
-def is_drain(data: bytes | bytearray) -> bool:
-    """Whether a command is `drain`; what cannot be read is not."""
-    try:
-        return isinstance(parse_command(data), Drain)
-    except RpcError:
-        return False
+def asked_by(message: Message) -> Asked | None:
+    """Return what a CONSUME or COMMAND asks for; None for other messages, which say it without words.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT.
+    """
+    if message.kind == Kind.COMMAND:
+        return parse_command(message.body)
+    return parse(Consume, message.body) if message.kind == Kind.CONSUME else None
 
 
 def _check_size(data: bytes | bytearray, what: str) -> None:

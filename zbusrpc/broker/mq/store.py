@@ -175,7 +175,7 @@ class Store(Groups):
             ahead=self._ahead,
         )
         opened.on_finding = partial(self._note_finding, topic)
-        self.topics[found.name] = topic
+        self.topics[found.name] = self.topics_by_wire[found.name.encode()] = topic
         self._send_letters(topic.options)
         self.on_change(found.name)
         topic.committer.when_idle(lambda: self.on_readable(topic))  # what a crash left is synced first
@@ -368,7 +368,7 @@ class Store(Groups):
 
     def remove_topic(self, topic: Topic, done: Done) -> None:
         """Remove a topic with its messages and groups, and tell when it cannot come back."""
-        del self.topics[topic.name]
+        del self.topics[topic.name], self.topics_by_wire[topic.name.encode()]
         self._send_letters(topic.options, -1)
         topic.is_removed = True
         self.letter_counts.forget(topic)

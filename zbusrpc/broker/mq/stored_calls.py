@@ -65,7 +65,7 @@ class StoredCalls:
 
     def subscribe(self, session: Session, message: Message, now: float) -> None:
         """Carry out a SUBSCRIBE: a durable service gets its topic first."""
-        _, about = parse_subscription(message)
+        window, about = parse_subscription(message)
         name = topic_name(message.topic)
         try:
             self._check_is_service(name)
@@ -73,9 +73,9 @@ class StoredCalls:
                 again = partial(self._subscribe_later, session, message)
                 self._store.declare(name, {}, update=False, done=again)
             elif about.get("durable") is not True or message.topic in session.consumers:
-                self._calls.subscribe(session, message, now)
+                self._calls.take_in(session, message, window, about, now)
             else:
-                self._subscribe_durable(session, message, name)
+                self._subscribe_durable(session, message, window, about)
         except RpcError as error:
             self._calls.send_error(session, message.id, error)
 
@@ -84,8 +84,8 @@ class StoredCalls:
         if not session.is_gone:
             self.subscribe(session, message, self._store.scheduler.now())
 
-    def _subscribe_durable(self, session: Session, message: Message, name: str) -> None:
-        check_name("topic", name)
+    def _subscribe_durable(self, session: Session, message: Message, window: int, about: dict[str, object]) -> None:
+        name = check_name("topic", topic_name(message.topic))
 
         def declared(topic: Topic | None, error: RpcError | None) -> None:
             if error is None and message.topic in session.consumers:  # it said so twice before the topic was there
@@ -96,7 +96,7 @@ class StoredCalls:
                 self._calls.send_error(session, message.id, _not_durable(name))
             elif not session.is_gone:
                 self._group(topic)
-                self._calls.subscribe(session, message, self._store.scheduler.now())
+                self._calls.take_in(session, message, window, about, self._store.scheduler.now())
 
         known = self._store.topics.get(name)
         if known is not None and not known.options.rpc:
@@ -119,7 +119,7 @@ class StoredCalls:
 
     def request(self, session: Session, message: Message, now: float) -> None:
         """Carry out a REQUEST: one to a durable service is stored first."""
-        topic = self._store.topics.get(topic_name(message.topic))
+        topic = self._store.topics_by_wire.get(message.topic)
         if topic is None or not topic.options.rpc:
             self._calls.request(session, message, now)
             return
@@ -204,7 +204,7 @@ class StoredCalls:
             while len(self._replies) > REPLIES_MAX:
                 self._replies.popitem(last=False)
         self._forget(call)
-        topic = self._store.topics.get(topic_name(call.message.topic))
+        topic = self._store.topics_by_wire.get(call.message.topic)
         group = topic.groups.get(CALLS_GROUP) if topic is not None else None
         if group is not None:
             group.settle([call.stored_offset])
@@ -257,7 +257,8 @@ class StoredCalls:
             self._ids[call] = topic.uid, record.owner, record.id
             self._pending[self._ids[call]] = call
         call.payer = record.owner
-        self._calls.watch(call)
+        if call.deadline is not None:
+            call.tick = self._calls.deadlines.add(call, call.deadline)
         known = self._calls.topics.get(message.topic)
         if known is not None and known.consumers:
             self._calls.enter(call, now)

@@ -10,7 +10,8 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from typing import Final, Protocol
+from collections.abc import Coroutine
+from typing import Any, Final, Protocol
 
 from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.policy import lost
@@ -165,8 +166,10 @@ class Caller:
         connection = self._link.connection
         return connection is not None and not connection.is_congested and not self._writers
 
-    async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
-        """Send a request and return its reply, which may be an error.
+    def request(
+        self, message: Message, deadline: float | None, *, wait_for_ready: bool = False
+    ) -> Coroutine[Any, Any, Message]:
+        """Send a request and return its reply, which may be an error; to be awaited at once.
 
         Args:
             deadline: When to give up, by `time.monotonic()`.
@@ -178,7 +181,11 @@ class Caller:
         """
         connection = self._link.connection
         if connection is None or connection.is_congested or self._writers:
-            connection = await self.wait_connection(deadline, wait_for_ready=wait_for_ready)
+            return self._request_later(message, deadline, wait_for_ready=wait_for_ready)
+        return self.exchange(message, deadline, connection)
+
+    async def _request_later(self, message: Message, deadline: float | None, *, wait_for_ready: bool) -> Message:
+        connection = await self.wait_connection(deadline, wait_for_ready=wait_for_ready)
         return await self.exchange(message, deadline, connection)
 
     async def exchange(self, message: Message, deadline: float | None, connection: Connection) -> Message:

@@ -247,8 +247,8 @@ class Worker:
         """
         invocation = self._dispatcher.prepare(message.body, message.header_bytes)
         bound = invocation.bound
-        running.method = invocation.method
-        call = Context(message, self.definition.name, invocation.method, running.deadline)
+        running.method = method = invocation.method
+        call = Context(message, self.definition.name, method, running.deadline)
         current_call.set(call)
         if bound is None or invocation.error is not None:
             error = invocation.error or RpcError(Code.INTERNAL, "nothing to run")

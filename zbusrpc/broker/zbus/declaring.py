@@ -278,9 +278,10 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     spelled = (group.name if group is not None else command.group) or None
     dialect.require(command, Operation.QUERY, hub.name_of(name) if name else "", spelled)
     if not name:
-        info: Any = hub.server_info(command.rights)
+        info: Any = hub.listing(command.rights)
     elif command.group:
         if topic is None or group is None:
+            hub.check_readable(name)
             missing = f"Topic({name})" if topic is None else f"ConsumeGroup({command.group})"
             exchange.answer_text(HTTPStatus.NOT_FOUND, f"{missing} not found")
             return

@@ -334,7 +334,7 @@ class Dialect:
 
     def _server(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.SERVER)
-        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.server_info(command.rights)), JSON_HEADER)
+        exchange.answer(HTTPStatus.OK, orjson.dumps(self.hub.listing(command.rights)), JSON_HEADER)
 
     def _tracker(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACKER)

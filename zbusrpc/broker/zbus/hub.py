@@ -288,6 +288,14 @@ class Hub:
         """Return the ServerInfo of this broker, with what `rights` may see."""
         return self._server_info(rights, self.tracker.next_version())
 
+    def listing(self, rights: Rights | None) -> Info:
+        """Return the ServerInfo for who looks: also with stored topics that cannot be read, to which nobody is sent."""
+        info = self.server_info(rights)
+        unreadable = self.broker.queues.store.unreadable if self.broker.queues is not None else {}
+        server, table = self.server_facts(), info["topicTable"]
+        hidden = {name: infos.unreadable_info(server, unreadable[name]) for name in visible(rights, sorted(unreadable))}
+        return {**info, "topicTable": dict(sorted({**hidden, **table}.items()))}
+
     def _server_info(self, rights: Rights | None, version: int) -> Info:
         server = self.server_facts()
         found = {topic.name: topic for topic in self._stored()}

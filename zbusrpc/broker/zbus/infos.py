@@ -1,7 +1,8 @@
 """Infos: what the broker tells zbus clients of itself, its topics and groups, in the JSON that they know.
 
-The names of the fields are zbus's. All numbers are whole, times are ms since 1970, `error` is null, and lists are never
-null. A service that runs is told as a topic with the mask of RPC and one group, so that clients of zbus find it.
+The names of the fields are zbus's. All numbers are whole, times are ms since 1970, lists are never null, and `error` is
+null but for a topic that cannot be read. A service that runs is told as a topic with the mask of RPC and one group, so
+that clients of zbus find it.
 
 Pure.
 """
@@ -11,6 +12,7 @@ from typing import Any, Final
 
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.topic import Topic as CallTopic
 from zbusrpc.broker.tracker.registry import Server
 from zbusrpc.broker.zbus.masks import Mask
@@ -72,6 +74,22 @@ def topic_info(server: Info, topic: Topic, calls: CallTopic | None, listed: list
         "messageDepth": topic.log.next_offset,
         "consumerCount": max(serving, sum(one["consumerCount"] for one in listed)),
         "consumeGroupList": listed,
+        "creator": "",
+        "createdTime": topic.created_ms,
+        "lastUpdatedTime": topic.created_ms,
+    }
+
+
+def unreadable_info(server: Info, topic: UnreadableTopic) -> Info:
+    """Return the TopicInfo of a stored topic that cannot be read; its `error` says why."""
+    return {
+        "error": topic.reason,
+        **server,
+        "topicName": topic.name,
+        "mask": topic.options.mask,
+        "messageDepth": 0,
+        "consumerCount": 0,
+        "consumeGroupList": [],
         "creator": "",
         "createdTime": topic.created_ms,
         "lastUpdatedTime": topic.created_ms,

@@ -94,7 +94,7 @@ def test_storage_in_use_names_the_process(
 
     code, output, errors = storage(processes, command, str(paths[level]))
 
-    assert (code, output) == (1, "")
+    assert (code, output) == (2, "")
     named = paths[level] if level == "link to data" else data
     assert re.match(rf"zbusrpc: data directory ({data}|{named}) is in use by process {process.pid} on ", errors)
     assert errors.count("\n") == 1
@@ -117,7 +117,7 @@ def test_storage_in_use_is_found_behind_a_bind_mount(
     repair = [sys.executable, "-m", "zbusrpc", "storage", "repair", str(mounted)]
     ended = run_to_end([*inside, *repair])
 
-    assert ended.exit_code == 1
+    assert ended.exit_code == 2
     assert f"is in use by process {process.pid} on " in ended.errors
 
 
@@ -150,7 +150,7 @@ def test_two_checks_go_on_at_a_time(processes: Processes, stopped: Path) -> None
         code, _, errors = storage(processes, "repair", str(stopped))
         refused = processes.run("broker", "--port", "0", "--data-dir", str(stopped))
 
-    assert code == 1
+    assert code == 2
     assert "is in use by another process" in errors
     assert "is in use by another process" in refused[2]
 
@@ -215,7 +215,7 @@ def test_altered_options_are_found_by_check_and_broker(processes: Processes, sto
     broker, _ = processes.broker("--data-dir", str(stopped))
 
     assert code == 1
-    assert "topic.json: it is not as it was written" in found
+    assert f"{said}: it is not as it was written: checksum is " in found
     assert "checksum" in broker.log("mq.unreadable_topic")[0]["reason"]
 
 
@@ -264,7 +264,14 @@ def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, 
         code, _, errors = processes.run(*command, ZBUSRPC_BROKER=address)
         assert code == 1, command
         assert "topic orders cannot be read" in errors, command
-    for path in ("produce/orders/x", "consume/orders", "query/orders", "declare/orders", "empty/orders"):
+    for path in (
+        "produce/orders/x",
+        "consume/orders",
+        "query/orders",
+        "query/orders/billing",
+        "declare/orders",
+        "empty/orders",
+    ):
         with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(f"http://{address}/{path}"):
             pass
         with refused.value as answer:
@@ -280,6 +287,13 @@ def test_topic_that_cannot_be_read_is_an_error_everywhere(processes: Processes, 
     assert info.name == row["topic"] == "orders"
     assert info.unreadable_because == row["unreadable_because"]
     assert "topic.json" in row["unreadable_because"]
+    for path in ("server", "query"):
+        with urllib.request.urlopen(f"http://{address}/{path}") as answer:
+            (table,) = [json.loads(answer.read())["topicTable"]]
+        assert table["orders"]["error"] == info.unreadable_because
+    with urllib.request.urlopen(f"http://{address}/tracker") as answer:
+        (server,) = json.loads(answer.read())["serverTable"].values()
+    assert server["topicTable"] == {}, "nobody is sent to what cannot be read"
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
         figures = [line for line in answer.read().decode().splitlines() if line.startswith("zbusrpc_topic")]
     assert figures == ['zbusrpc_topic_unreadable{topic="orders"} 1.0']
@@ -297,7 +311,7 @@ def test_storage_needs_a_data_directory(processes: Processes, tmp_path: Path, di
     (tmp_path / "empty").mkdir()
     path = tmp_path / directory
 
-    assert storage(processes, "check", str(path)) == (1, "", f"zbusrpc: {line.format(path=path)}\n")
+    assert storage(processes, "check", str(path)) == (2, "", f"zbusrpc: {line.format(path=path)}\n")
     assert os.listdir(tmp_path / "empty") == []
 
 
@@ -316,5 +330,5 @@ main()
 """
     process = processes.python(program, str(theirs))
 
-    assert process.wait_exit() == 1
+    assert process.wait_exit() == 2
     assert process.errors == f"zbusrpc: {theirs} cannot be read: permission denied\n"

@@ -6,10 +6,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.storage import batch, open_at
+from zbusrpc.broker.storage.finding import FindingKind
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.retention import Retention
-from zbusrpc.broker.storage.salvage import FindingKind
 
 OPTIONS = LogOptions(
     segment_bytes_max=900, segment_age_ms_max=5000, checkpoint_bytes=400, retention=Retention(when_passed=True)

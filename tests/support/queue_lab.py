@@ -90,19 +90,21 @@ class QueueLab:
 
     def __init__(
         self,
-        disk: FaultyDisk | None = None,
+        disk: Any = None,
         *,
+        data_dir: str = DATA_DIR,
         durability: Durability = Durability.DISK,
         seed: int = 1,
         limits: Limits | None = None,
     ) -> None:
         self.disk = disk or FaultyDisk()
+        """A real one will do for what is no power cut."""
         self.scheduler = LabScheduler()
         self.are_workers_held = False
         """Whether workers wait for `work`."""
         self.on_delivery: Callable[[Consumer, Entry], None] = lambda consumer, entry: None
         """Called with each message as it reaches its consumer."""
-        self._limits = limits
+        self._data_dir, self._limits = data_dir, limits
         self._durability, self._rng = durability, random.Random(seed)
         self._peers: dict[int, Peer] = {}
         self._numbers = itertools.count(1)
@@ -112,7 +114,7 @@ class QueueLab:
     def _open(self) -> None:
         self.scheduler.start_clock()
         self.store = Store(
-            self.disk, DATA_DIR, self.scheduler, durability=self._durability, rng=self._rng, limits=self._limits
+            self.disk, self._data_dir, self.scheduler, durability=self._durability, rng=self._rng, limits=self._limits
         )
         self.queues = Queues(self.store, self._send, rng=self._rng)
         self._watch_for_faults()

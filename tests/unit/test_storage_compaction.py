@@ -13,10 +13,10 @@ from zbusrpc.broker.storage.check import check_log
 from zbusrpc.broker.storage.compaction import PAUSE_MS
 from zbusrpc.broker.storage.compaction_job import TOMBSTONE_GRACE_MS, whole_batches
 from zbusrpc.broker.storage.errors import DamageError, LogClosedError, ReadFailedError
+from zbusrpc.broker.storage.finding import FindingKind
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.record import CONTINUES, MORE, Record, encode_batch, heads
 from zbusrpc.broker.storage.retention import Retention
-from zbusrpc.broker.storage.salvage import FindingKind
 
 COMPACT = LogOptions(segment_bytes_max=700, checkpoint_bytes=300, compact=True)
 

@@ -13,11 +13,11 @@ from tests.support.storage import SMALL, batch, bodies, open_at, read_all
 from zbusrpc.broker.storage.check import check_log, repair_log
 from zbusrpc.broker.storage.errors import FormatVersionError, LogClosedError, ReadFailedError, WriteFailedError
 from zbusrpc.broker.storage.files import RealDisk
+from zbusrpc.broker.storage.finding import FindingKind
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log, LogOptions
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.retention import Retention
-from zbusrpc.broker.storage.salvage import FindingKind
 from zbusrpc.broker.storage.segment import index_path, segment_name
 
 DISK = RealDisk()
@@ -489,7 +489,9 @@ def test_repair_finds_and_salvages_everything(directory: str) -> None:
     again = open_at(DISK, directory)
     assert bodies(again) == expected(*(offset for offset in range(39) if offset not in hit))
     assert not again.findings
-    assert [f.kept_as for f in check_log(DISK, directory)] == [f.kept_as for f in repaired if f.kept_as]
+    left = list(check_log(DISK, directory))
+    assert [f.name for f in left] == [f.kept_as for f in repaired if f.kept_as]
+    assert not any(f.needs_attention for f in left)
 
 
 def test_repair_makes_no_log_where_there_is_none(directory: str) -> None:

@@ -18,7 +18,7 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import Reserve
-from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError
+from zbusrpc.broker.storage.errors import DirectoryInUseError, StorageError, place_of
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.lock import lock_directory
 from zbusrpc.errors import ConfigError
@@ -106,7 +106,7 @@ class Node:
         return {"topics": opened, "of": store.found, "calls": self._broker.restored}
 
     def _cannot(self, error: Exception) -> ConfigError:
-        reason = (error.strerror or repr(error)) if isinstance(error, OSError) else str(error)
+        reason = place_of(error) if isinstance(error, OSError) else str(error)
         return ConfigError(f"data directory {self._data_dir}: {reason}")
 
     def _give_back(self) -> None:

@@ -248,7 +248,7 @@ DirectoryArgument = Annotated[str, typer.Argument(metavar="DIR", help="A data di
 
 @storage.command("check")
 def storage_check(directory: DirectoryArgument, json: JsonOption = False) -> None:
-    """Read every byte and print what is wrong, changing nothing. Exits with 1 where anything is."""
+    """Read every byte and print what is wrong, changing nothing. Exits with 1 where anything is, with 2 on no look."""
     from zbusrpc.cli.storage import run_check
 
     run_check(directory, as_json=json)

@@ -17,6 +17,7 @@ Promises: a topic that `write` has returned for survives a power cut; one that `
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,16 +27,21 @@ from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from zbusrpc.broker.mq.names import slug
 from zbusrpc.broker.mq.options import TopicOptions
-from zbusrpc.broker.mq.stored_options import Clamped, within_bounds
-from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY
-from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, reason_of
+from zbusrpc.broker.mq.stored_options import Clamped, first_mistake, within_bounds
+from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY
+from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, is_damage, reason_of
 from zbusrpc.broker.storage.files import Disk, opened
+from zbusrpc.broker.storage.finding import Finding, FindingKind
 
 TOPIC_FILE: Final = "topic.json"
 REGISTER_DIRECTORY: Final = "groups"
 REMOVED_SUFFIX: Final = ".removed"
 TEMPORARY_SUFFIX: Final = ".tmp"
 CATALOG_VERSION: Final = 1
+FILE_BYTES_MAX: Final = 1024 * 1024
+"""Of a `topic.json`: a hundred times what one with the longest name and all options has; a larger one is not read."""
+_DIRECTORY: Final = re.compile(r".+-[0-9a-f]{12}")
+_MEND: Final = "put it back from a copy, or move the directory away to be rid of the topic"
 _CHECKSUM: Final = b',\n  "checksum": "'
 
 
@@ -67,6 +73,9 @@ class Unreadable:
 
     directory: str
     reason: str
+    """Which file it is below the directory of topics, what is wrong with it, and what mends that; for clients, too."""
+    is_damage: bool = True
+    """Whether it is the directory that is at fault, not who looks at it."""
 
     @property
     def uid(self) -> str:
@@ -86,7 +95,8 @@ class Catalog:
 
     def __init__(self, disk: Disk, data_dir: str) -> None:
         self._disk = disk
-        self._root = os.path.join(data_dir, "topics")
+        self.data_dir = data_dir
+        self._root = os.path.join(data_dir, TOPICS_DIRECTORY)
         self.journal_directory = os.path.join(data_dir, JOURNAL_DIRECTORY)
         self.register_directory = os.path.join(data_dir, REGISTER_DIRECTORY)
         if not disk.exists(self._root):
@@ -94,7 +104,7 @@ class Catalog:
 
     def directory(self, topic: TopicFile) -> str:
         """Return where a topic is."""
-        return os.path.join(self._root, f"{slug(topic.name)}-{topic.uid}")
+        return os.path.join(self._root, directory_name(topic))
 
     def read(self) -> Iterator[TopicFile | Unreadable]:
         """Yield the topics that there are; finish what removed others.
@@ -105,6 +115,8 @@ class Catalog:
         """
         for name in self._disk.list(self._root):
             directory = os.path.join(self._root, name)
+            if is_foreign(self._disk, directory):
+                continue
             try:
                 found = look_at_topic(self._disk, directory)
                 if found is None:
@@ -112,7 +124,23 @@ class Catalog:
                 else:
                     yield found
             except OSError as error:
-                yield Unreadable(directory=directory, reason=reason_of(error))
+                yield unreadable_because(error, directory)
+
+    def strays(self) -> list[Finding]:
+        """Return what lies among the topics and is none.
+
+        Raises:
+            OSError: the disk does not say.
+        """
+        return strays(self._disk, self._root)
+
+    def being_removed(self) -> set[str]:
+        """Return the uids of the topics whose removal a crash cut short.
+
+        Raises:
+            OSError: the disk does not say.
+        """
+        return being_removed(self._disk, self._root)
 
     def write(self, topic: TopicFile) -> None:
         """Make a topic; may run in another thread.
@@ -161,35 +189,89 @@ class Catalog:
         self._disk.remove_directory(directory)
 
 
+def is_removed(name: str) -> bool:
+    """Say whether a directory of this name is that of a topic that was removed."""
+    return name.endswith(REMOVED_SUFFIX)
+
+
+def is_foreign(disk: Disk, path: str) -> bool:
+    """Say whether this is none of ours: a file that is not in the place of a topic's directory."""
+    if _DIRECTORY.fullmatch(os.path.basename(path)):
+        return False
+    try:
+        disk.list(path)
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def being_removed(disk: Disk, root: str) -> set[str]:
+    """Return the uids of the topics in `root` whose removal a crash cut short.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    names = (name.removesuffix(REMOVED_SUFFIX) for name in disk.list(root) if is_removed(name))
+    return {name.rpartition("-")[2] for name in names}
+
+
+def strays(disk: Disk, root: str) -> list[Finding]:
+    """Return what lies among the topics in `root` and is none.
+
+    Raises:
+        OSError: the disk does not say.
+    """
+    names = (name for name in disk.list(root) if is_foreign(disk, os.path.join(root, name)))
+    return [Finding(kind=FindingKind.STRAY, name=name) for name in names]
+
+
 def look_at_topic(disk: Disk, directory: str) -> TopicFile | Unreadable | None:
     """Return what a directory says that it holds; None of one that was being made or removed, of which nobody knows.
 
     Raises:
         FormatVersionError: a newer zbusrpc wrote it.
     """
+    inside = os.path.basename(os.path.abspath(directory)) + "/"
     try:
-        if directory.endswith(REMOVED_SUFFIX) or not set(disk.list(directory)) - {TOPIC_FILE + TEMPORARY_SUFFIX}:
+        if is_removed(directory) or not set(disk.list(directory)) - {TOPIC_FILE + TEMPORARY_SUFFIX}:
             return None
         topic = _read(disk, directory)
     except OSError as error:
-        return Unreadable(directory=directory, reason=reason_of(error))
+        return unreadable_because(error, directory)
     except ValidationError as error:
-        reason = f"{TOPIC_FILE}: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-        return Unreadable(directory=directory, reason=reason)
+        return Unreadable(directory=directory, reason=f"{inside}{TOPIC_FILE}: {first_mistake(error)}; {_MEND}")
     except DamageError as error:
-        return Unreadable(directory=directory, reason=str(error))
-    own = f"{slug(topic.name)}-{topic.uid}"
+        return Unreadable(directory=directory, reason=f"{inside}{error}; {_MEND}")
+    own = directory_name(topic)
     if own != os.path.basename(os.path.abspath(directory)):
-        theirs = os.path.join(os.path.dirname(directory), own)
-        reason = f"its {TOPIC_FILE} is that of {theirs}; give a copy a uid of its own"
+        reason = f"{inside}{TOPIC_FILE}: it is that of {own}; give the directory that name, or a copy a uid of its own"
         return Unreadable(directory=directory, reason=reason)
     return topic
+
+
+def unreadable_because(error: OSError, directory: str) -> Unreadable:
+    """Return a topic of which the system does not give back what is said of it."""
+    named = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    what = os.path.basename(os.path.abspath(directory))
+    what += f"/{TOPIC_FILE}" if os.path.basename(named) == TOPIC_FILE else ""
+    mend = f"; {_MEND}" if is_damage(error) else ""
+    return Unreadable(directory=directory, reason=f"{what}: {reason_of(error)}{mend}", is_damage=is_damage(error))
+
+
+def directory_name(topic: TopicFile) -> str:
+    """Return how the directory of a topic is called."""
+    return f"{slug(topic.name)}-{topic.uid}"
 
 
 def _read(disk: Disk, directory: str) -> TopicFile:
     path = os.path.join(directory, TOPIC_FILE)
     with opened(disk, path) as file:
-        data = file.pread(file.size(), 0)
+        size = file.size()
+        if size > FILE_BYTES_MAX:
+            raise DamageError(TOPIC_FILE, f"it has {size} bytes, and no more than {FILE_BYTES_MAX} are written")
+        data = file.pread(size, 0)
     clamped: list[Clamped] = []
     try:
         topic = TopicFile.model_validate_json(data)
@@ -202,8 +284,10 @@ def _read(disk: Disk, directory: str) -> TopicFile:
         topic, clamped = within_bounds(TopicFile, json.loads(data))
     if topic.version > CATALOG_VERSION:
         raise FormatVersionError(path, topic.version, CATALOG_VERSION)
-    if topic.checksum and data != _with_checksum(data.rpartition(_CHECKSUM)[0]):
-        raise DamageError(TOPIC_FILE, "it is not as it was written: its checksum is another")
+    text = data.rpartition(_CHECKSUM)[0]
+    if topic.checksum and data != _with_checksum(text):
+        was = f"checksum is {topic.checksum!r}, and {crc32(text):08x} is that of what stands there"
+        raise DamageError(TOPIC_FILE, f"it is not as it was written: {was}")
     topic = topic.model_copy(update={"checksum": ""})
     topic.clamped.extend(clamped)
     return topic

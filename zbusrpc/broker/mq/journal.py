@@ -132,6 +132,8 @@ class Journal:
                 recollection.add(record)
                 position = record.offset + 1
             yield sum(len(record.body) for record in records)
+        if position < self.committer.log.next_offset:  # its end is lost
+            recollection.note_gap()
         found = recollection.end()
         self.hurt = [key for key, said in found.items() if said["has_gap"]]
         self._eras = {key: said["era"] for key, said in found.items()}

@@ -13,7 +13,7 @@ Pure. Promises: what is missing lets messages come again; no group is forgotten,
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -22,6 +22,14 @@ from zbusrpc.broker.storage.record import Record
 
 Said = dict[str, Any]
 """What is known of a group: what `describe` told, with `pending` and `era`."""
+
+
+_FIELDS: Final[dict[bytes, frozenset[str]]] = {
+    b"group": frozenset({"name", "options", "next"}),
+    b"moved": frozenset({"next"}),
+    b"removed": frozenset(),
+}
+"""By tag, what a record of a group says at least."""
 
 
 class Recollection:
@@ -34,8 +42,10 @@ class Recollection:
 
     def add(self, record: Record) -> None:
         """Let one record change what is known of its group."""
-        key = record.key
-        said: Said = orjson.loads(record.body) if record.body else {}
+        key, said = record.key, _said_in(record)
+        if said is None:
+            self.note_gap()
+            return
         era = said.get("era", 0)
         if record.tag == b"removed":
             gone = self.found.pop(key, {})
@@ -80,14 +90,22 @@ class Recollection:
         return known
 
 
-def recollect(records: Iterable[Record], registered: Mapping[bytes, Said]) -> dict[bytes, Said]:
-    """Return what all records of a journal say that can be read, and the register has."""
+def recollect(records: Iterable[Record], registered: Mapping[bytes, Said], end: int = 0) -> dict[bytes, Said]:
+    """Return what all records of a journal say that can be read, and the register has.
+
+    Args:
+        records: Those that can be read.
+        registered: What the register has.
+        end: The offset after all that it had, as far as that is known.
+    """
     recollection, position = Recollection(registered), -1
     for record in records:
         if record.offset != position >= 0:
             recollection.note_gap()
         recollection.add(record)
         position = record.offset + 1
+    if position < end:
+        recollection.note_gap()
     return recollection.end()
 
 
@@ -96,6 +114,18 @@ def reached(groups: Iterable[Said]) -> int:
     return max(
         (end for said in groups for end in (said["next"], *(offset + 1 for offset in said["pending"]))), default=0
     )
+
+
+def _said_in(record: Record) -> Said | None:
+    """Return what a record says; None where it is that of another log, whose file has the place of one of ours."""
+    needed = _FIELDS.get(record.tag)
+    if needed is None:
+        return None
+    try:
+        said = orjson.loads(record.body) if record.body else {}
+    except ValueError:
+        return None
+    return said if isinstance(said, dict) and needed <= said.keys() else None
 
 
 def _change(known: Said, said: Said) -> None:

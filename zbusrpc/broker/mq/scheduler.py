@@ -6,6 +6,9 @@ The broker puts an asyncio loop behind it (`broker/loop_scheduler.py`), tests a 
 from collections.abc import Callable
 from typing import Protocol
 
+from zbusrpc.broker.storage.commit import Committer, Durability
+from zbusrpc.broker.storage.log import Log
+
 
 class Scheduler(Protocol):
     """Time, turns and threads."""
@@ -27,3 +30,15 @@ class Scheduler(Protocol):
 
     def in_worker(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
         """Do `work` in another thread, then tell `done` here what it raised."""
+
+
+def committer_on(scheduler: Scheduler, opened: Log, durability: Durability) -> Committer:
+    """Return what writes a log, with the turns, workers and clock of a scheduler."""
+    return Committer(
+        opened,
+        durability,
+        soon=scheduler.soon,
+        in_worker=scheduler.in_worker,
+        sync=scheduler.sync,
+        now_ms=scheduler.now_ms,
+    )

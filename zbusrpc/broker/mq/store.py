@@ -15,29 +15,28 @@ from typing import Any, Final
 
 from zbusrpc.broker.access import Rights, visible
 from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, file_of
+from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
+from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups, open_group_logs
 from zbusrpc.broker.mq.groups import Done, Groups, differs
-from zbusrpc.broker.mq.journal import OPTIONS as JOURNAL_OPTIONS
-from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.recollection import Said, reached
-from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.mq.scheduler import Scheduler, committer_on
 from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
 from zbusrpc.broker.refusals import share_used_up, too_many
 from zbusrpc.broker.shares import Payer, lasting_payer, whose
-from zbusrpc.broker.storage.commit import Committer, Durability
+from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.telling import tell_all
-from zbusrpc.errors import Code, RpcError
+from zbusrpc.errors import Code, RpcError, one_of
 from zbusrpc.telemetry import get_logger
 
 OPENING_BYTES: Final = BYTES_MAX
@@ -88,14 +87,15 @@ class Store(Groups):
 
         Raises:
             FormatVersionError: a newer zbusrpc wrote some of it.
-            StorageError: the journal cannot be read.
+            StorageError: the journal cannot be read, or is gone together with the register (GroupsLostError).
             OSError: the data directory cannot be read.
         """
-        register = self._open_journal("the register of groups", self._catalog.register_directory)
-        self.journal = self._open_journal("the journal", self._catalog.journal_directory, register)
+        self.journal = open_group_logs(self._disk, self._handles, self._catalog.data_dir, self.scheduler, self._report)
         places: dict[str, Places] = {}  # by topic
         for key, said in (yield from self.journal.reading()).items():
             places.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = said
+        self._report("the data directory", self._catalog.strays())
+        being_removed = self._catalog.being_removed()
         there: list[TopicFile | Unreadable] = []
         for found in self._catalog.read():
             there.append(found)
@@ -108,25 +108,29 @@ class Store(Groups):
             except FormatVersionError:
                 raise
             except (StorageError, RpcError) as error:
-                log.error("mq.unreadable_topic", topic=found.name, uid=found.uid, reason=str(error))
+                where = self._catalog.directory(found) if isinstance(found, TopicFile) else found.directory
+                log.error("mq.unreadable_topic", topic=found.name, directory=where, reason=str(error))
                 options = found.options if isinstance(found, TopicFile) else TopicOptions()
                 self.unreadable.note(UnreadableTopic(found.name, str(error), found.created_ms, options))
                 for key, said in groups.items():
                     self.journal.adopt(key, Absent(said))
             yield from self._restoring()
             yield OPENING_BYTES
-        for orphans in places.values():
-            for key in orphans:
-                self.journal.remove(key, lambda error: None)
+        for uid, orphans in places.items():
+            self._keep_orphans(uid, orphans, is_removed=uid in being_removed)
         self._mend_groups()
         for name in sorted({self.dead_letter_name(topic) for topic in self.topics.values()} & self.topics.keys()):
             self.letter_counts.follow(self.topics[name])
 
-    def _open_journal(self, what: str, directory: str, register: Journal | None = None) -> Journal:
-        opened = open_log(self._disk, self._handles, directory, JOURNAL_OPTIONS, now_ms=self.scheduler.now_ms())
-        self._report(what, opened.findings)
-        opened.on_finding = lambda finding: self._report(what, [finding])
-        return Journal(self._committer(opened, Durability.OS), self.scheduler, register)
+    def _keep_orphans(self, uid: str, orphans: Places, *, is_removed: bool) -> None:
+        """Keep the places of groups whose topic is not there, for when somebody puts it back, unless it was removed."""
+        for key, said in orphans.items():
+            if is_removed:
+                self.journal.remove(key, lambda error: None)
+            else:
+                self.journal.adopt(key, Absent(said))
+        if not is_removed:
+            log.error("mq.topic_gone", **about_orphans(uid, orphans.values()))
 
     def _mend_groups(self) -> None:
         """Name the groups of whose places something is missing, and say them again."""
@@ -138,13 +142,17 @@ class Store(Groups):
             self.journal.mend(key)
         for key in self._to_mend:
             self.journal.mend(key)
+        logs = [journal.committer.log for journal in (self.journal, self.journal.register) if journal is not None]
+        if may_have_lost_groups(*(one.findings for one in logs)):
+            bare = one_of(topic.name for topic in self.topics.values() if not topic.groups)
+            log.error("mq.groups_may_be_lost", topics_without_groups=bare, what="both logs of groups are damaged")
 
     def _open_found(self, found: TopicFile | Unreadable, groups: Places) -> None:
         if isinstance(found, Unreadable):
-            raise ReadFailedError(f"{found.directory}: {found.reason}")
+            raise ReadFailedError(found.reason)
         if found.name in self.topics:
-            directory = self._catalog.directory(self._file_of(self.topics[found.name]))
-            raise ReadFailedError(f"{self._catalog.directory(found)} has the same name as {directory}, which is newer")
+            own, other = (directory_name(one) for one in (found, self._file_of(self.topics[found.name])))
+            raise ReadFailedError(f"{own} has the same name as {other}, which is newer")
         self._open_topic(found, groups)
         self._charge(found.payer)
         if found.clamped:
@@ -167,7 +175,7 @@ class Store(Groups):
             found.name,
             found.uid,
             found.options,
-            self._committer(opened, found.options.durability),
+            committer_on(self.scheduler, opened, found.options.durability),
             scheduler=self.scheduler,
             created_ms=found.created_ms,
             payer=found.payer,
@@ -188,17 +196,6 @@ class Store(Groups):
                 note_clamped(clamped, topic=topic.name, group=group.name)
                 self._to_mend.append(key)
         return topic
-
-    def _committer(self, opened: Any, durability: Durability) -> Committer:
-        scheduler = self.scheduler
-        return Committer(
-            opened,
-            durability,
-            soon=scheduler.soon,
-            in_worker=scheduler.in_worker,
-            sync=scheduler.sync,
-            now_ms=scheduler.now_ms,
-        )
 
     def _note_finding(self, topic: Topic, finding: Any) -> None:
         self._report(topic.name, [finding])

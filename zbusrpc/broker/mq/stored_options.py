@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.errors import ReadFailedError
+from zbusrpc.errors import cut
 from zbusrpc.telemetry import get_logger
 
 _PAST: Final = {"less_than_equal": "le", "greater_than_equal": "ge"}
@@ -61,6 +62,16 @@ def _is_past(error: ErrorDetails) -> bool:
     return error["type"] in _PAST and isinstance(given, int | float) and given > 0
 
 
+def first_mistake(error: ValidationError) -> str:
+    """Say what is wrong with what was stored: which value it is, where it stands, and what it should be."""
+    first = error.errors(include_url=False)[0]
+    where, given = ".".join(map(str, first["loc"])), first["input"]
+    if first["type"] == "missing":
+        return f"{where} is missing"
+    text = given.decode(errors="replace") if isinstance(given, bytes) else given
+    return f"{where or 'its text'} is {cut(repr(text))}: {first['msg']}"
+
+
 def group_options(said: dict[str, Any]) -> tuple[GroupOptions, list[Clamped]]:
     """Return the options that the journal says a group has, and which of them were past their bounds.
 
@@ -70,9 +81,7 @@ def group_options(said: dict[str, Any]) -> tuple[GroupOptions, list[Clamped]]:
     try:
         return within_bounds(GroupOptions, said["options"])
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ReadFailedError(f"the journal says of group {said['name']}: {where}: {first['msg']}") from error
+        raise ReadFailedError(f"the journal says of group {said['name']}: {first_mistake(error)}") from error
 
 
 def note_clamped(clamped: list[Clamped], **whose: str) -> None:

@@ -8,6 +8,7 @@
     sync       making segments safe, removing them  retention  which of them may go [pure]
     compaction by key: when, and what takes effect  compaction_job  its work, in a worker
     commit     group commit and durability levels   on_loop    the same on an asyncio loop
+    finding    what is wrong with a log [pure]      survey     the look that opening and checking share
     check      looks at a log, and puts it in order lock       one process at a time has a data directory
 
 It knows records and offsets, and neither groups nor sessions nor the network. docs/storage.md draws the format

@@ -11,14 +11,15 @@ from itertools import pairwise
 
 from zbusrpc.broker.storage.errors import DamageError, ReadFailedError
 from zbusrpc.broker.storage.files import Disk, opened
+from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.record import Record, decode, heads
 from zbusrpc.broker.storage.recovery import open_log
-from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, Finding, FindingKind, describe_damage, good_runs
+from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, describe_damage, good_runs
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, segment_name
 from zbusrpc.broker.storage.survey import (
-    State,
+    describe_end,
     gaps,
     index_of,
     look_at,
@@ -26,7 +27,6 @@ from zbusrpc.broker.storage.survey import (
     missing,
     segment_bases,
     strays,
-    unbegun,
 )
 
 
@@ -44,7 +44,7 @@ def check_log(disk: Disk, directory: str, *, is_compacted: bool = False, next_of
         OSError: a file cannot be read.
     """
     names = disk.list(directory)
-    yield from strays(names)
+    yield from strays(disk, directory, names)
     lost, next_offset = missing(disk, directory, names)
     yield from lost if not is_compacted else ()
     segments = []
@@ -63,7 +63,7 @@ def check_log(disk: Disk, directory: str, *, is_compacted: bool = False, next_of
     for name in names:
         if QUARANTINED_SUFFIX in name:
             with opened(disk, os.path.join(directory, name)) as file:
-                yield Finding(kind=FindingKind.DAMAGE, name=name, position=0, lost_bytes=file.size(), kept_as=name)
+                yield Finding(kind=FindingKind.QUARANTINED, name=name, lost_bytes=file.size())
 
 
 def repair_log(
@@ -87,6 +87,8 @@ def repair_log(
         raise ReadFailedError(f"there is no log in {directory}")
     log = open_log(disk, Handles(disk), directory, options, now_ms=now_ms, next_offset_min=next_offset_min)
     try:
+        if log.is_dirty:
+            log.sync()
         log.verify()
     finally:
         log.close()
@@ -97,14 +99,14 @@ def _check_segment(disk: Disk, segment: Segment, until: int) -> tuple[Finding | 
     """Return what is wrong with a segment, which knows what it holds afterwards, and the offset after all it had."""
     with opened(disk, segment.path) as file:
         seen = look_at(disk, segment, file, is_last=until == OFFSETS_END)
-        if seen.state is State.UNBEGUN:
-            return unbegun(segment, seen.size), seen.next_offset
-        if seen.state is not State.DAMAGED:
+        if seen.kind is FindingKind.UNBEGUN:
+            return describe_end(segment, seen), seen.next_offset
+        if seen.kind is not FindingKind.DAMAGE:
             try:
                 segment.verify(file)
             except DamageError:
-                seen = replace(seen, state=State.DAMAGED)
-        if seen.state is State.DAMAGED:
+                seen = replace(seen, kind=FindingKind.DAMAGE)
+        if seen.kind is FindingKind.DAMAGE:
             data = file.pread(seen.size, 0)
             runs = list(good_runs(data, segment.base_offset, until))
             end = max((offset + 1 for first, last in runs[-1:] for _, offset, *_ in heads(data[first:last])), default=0)
@@ -113,11 +115,22 @@ def _check_segment(disk: Disk, segment: Segment, until: int) -> tuple[Finding | 
             index = index_of(disk, segment.path, segment.base_offset)
             lost = max(found.lost_bytes, index.end - seen.size) if index else found.lost_bytes
             return replace(found, lost_bytes=lost), end
-        if seen.state is State.TORN:
-            rest = seen.size - segment.size
-            torn = Finding(kind=FindingKind.TORN_TAIL, name=segment.name, position=segment.size, lost_bytes=rest)
-            return torn, segment.next_offset
-    return None, segment.next_offset
+        torn = describe_end(segment, seen) if seen.kind is FindingKind.TORN_TAIL else None
+    return torn, segment.next_offset
+
+
+def known_end(disk: Disk, directory: str) -> int:
+    """Return the offset after all records that a log had, as far as names and indexes tell; nothing is written.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = disk.list(directory)
+    _, end = missing(disk, directory, names)
+    for base in segment_bases(names):
+        index = index_of(disk, os.path.join(directory, segment_name(base)), base)
+        end = max(end, base, index.next_offset if index is not None else 0)
+    return end
 
 
 def readable_records(disk: Disk, directory: str) -> Iterator[Record]:

@@ -4,7 +4,15 @@ Errors of the operating system are translated once, where the log calls the disk
 `__cause__`. What may reach clients while a broker runs names no path of its machine: the lines of its log do.
 """
 
+import errno
+import os
+from typing import Final
+
 from zbusrpc.errors import ZbusError
+
+_DAMAGE: Final = frozenset(
+    {errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ESPIPE, errno.ENXIO, errno.EINVAL}
+)
 
 
 class StorageError(ZbusError):
@@ -70,3 +78,14 @@ class DamageError(StorageError):
 def reason_of(error: OSError) -> str:
     """Say why in the words of the operating system."""
     return error.strerror or repr(error)
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Say whether a file of ours is gone, or something else has its name: the disk and who looks are not at fault."""
+    return isinstance(error, OSError) and error.errno in _DAMAGE
+
+
+def place_of(error: OSError) -> str:
+    """Say which file it was, by its name alone, and why."""
+    name = os.path.basename(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else ""
+    return f"{name}: {reason_of(error)}" if name else reason_of(error)

@@ -83,6 +83,8 @@ FILE_MODE: Final = 0o600
 DIRECTORY_MODE: Final = 0o700
 """Messages are for who may consume them: not for whoever has an account on the machine, whatever the umask says."""
 _NO_SURPRISES: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_WAITING: Final = getattr(os, "O_NONBLOCK", 0)
+"""For a writer, where a pipe has the name of a file."""
 _OPEN: Final = os.O_RDWR | os.O_APPEND | _NO_SURPRISES
 _CREATE: Final = _OPEN | os.O_CREAT | os.O_EXCL
 
@@ -194,7 +196,7 @@ class ReadOnlyDisk(RealDisk):
         """Open a file for reading."""
         if create:
             raise _read_only(path)
-        return RealFile(os.open(path, os.O_RDONLY | _NO_SURPRISES))
+        return RealFile(os.open(path, os.O_RDONLY | _NO_WAITING | _NO_SURPRISES))
 
     def rename(self, source: str, target: str) -> None:
         """Refuse."""
@@ -240,9 +242,16 @@ def _datasync(descriptor: int) -> None:
 
 @contextlib.contextmanager
 def opened(disk: Disk, path: str, *, create: bool = False) -> Iterator[File]:
-    """Open a file for the time of a block."""
+    """Open a file for the time of a block; what the system says of it then names the file.
+
+    Raises:
+        OSError: it cannot be opened, or used.
+    """
     file = disk.open(path, create=create)
     try:
         yield file
+    except OSError as error:
+        error.filename = error.filename or path
+        raise
     finally:
         file.close()

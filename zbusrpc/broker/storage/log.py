@@ -10,7 +10,6 @@ makes everything written so far safe and may run in another thread while appends
 Promises: an append is all there or not at all, and so is each batch after a crash. After a failed write the log
 is as before and goes on. After a failed sync it takes no records any more, because the system may have dropped
 what it could not write. Damage is answered by `salvage`; everything else goes on being served.
-
 Not thread-safe, except as said. Time comes in as `now_ms`.
 """
 
@@ -31,11 +30,12 @@ from zbusrpc.broker.storage.errors import (
     reason_of,
 )
 from zbusrpc.broker.storage.files import Disk
+from zbusrpc.broker.storage.finding import Finding
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.index import ENTRY_EVERY_BYTES
 from zbusrpc.broker.storage.record import Record, encode_batch
 from zbusrpc.broker.storage.retention import KEEP_EVERYTHING, Retention, count_expendable
-from zbusrpc.broker.storage.salvage import Finding, salvage
+from zbusrpc.broker.storage.salvage import salvage
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, next_generation, segment_name
 from zbusrpc.broker.storage.segments import Segments
 from zbusrpc.broker.storage.sync import Replaced, Retired, SyncJob, Unsafe

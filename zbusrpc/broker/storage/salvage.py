@@ -7,15 +7,17 @@
 The directory is synced after each step, so that after a power cut at any point either the damaged file is still
 in its place, or step 3 is all that is left to do (`finish_salvage`). Nothing is ever deleted. What is lost to
 readers are the batches that were hit: a gap in the offsets, and a `Finding` that names file and bytes.
+
+A segment whose file was replaced tells that what is missing in it, and behind it, was reported. Where offsets are in no
+file at all, a segment without records is put that says so: see `seal_gap`.
 """
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
 from zbusrpc.broker.storage.files import Disk, opened
+from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.record import CONTINUES, MORE, find_record, heads
 from zbusrpc.broker.storage.segment import (
     INDEX_SUFFIX,
@@ -25,51 +27,13 @@ from zbusrpc.broker.storage.segment import (
     encode_segment_head,
     index_path,
     next_generation,
+    segment_name,
     sibling,
 )
 
 QUARANTINED_SUFFIX: Final = ".quarantined"
 SALVAGE_SUFFIX: Final = ".salvage"
 TEMPORARY_SUFFIX: Final = ".tmp"
-
-
-class FindingKind(StrEnum):
-    """What was found in a log."""
-
-    TORN_TAIL = "torn tail"
-    """The last write was not finished when the broker or the machine died. It was cut off."""
-    DAMAGE = "damage"
-    """Bytes that were complete before have changed or are gone. The file is quarantined."""
-    MISSING = "missing segment"
-    """Its index is here, and it is not: somebody took it away, or a crash cut its removal short."""
-    GAP = "gap"
-    """Offsets that no file has: a segment is gone, or its end, or what is lost was reported before."""
-    STRAY = "stray file"
-    """It is none of a log's; nothing reads it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is wrong with a log, or was."""
-
-    kind: FindingKind
-    name: str
-    """The file's name."""
-    position: int
-    """The first byte concerned."""
-    lost_bytes: int
-    """How many bytes are not served."""
-    kept_as: str = ""
-    """The name under which the damaged file is kept, where it was quarantined."""
-    note: str = ""
-    """What else there is to say."""
-
-    def __str__(self) -> str:
-        if self.kind in {FindingKind.GAP, FindingKind.STRAY}:
-            return f"{self.name}: {self.kind}{': ' if self.note else ''}{self.note}"
-        text = f"{self.name}: {self.kind} of {self.lost_bytes} bytes at byte {self.position}"
-        text += f"; {self.note}" if self.note else ""
-        return f"{text}; the file is kept as {self.kept_as}" if self.kept_as else text
 
 
 def good_runs(data: bytes, base_offset: int, until: int) -> Iterator[tuple[int, int]]:
@@ -105,7 +69,7 @@ def salvage(disk: Disk, segment: Segment, *, until: int) -> Finding:
     runs = list(good_runs(data, segment.base_offset, until))
     generation = next_generation(segment.generation)
     head = encode_segment_head(segment.base_offset, segment.created_ms, generation)
-    _write_salvage(disk, path, head, data, runs)
+    _write(disk, _salvage_path(path), head, *(data[start:end] for start, end in runs))
     directory = os.path.dirname(path)
     disk.sync_directory(directory)
     if disk.exists(index_path(path)):
@@ -130,6 +94,21 @@ def describe_damage(name: str, size: int, runs: list[tuple[int, int]], kept_as: 
     return Finding(kind=FindingKind.DAMAGE, name=name, position=first, lost_bytes=lost, kept_as=kept_as)
 
 
+def seal_gap(disk: Disk, before: Segment) -> Segment:
+    """Put a segment without records behind `before`, where offsets are in no file: the gap is not said again.
+
+    Raises:
+        OSError: that was not possible; it is said again at the next start.
+    """
+    directory = os.path.dirname(before.path)
+    path = os.path.join(directory, segment_name(before.next_offset))  # its own, where it has no record
+    generation = next_generation(before.generation)
+    _write(disk, path + TEMPORARY_SUFFIX, encode_segment_head(before.next_offset, before.created_ms, generation))
+    disk.rename(path + TEMPORARY_SUFFIX, path)
+    disk.sync_directory(directory)
+    return Segment(path, before.next_offset, before.created_ms, generation)
+
+
 def finish_salvage(disk: Disk, directory: str, names: list[str]) -> list[str]:
     """Finish, or undo, what a crash left half done in a directory of `names`; return the names after it."""
     present = set(names)
@@ -150,14 +129,13 @@ def finish_salvage(disk: Disk, directory: str, names: list[str]) -> list[str]:
     return sorted(present)
 
 
-def _write_salvage(disk: Disk, path: str, head: bytes, data: bytes, runs: list[tuple[int, int]]) -> None:
-    target = _salvage_path(path)
+def _write(disk: Disk, target: str, *parts: bytes) -> None:
+    """Make a file of these parts, in the place of what a crash left of one."""
     if disk.exists(target):
         disk.remove(target)
     with opened(disk, target, create=True) as file:
-        file.append(head)
-        for start, end in runs:
-            file.append(data[start:end])
+        for part in parts:
+            file.append(part)
         file.sync()
 
 

@@ -21,7 +21,7 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-from zbusrpc.broker.storage.errors import DamageError, FormatVersionError
+from zbusrpc.broker.storage.errors import DamageError, FormatVersionError, is_damage
 from zbusrpc.broker.storage.files import Disk, File, opened
 from zbusrpc.broker.storage.index import SparseIndex
 from zbusrpc.broker.storage.record import (
@@ -394,13 +394,12 @@ OFFSETS_END: Final = 2**63
 def read_index(disk: Disk, path: str, base_offset: int, generation: int) -> SparseIndex | None:
     """Return the index of the segment at `path`, or None when it has no good one."""
     try:
-        file = disk.open(index_path(path))
-    except FileNotFoundError:
-        return None
-    try:
-        return SparseIndex.decode(file.pread(file.size(), 0), base_offset, generation)
-    finally:
-        file.close()
+        with opened(disk, index_path(path)) as file:
+            return SparseIndex.decode(file.pread(file.size(), 0), base_offset, generation)
+    except OSError as error:
+        if is_damage(error):  # it can be made again
+            return None
+        raise
 
 
 def write_index(disk: Disk, path: str, data: bytes) -> None:

@@ -13,21 +13,26 @@ It reads and changes nothing.
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
 from typing import Final
+from zlib import crc32
 
-from zbusrpc.broker.storage.errors import DamageError
+from zbusrpc.broker.storage.errors import DamageError, is_damage
 from zbusrpc.broker.storage.files import Disk, File, opened
+from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.index import SparseIndex
 from zbusrpc.broker.storage.record import find_record
-from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, SALVAGE_SUFFIX, TEMPORARY_SUFFIX, Finding, FindingKind
+from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, SALVAGE_SUFFIX, TEMPORARY_SUFFIX
 from zbusrpc.broker.storage.segment import (
+    HEAD_CRC,
     INDEX_SUFFIX,
     LOG_SUFFIX,
     OFFSET_DIGITS,
+    SEGMENT_HEAD,
     SEGMENT_HEAD_BYTES,
+    SEGMENT_MAGIC,
     Segment,
     index_path,
     segment_name,
@@ -41,20 +46,12 @@ _NAME: Final = re.compile(
 )
 
 
-class State(Enum):
-    """How a segment is."""
-
-    GOOD = "good"
-    TORN = "torn"
-    DAMAGED = "damaged"
-    UNBEGUN = "unbegun"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     """What a look at a segment found."""
 
-    state: State
+    kind: FindingKind | None
+    """None where it is as it was written."""
     size: int
     """Of the file."""
     next_offset: int
@@ -67,10 +64,39 @@ def segment_bases(names: Iterable[str]) -> list[int]:
     return sorted(int(stem) for stem in stems if len(stem) == OFFSET_DIGITS and stem.isdecimal())
 
 
-def strays(names: Iterable[str]) -> list[Finding]:
-    """Return the names that nothing reads."""
+def strays(disk: Disk, directory: str, names: Iterable[str]) -> list[Finding]:
+    """Return the names that nothing reads, and which of them are segments that somebody gave another name."""
     found = (n for n in names if not (n in OURS_BESIDE or n.endswith(TEMPORARY_SUFFIX) or _NAME.fullmatch(n)))
-    return [Finding(kind=FindingKind.STRAY, name=name, position=0, lost_bytes=0) for name in found]
+    return [_describe_stray(disk, directory, name) for name in found]
+
+
+def _base_in(head: bytes) -> int | None:
+    """Return the base offset that a head of whatever version names; None where these bytes are no segment's head."""
+    size = SEGMENT_HEAD.size
+    if len(head) < SEGMENT_HEAD_BYTES or HEAD_CRC.unpack_from(head, size)[0] != crc32(head[:size]):
+        return None
+    magic, _, _, base, _ = SEGMENT_HEAD.unpack_from(head)
+    return base if magic == SEGMENT_MAGIC else None
+
+
+def bases_elsewhere(disk: Disk, directory: str, names: Iterable[str]) -> set[int]:
+    """Return the base offsets of the segments that somebody gave another name: theirs must stay free."""
+    bases = (_base_of(disk, os.path.join(directory, stray.name)) for stray in strays(disk, directory, names))
+    return {base for base in bases if base is not None}
+
+
+def _base_of(disk: Disk, path: str) -> int | None:
+    with suppress(OSError), opened(disk, path) as file:
+        return _base_in(file.pread(SEGMENT_HEAD_BYTES, 0))
+    return None
+
+
+def _describe_stray(disk: Disk, directory: str, name: str) -> Finding:
+    base = _base_of(disk, os.path.join(directory, name))
+    if base is None:
+        return Finding(kind=FindingKind.STRAY, name=name)
+    note = f"it is {segment_name(base)}: give it that name where the log misses it, or move it away"
+    return Finding(kind=FindingKind.LOST_SEGMENT, name=name, note=note)
 
 
 def missing(disk: Disk, directory: str, names: Iterable[str]) -> tuple[list[Finding], int]:
@@ -88,7 +114,7 @@ def missing(disk: Disk, directory: str, names: Iterable[str]) -> tuple[list[Find
         index = index_of(disk, os.path.join(directory, stem + LOG_SUFFIX), int(stem))
         if index is not None and index.end > SEGMENT_HEAD_BYTES:
             lost = index.end - SEGMENT_HEAD_BYTES
-            findings.append(Finding(kind=FindingKind.MISSING, name=stem + LOG_SUFFIX, position=0, lost_bytes=lost))
+            findings.append(Finding(kind=FindingKind.MISSING, name=stem + LOG_SUFFIX, lost_bytes=lost))
             next_offset = max(next_offset, index.next_offset)
     return findings, next_offset
 
@@ -99,8 +125,6 @@ def gaps(segments: Iterable[Segment]) -> list[Finding]:
         Finding(
             kind=FindingKind.GAP,
             name=after.name,
-            position=0,
-            lost_bytes=0,
             note=f"offsets {before.next_offset} to {after.base_offset - 1} are in no file",
         )
         for before, after in pairwise(segments)
@@ -114,7 +138,7 @@ def lost_end(next_offset: int, next_offset_min: int) -> list[Finding]:
         return []
     name, note = segment_name(next_offset_min), f"offsets {next_offset} to {next_offset_min - 1} are in no file"
     note += ", and a group was given them"
-    return [Finding(kind=FindingKind.GAP, name=name, position=0, lost_bytes=0, note=note)]
+    return [Finding(kind=FindingKind.GAP, name=name, note=note)]
 
 
 def look_at(disk: Disk, segment: Segment, file: File, *, is_last: bool) -> Seen:
@@ -128,17 +152,17 @@ def look_at(disk: Disk, segment: Segment, file: File, *, is_last: bool) -> Seen:
     index = index_of(disk, segment.path, segment.base_offset)
     known = index.next_offset if index is not None else segment.base_offset
     has_had_bytes = index is not None and index.end > SEGMENT_HEAD_BYTES
-    state = State.GOOD
+    kind: FindingKind | None = None
     try:
         stopped_at = segment.recover(file, length, index)
     except DamageError:
         is_unbegun = is_last and not has_had_bytes and not _holds_anything(file)
-        state = State.UNBEGUN if is_unbegun else State.DAMAGED
+        kind = FindingKind.UNBEGUN if is_unbegun else FindingKind.DAMAGE
     else:
         if segment.size != length:
             is_torn = is_last and find_record(file.pread(length - stopped_at, stopped_at), 1) < 0
-            state = State.TORN if is_torn else State.DAMAGED
-    return Seen(state=state, size=length, next_offset=known)
+            kind = FindingKind.TORN_TAIL if is_torn else FindingKind.DAMAGE
+    return Seen(kind=kind, size=length, next_offset=known)
 
 
 def index_of(disk: Disk, path: str, base_offset: int) -> SparseIndex | None:
@@ -150,15 +174,23 @@ def index_of(disk: Disk, path: str, base_offset: int) -> SparseIndex | None:
     try:
         with opened(disk, index_path(path)) as file:
             return SparseIndex.decode(file.pread(file.size(), 0), base_offset, None)
-    except FileNotFoundError:
-        return None
+    except OSError as error:
+        if is_damage(error):  # it can be made again
+            return None
+        raise
 
 
-def unbegun(segment: Segment, size: int) -> Finding:
-    """Describe a last segment that holds nothing."""
-    note = "it holds nothing: it was being begun when the broker died, or was emptied"
-    name = segment_name(segment.base_offset)
-    return Finding(kind=FindingKind.TORN_TAIL, name=name, position=0, lost_bytes=size, note=note)
+def describe_end(segment: Segment, seen: Seen) -> Finding:
+    """Describe what is cut off of the last segment: what follows its whole batches, or all of it."""
+    is_unbegun = seen.kind is FindingKind.UNBEGUN
+    position = 0 if is_unbegun else segment.size
+    return Finding(
+        kind=FindingKind.UNBEGUN if is_unbegun else FindingKind.TORN_TAIL,
+        name=segment.name,
+        position=position,
+        lost_bytes=seen.size - position,
+        note="it was being begun when the broker died, or was emptied" if is_unbegun else "",
+    )
 
 
 def _holds_anything(file: File) -> bool:

@@ -4,7 +4,7 @@ Pure.
 """
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 from zbusrpc.errors import UsageError
 
@@ -38,6 +38,15 @@ def check_handler(handler: Any) -> None:
     """
     if not callable(handler):
         raise UsageError(f"run({handler!r:.80}): give it a function that takes a message")
+
+
+def refuse_to_pickle(what: str, instead: str) -> NoReturn:
+    """Refuse to take something along into another process.
+
+    Raises:
+        UsageError: it says what to do instead.
+    """
+    raise UsageError(f"{what} stays in its process; {instead}")
 
 
 def list_of_offsets(offsets: Any) -> list[int] | None:

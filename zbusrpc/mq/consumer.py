@@ -13,7 +13,7 @@ the consumer closes is given back as not begun; what is kept in memory is bounde
 import asyncio
 import time
 from types import TracebackType
-from typing import Any, Final, Generic, Self, cast
+from typing import Any, Final, Generic, NoReturn, Self, cast
 
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
@@ -21,7 +21,7 @@ from typing_extensions import TypeVar, Unpack
 from zbusrpc.config import CONCURRENCY_MAX
 from zbusrpc.errors import UsageError
 from zbusrpc.mq.bodies import BodyError, reader_of
-from zbusrpc.mq.checks import check_count, check_handler, check_seconds
+from zbusrpc.mq.checks import check_count, check_handler, check_seconds, refuse_to_pickle
 from zbusrpc.mq.handlers import Handler, run_handlers
 from zbusrpc.mq.memberships import Memberships
 from zbusrpc.mq.message import Received, ReceivedMessage
@@ -135,6 +135,9 @@ class Consumer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<consumer of topic {self.topic}, group {self.group or '(its own)'}>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_pickle(f"the consumer of topic {self.topic}", "make one there")
 
     async def __aenter__(self) -> Self:
         await self.start()

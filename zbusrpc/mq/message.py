@@ -4,10 +4,11 @@ What is not asked for is not decoded: most handlers look at the body alone.
 """
 
 from datetime import UTC, datetime
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import decode_headers
+from zbusrpc.mq.checks import refuse_to_pickle
 from zbusrpc.mq.subscription import Subscription, Then
 from zbusrpc.transport.entries import Entry
 
@@ -72,6 +73,9 @@ class Received(Generic[T]):
     def __repr__(self) -> str:
         place = f"{self.offset} on {self._subscription.broker}"
         return f"<message {self.id} of topic {self.topic} at {place}, attempt {self.attempt}>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_pickle(f"message {self.id} of topic {self.topic}", "hand on its body, and answer the message here")
 
     # -- answers, for code that runs in the message's event loop ----------------------------------------
 

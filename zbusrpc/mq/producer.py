@@ -21,7 +21,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Generic, Self
+from typing import Any, Final, Generic, NoReturn, Self
 
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
@@ -30,7 +30,7 @@ from zbusrpc.cluster.selection import Selector, selector_of
 from zbusrpc.config import MIB
 from zbusrpc.errors import Code, UsageError
 from zbusrpc.mq.bodies import writer_of
-from zbusrpc.mq.checks import check_count
+from zbusrpc.mq.checks import check_count, refuse_to_pickle
 from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.lanes import Lanes
 from zbusrpc.mq.naming import brokers_of, topic_bytes
@@ -107,6 +107,9 @@ class Producer(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<producer of topic {self.topic}, in flight: {self._in_flight}>"
+
+    def __reduce__(self) -> NoReturn:
+        refuse_to_pickle(f"the producer of topic {self.topic}", "make one there, or hand on a SyncProducer")
 
     async def __aenter__(self) -> Self:
         return self

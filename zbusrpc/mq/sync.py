@@ -73,7 +73,7 @@ stats = _twin(admin.stats)
 
 
 class SyncProducer(Generic[A]):
-    """A `Producer` whose methods block. A forked child that uses it has a connection, and messages, of its own."""
+    """A `Producer` whose methods block. In another process, forked or started, it has a connection of its own."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class SyncProducer(Generic[A]):
         selector: str | Selector = "least-loaded",
     ) -> None:
         """Make a producer; the arguments and errors are those of `Producer`."""
-        self._make: Callable[[], Producer[A]] = functools.partial(
+        self._make: functools.partial[Producer[A]] = functools.partial(
             Producer,
             topic,
             broker=broker,
@@ -102,6 +102,9 @@ class SyncProducer(Generic[A]):
         self._own, self._process = self._make(), os.getpid()
         self.topic = topic
         """Name of the topic."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(SyncProducer, *self._make.args, **self._make.keywords), ()
 
     def __enter__(self) -> Self:
         return self

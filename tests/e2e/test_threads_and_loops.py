@@ -388,14 +388,21 @@ def test_blocking_call_at_the_end_of_a_program_works_or_is_refused(
     assert caller.output == ("2\n" if not place.startswith("__del__") else f"{refused}\n")
 
 
-def test_blocking_call_where_gevent_has_replaced_threads_is_refused_at_once(
-    shared_site: Site, processes: Processes
+PATCHES = {
+    "gevent": "from gevent import monkey; monkey.patch_all",
+    "eventlet": "from eventlet import monkey_patch; monkey_patch",
+}
+"""What replaces the threads of a program by its own, and all else that blocks."""
+
+
+@pytest.mark.parametrize("library", PATCHES)
+def test_blocking_call_where_a_library_has_replaced_threads_is_refused_at_once(
+    shared_site: Site, processes: Processes, library: str
 ) -> None:
     """It would wait for ever for a background thread that is none; the way out that the error names works."""
-    program = """
+    program = f"""
 import sys
-from gevent import monkey
-monkey.patch_all(thread=sys.argv[2] == "all")
+{PATCHES[library]}(thread=sys.argv[2] == "all")
 from tests.support.lab import Lab
 from zbusrpc import UsageError, connect
 try:
@@ -409,6 +416,8 @@ except UsageError as error:
         assert caller.wait_exit() == 0, caller.errors
         outputs.append(caller.output)
 
-    assert outputs[0].startswith("Lab.subtract blocks, and gevent has replaced the threads that it needs; use monkey.")
-    assert "patch_all(thread=False)" in outputs[0]
+    assert outputs[0].startswith(
+        f"Lab.subtract blocks, and {library} has replaced the threads that it needs; use monkey"
+    )
+    assert "(thread=False)" in outputs[0]
     assert outputs[1] == "2\n"

@@ -43,8 +43,10 @@ class BoundMethod:
     """Makes what reads the parameters alone, at the first call: plain requests never need it."""
     mixture: Mixture
     is_async: bool
+    take_result: Callable[[Any], Any]
+    """Validates what the method returned."""
     write_result: Write
-    """Validates and writes what the method returned."""
+    """Writes what was taken; two steps, as one function for both would be one more for each call."""
 
 
 class Invocation:
@@ -88,10 +90,11 @@ class Dispatcher:
                 arguments=functools.cache(functools.partial(schema.arguments_form, definition.name, method)),
                 mixture=schema.mixture_of(definition.name, method),
                 is_async=method.color is Color.ASYNC,
-                write_result=result.result_writer(),
+                take_result=take,
+                write_result=write,
             )
             for name, method in definition.methods.items()
-            for result in [schema.result_form(definition.name, method)]
+            for take, write in [schema.result_form(definition.name, method).result_steps()]
         }
         for error in {error for method in definition.methods.values() for error in method.options.errors}:
             error_codec.check_error(error)
@@ -127,7 +130,7 @@ class Dispatcher:
         bound = invocation.bound
         assert bound is not None
         try:
-            result = bound.write_result(value)
+            result = bound.write_result(bound.take_result(value))
         except ValidationError as error:
             raise self._misfit(bound.method, error.errors()[0]["msg"]) from None
         except WRITE_ERRORS as error:

@@ -83,15 +83,16 @@ class Form:
             return functools.partial(self._write_and_read, write)
         return functools.partial(self._write_member, write) if self._may_write_otherwise else write
 
-    def result_writer(self) -> Write:
-        """Return what validates and writes what a method has returned; raises `pydantic.ValidationError`, too.
+    def result_steps(self) -> tuple[Callable[[Any], Any], Write]:
+        """Return what validates what a method has returned, and what writes the outcome.
 
-        Validation may change its own outcome once more, as one that decodes does: where there are validators, what is
-        written is the value itself if it is read back equal, or else what validation makes of it, if that is.
+        The first raises `pydantic.ValidationError`. Validation may change its own outcome once more, as one that
+        decodes does: where there are validators, what is written is the value itself if it is read back equal, or else
+        what validation makes of it, if that is. So the first step has written it then, and the other hands it on.
         """
         validate, write = self.validator.validate_python, self.writer()
         if not self.has_checks:
-            return lambda value: write(validate(value))
+            return validate, write
         write_strictly = self.writer(warnings="error")
 
         def write_checked(value: Any) -> bytes:
@@ -103,7 +104,7 @@ class Form:
                 raise NotEqualError(f"{self._what}: this {type(value).__name__} {_UNSTABLE}")
             return body
 
-        return write_checked
+        return write_checked, bytes
 
     def _written_equal(self, write: Write, value: Any) -> bytes | None:
         """Return a value's JSON, if that is read as the value."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from tests.support.steps import steps_of
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access.rights import Operation, Rights
 from zbusrpc.broker.monitor.api import ROUTES
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.zbus.urls import COMMANDS

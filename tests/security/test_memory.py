@@ -14,7 +14,7 @@ from tests.support.neighbours import TOPIC, open_neighbours, text_peer
 from tests.support.text_wire import BINARY, CONT, UPGRADE, command, frame, get, status_of
 from tests.support.waiting import eventually
 from zbusrpc import envelope
-from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX
 from zbusrpc.broker.memory import SMALL_BYTES, Input, Output
 from zbusrpc.broker.server import Server

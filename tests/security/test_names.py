@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from tests.support.tokens import secret_of, write_tokens
-from zbusrpc.broker.token_file import read_tokens
+from zbusrpc.broker.access.token_file import read_tokens
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 from zbusrpc.mq.naming import topic_bytes

@@ -12,10 +12,10 @@ from tests.support.rights_core import rights, rule
 from tests.support.text_wire import CLOSE, UPGRADE, TextWire, command, frame, status_of, wire
 from tests.support.tokens import secret_of
 from zbusrpc.broker import gateway
-from zbusrpc.broker.access import Access, Rights
+from zbusrpc.broker.access.logins import IDLE_S, LOGINS_MAX, LOGINS_PER_TOKEN_MAX, Logins
+from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.doorkeeper import Doorkeeper
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.logins import IDLE_S, LOGINS_MAX, LOGINS_PER_TOKEN_MAX, Logins
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session

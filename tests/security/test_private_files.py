@@ -10,8 +10,8 @@ import pytest
 
 from tests.support.inprocess import running_broker
 from zbusrpc import Producer
-from zbusrpc.broker.access import Operation
-from zbusrpc.broker.token_file import RuleEntry, add_token
+from zbusrpc.broker.access.rights import Operation
+from zbusrpc.broker.access.token_file import RuleEntry, add_token
 
 pytestmark = [
     pytest.mark.anyio,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
-from zbusrpc.broker.access import Rights
+from zbusrpc.broker.access.rights import Rights
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.shares import Shares

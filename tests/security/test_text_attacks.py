@@ -17,7 +17,7 @@ from tests.support.text_wire import UPGRADE, TextWire, body_of, command, frame, 
 from tests.support.tokens import Rules, secret_of, write_tokens
 from tests.support.waiting import wait_until
 from tests.support.web import Web, WebLab
-from zbusrpc.broker.access import Operation, Rights
+from zbusrpc.broker.access.rights import Operation, Rights
 from zbusrpc.message import Kind, Message, encode_headers
 from zbusrpc.transport.entries import encode_entry
 

@@ -15,7 +15,7 @@ from tests.support.queue_peer import QueuePeer
 from tests.support.text_wire import UPGRADE, TextWire, body_of, command, frame, get, status_of, wire
 from tests.support.tokens import Rules, secret_of, write_tokens
 from tests.support.waiting import wait_until
-from zbusrpc.broker.access import Operation
+from zbusrpc.broker.access.rights import Operation
 
 ALL: Final = [operation.value for operation in Operation if operation is not Operation.ADMIN]
 MINE: Final = ["T", "T.*", "Lab"]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.support.processes import Ended, Processes
-from zbusrpc.broker.token_file import read_tokens
+from zbusrpc.broker.access.token_file import read_tokens
 
 
 class TokenCli:

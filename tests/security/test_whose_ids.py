@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tests.support.rights_core import ADMIN, Native, RightsCore, entry, rights, rule
-from zbusrpc.broker.access import Rights
+from zbusrpc.broker.access.rights import Rights
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError

@@ -14,10 +14,10 @@ import orjson
 from tests.support.tokens import secret_of
 from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
-from zbusrpc.broker.access import Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.logins import Logins
+from zbusrpc.broker.access.rights import Operation, Rights, Rule, digest_of
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.reception import Reception

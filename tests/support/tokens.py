@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from zbusrpc.broker.access import digest_of
+from zbusrpc.broker.access.rights import digest_of
 
 Rules = list[dict[str, Any]]
 

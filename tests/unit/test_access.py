@@ -2,8 +2,8 @@
 
 import pytest
 
-from zbusrpc.broker import access
-from zbusrpc.broker.access import ALL, ANONYMOUS, DECISIONS_MAX, Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access import rights as access
+from zbusrpc.broker.access.rights import ALL, ANONYMOUS, DECISIONS_MAX, Access, Operation, Rights, Rule, digest_of
 
 
 def rule(*operations: Operation, topics: tuple[str, ...] = (ALL,), groups: tuple[str, ...] = (ALL,)) -> Rule:

@@ -6,10 +6,10 @@ from http import HTTPStatus
 import pytest
 
 from zbusrpc.broker import gateway
-from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.logins import Logins
+from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.doorkeeper import SAFE, Doorkeeper, shown_by
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session
 from zbusrpc.broker.zbus.urls import COMMANDS, Command

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from tests.support.steps import steps_of
-from zbusrpc.broker.access import Rights
+from zbusrpc.broker.access.rights import Rights
 from zbusrpc.message import Kind
 
 FEW, MANY = 5, 50

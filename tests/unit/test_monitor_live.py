@@ -8,9 +8,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from tests.support.zbus_core import TextSession, ZbusCore, read
-from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.logins import Logins
+from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor.live import SHARE_MAX, TICK_S
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.monitor.openapi import Snapshot

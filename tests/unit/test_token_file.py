@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from zbusrpc.broker import token_file
-from zbusrpc.broker.access import Operation, digest_of
-from zbusrpc.broker.token_file import RuleEntry, add_token, is_readable_by_others, read_tokens, remove_token
+from zbusrpc.broker.access import token_file
+from zbusrpc.broker.access.rights import Operation, digest_of
+from zbusrpc.broker.access.token_file import RuleEntry, add_token, is_readable_by_others, read_tokens, remove_token
 from zbusrpc.errors import ConfigError
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from tests.support.zbus_core import TextSession, ZbusCore, read
-from zbusrpc.broker.access import Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.tracker import tracker
 from zbusrpc.broker.tracker.tracker import PUSH_DELAY_S, TOLD_FIRST_S_MAX
 from zbusrpc.broker.zbus.hub import BROADCAST_S

@@ -8,7 +8,7 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.waiting import eventually
 from tests.support.zbus_core import TextSession, ZbusCore, read
-from zbusrpc.broker.access import Operation, Rights, Rule
+from zbusrpc.broker.access.rights import Operation, Rights, Rule
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.broker.text_peer import TextPeer

@@ -20,7 +20,7 @@ import orjson
 
 from zbusrpc import envelope
 from zbusrpc.broker import permissions, refusals
-from zbusrpc.broker.access import Access, Operation, Rights
+from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.limits import Limits

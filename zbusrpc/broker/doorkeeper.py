@@ -9,9 +9,9 @@ from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from zbusrpc.broker import gateway
-from zbusrpc.broker.access import Access, Rights
+from zbusrpc.broker.access.logins import Logins
+from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.session import Session

@@ -7,7 +7,7 @@ knows whether trying again could do the work twice.
 from collections.abc import Iterable
 from typing import Final
 
-from zbusrpc.broker.access import ALL, ANONYMOUS, Operation, Rights, may_see
+from zbusrpc.broker.access.rights import ALL, ANONYMOUS, Operation, Rights, may_see
 from zbusrpc.broker.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
 from zbusrpc.broker.session import Call, Session
 from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of

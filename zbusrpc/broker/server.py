@@ -17,14 +17,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Protocol
 
-from zbusrpc.broker.access import Access, Rights
+from zbusrpc.broker.access.logins import Logins
+from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.logins import Logins
 from zbusrpc.broker.memory import INPUT_BYTES_MAX, Input, Output
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from zbusrpc.broker.access import Rights, visible
+from zbusrpc.broker.access.rights import Rights, visible
 from zbusrpc.broker.call_statistics import CallStatistics
 from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.limits import INTERFACE_BYTES_MAX

@@ -11,7 +11,7 @@ Pure. What is kept is bounded by what is held: who has given everything back is 
 
 from collections.abc import Hashable
 
-from zbusrpc.broker.access import ANONYMOUS, Rights
+from zbusrpc.broker.access.rights import ANONYMOUS, Rights
 from zbusrpc.broker.limits import TOKEN_SHARE
 from zbusrpc.broker.session import Session
 

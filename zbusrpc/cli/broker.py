@@ -13,12 +13,12 @@ from typing import Final
 
 from structlog.contextvars import bind_contextvars
 
-from zbusrpc.broker.access import Access
+from zbusrpc.broker.access.rights import Access
+from zbusrpc.broker.access.token_file import is_readable_by_others, read_tokens
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
-from zbusrpc.broker.token_file import is_readable_by_others, read_tokens
 from zbusrpc.cli.parent import Parent
 from zbusrpc.cli.shell import announce, calm_collector, run, stop_event
 from zbusrpc.config import DATA_DIR, Settings

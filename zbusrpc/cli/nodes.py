@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any, Final, TextIO
 
-from zbusrpc.broker.access import Access, Operation
+from zbusrpc.broker.access.rights import Access, Operation
 from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final
 import typer
 from pydantic import ValidationError
 
-from zbusrpc.broker.access import ANONYMOUS, Operation
-from zbusrpc.broker.token_file import RuleEntry, add_token, check_token_name, read_tokens, remove_token
+from zbusrpc.broker.access.rights import ANONYMOUS, Operation
+from zbusrpc.broker.access.token_file import RuleEntry, add_token, check_token_name, read_tokens, remove_token
 from zbusrpc.cli.options import JsonOption, settings_of
 from zbusrpc.cli.shell import print_json, print_text
 from zbusrpc.cli.tables import print_table

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 import orjson
 
 from zbusrpc.bounds import OFFSET
-from zbusrpc.broker.access import Operation, Rights, may_see
+from zbusrpc.broker.access.rights import Operation, Rights, may_see
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.mq.told import topics_as_told
 from zbusrpc.broker.permissions import require

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from zbusrpc.broker.access import Access, Operation, Rights, may_see
+from zbusrpc.broker.access.rights import Access, Operation, Rights, may_see
 from zbusrpc.broker.monitor.rows import EMPTY, Table
 from zbusrpc.broker.mq.told import topics_as_told
 from zbusrpc.broker.telling import tell_one

@@ -1,4 +1,4 @@
-"""Login: a page shows a token once, and the browser keeps a cookie that no script can read (see `broker/logins.py`).
+"""Login: a page shows a token once, and the browser keeps a cookie that no script can read (see `broker/access/logins.py`).
 
 Pure.
 """
@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from zbusrpc.broker.access import ALL, Access, Operation, Rights
+from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights
 from zbusrpc.broker.monitor.api import Asked
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.http import HttpResponse

@@ -7,7 +7,7 @@ docs/protocol.md what it answers.
 from collections.abc import Callable
 from typing import Any, Final
 
-from zbusrpc.broker.access import Rights, visible, visible_groups
+from zbusrpc.broker.access.rights import Rights, visible, visible_groups
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.letters import Answer, Letters

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple
 
-from zbusrpc.broker.access import Rights, visible_groups
+from zbusrpc.broker.access.rights import Rights, visible_groups
 from zbusrpc.broker.hints import Hints
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.delivery import State

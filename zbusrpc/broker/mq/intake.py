@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
-from zbusrpc.broker.access import owner_of
+from zbusrpc.broker.access.rights import owner_of
 from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.scheduler import Scheduler

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import Operation, Rights, may_see
+from zbusrpc.broker.access.rights import Operation, Rights, may_see
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection
 from typing import Any, Final
 
-from zbusrpc.broker.access import Rights, visible_groups
+from zbusrpc.broker.access.rights import Rights, visible_groups
 from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.filters import check_filter, compile_filter
 from zbusrpc.broker.mq.group import Group

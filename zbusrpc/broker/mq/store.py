@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from zbusrpc.broker.access import Rights, visible
+from zbusrpc.broker.access.rights import Rights, visible
 from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Final
 
 from zbusrpc.broker import unserved
-from zbusrpc.broker.access import owner_of
+from zbusrpc.broker.access.rights import owner_of
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq.group import Group

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from zbusrpc.broker.access import ALL, Rights, may_see
+from zbusrpc.broker.access.rights import ALL, Rights, may_see
 from zbusrpc.broker.mq.reports import describe_topic
 from zbusrpc.broker.mq.topic import Topic
 

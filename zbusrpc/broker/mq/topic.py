@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from zbusrpc.broker.access import NO_OWNER
+from zbusrpc.broker.access.rights import NO_OWNER
 from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error

@@ -15,7 +15,7 @@ from collections import OrderedDict, deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-from zbusrpc.broker.access import Operation
+from zbusrpc.broker.access.rights import Operation
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group

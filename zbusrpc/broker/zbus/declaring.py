@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import ALL, Operation, Rights, may_see
+from zbusrpc.broker.access.rights import ALL, Operation, Rights, may_see
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone

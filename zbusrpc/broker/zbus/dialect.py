@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import bounds
-from zbusrpc.broker.access import Operation
+from zbusrpc.broker.access.rights import Operation
 from zbusrpc.broker.exchange import Exchange, push_nowhere
 from zbusrpc.broker.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error

@@ -7,7 +7,7 @@ answered through the exchange.
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from zbusrpc.broker.access import ALL, Operation
+from zbusrpc.broker.access.rights import ALL, Operation
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic

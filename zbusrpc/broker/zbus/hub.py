@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from zbusrpc.broker import permissions, refusals
-from zbusrpc.broker.access import ALL, Access, Operation, Rights, visible, visible_groups
+from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights, visible, visible_groups
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name

@@ -14,7 +14,7 @@ Pure: answers leave through their exchange.
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
-from zbusrpc.broker.access import Rights
+from zbusrpc.broker.access.rights import Rights
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group

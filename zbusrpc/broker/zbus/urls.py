@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
-from zbusrpc.broker.access import Rights
+from zbusrpc.broker.access.rights import Rights
 from zbusrpc.transport.http import HttpRequest
 from zbusrpc.transport.naming import one_spelling
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from zbusrpc.broker.access import Access, Rights, digest_of
+from zbusrpc.broker.access.rights import Access, Rights, digest_of
 
 IDLE_S: Final = 12 * 3600.0
 """A working day: who comes back the next morning logs in again."""

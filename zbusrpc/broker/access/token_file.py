@@ -37,7 +37,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from zbusrpc.broker.access import ALL, ANONYMOUS, Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.access.rights import ALL, ANONYMOUS, Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.errors import ConfigError, did_you_mean
 from zbusrpc.transport.naming import one_spelling

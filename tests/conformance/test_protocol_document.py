@@ -5,8 +5,8 @@ from pathlib import Path
 
 from zbusrpc import bounds
 from zbusrpc.broker.gateway import METADATA_BYTES_MAX, STATUS
-from zbusrpc.broker.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX, Limits
-from zbusrpc.broker.memory import INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, SMALL_BYTES
+from zbusrpc.broker.sessions.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX, Limits
+from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, SMALL_BYTES
 from zbusrpc.broker.tracker import registry, teller, tracker
 from zbusrpc.cluster.topology import VOTE_FACTOR
 from zbusrpc.config import MESSAGE_BYTES_MAX, MIB

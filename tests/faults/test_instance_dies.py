@@ -14,7 +14,7 @@ from tests.support.native import NativePeer, statistics
 from tests.support.processes import LAB, Processes
 from tests.support.waiting import WAIT_S, eventually, wait_until
 from zbusrpc import Code, RpcError, connect, envelope, options
-from zbusrpc.broker.limits import ATTEMPTS_MAX
+from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX
 from zbusrpc.message import Kind, Message
 
 pytestmark = pytest.mark.anyio

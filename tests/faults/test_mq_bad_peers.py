@@ -14,7 +14,7 @@ from tests.support.inprocess import running_broker
 from tests.support.processes import Process, Processes
 from tests.support.queue_peer import QueuePeer, entry
 from tests.support.watch import watching
-from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.entries import RANGE, RANGES_MAX, encode_ranges

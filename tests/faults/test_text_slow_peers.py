@@ -12,8 +12,8 @@ from tests.support.inprocess import PATIENCE_S, running_broker
 from tests.support.text_wire import BINARY, PING, PONG, UPGRADE, command, frame, get
 from tests.support.waiting import eventually
 from zbusrpc.broker import text_peer
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.storage.commit import Durability
 
 pytestmark = pytest.mark.anyio

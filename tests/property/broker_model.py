@@ -8,8 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.limits import ATTEMPTS_MAX, SERVICE_SHARE, TOKEN_SHARE, Limits
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, SERVICE_SHARE, TOKEN_SHARE, Limits
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.envelope import parse_error
 from zbusrpc.message import Flag, Kind, Message
 

@@ -8,8 +8,8 @@ import pytest
 
 from tests.property.broker_model import Key, Model, ModelCall
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag, Kind, Message
 

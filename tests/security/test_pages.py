@@ -18,7 +18,7 @@ from zbusrpc.broker.doorkeeper import Doorkeeper
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.transport.http import HttpRequest
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.server import Server
+from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.message import Kind, Message
 from zbusrpc.service.hosting import hosted

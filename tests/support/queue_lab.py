@@ -22,7 +22,6 @@ import orjson
 
 from tests.support.faulty_disk import FaultyDisk
 from zbusrpc.broker.clock import Clock
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues
@@ -30,7 +29,8 @@ from zbusrpc.broker.mq.recollection import Said
 from zbusrpc.broker.mq.requests import asked_by
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.session import BYTES_MAX, Session
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.envelope import WireError, parse_error
 from zbusrpc.errors import RpcError

@@ -15,7 +15,7 @@ import uvloop
 
 from tests.support.text_wire import command
 from zbusrpc.broker.server import Server
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.text_peer import TextPeer
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.tracker.teller import Teller
 from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.cluster.topology import Topology

@@ -19,9 +19,9 @@ from tests.support.queue_lab import QueueLab
 from tests.support.web import Answer
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.urls import Command

@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.envelope import WireError, parse_error
 from zbusrpc.errors import Code, ProtocolError
 from zbusrpc.message import Flag, Kind, Message, encode_headers

@@ -11,7 +11,7 @@ from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest
 from zbusrpc.broker.doorkeeper import SAFE, Doorkeeper, shown_by
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.origins import Origins
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import COMMANDS, Command
 from zbusrpc.transport.http import HttpRequest
 

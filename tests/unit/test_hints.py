@@ -9,8 +9,8 @@ from tests.support.queue_lab import QueueLab
 from tests.support.steps import steps_of
 from zbusrpc import envelope
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.hints import PER_SECOND, Hints
 from zbusrpc.broker.mq.requests import asked_by
+from zbusrpc.broker.sessions.hints import PER_SECOND, Hints
 from zbusrpc.errors import nearest
 from zbusrpc.message import Kind, Message
 

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from zbusrpc import Code, DefinitionError, LinkError, RpcError, UsageError, aio, connect, context, options, service
-from zbusrpc.broker.limits import Limits
+from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.testing import running, running_broker
 

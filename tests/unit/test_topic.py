@@ -1,6 +1,6 @@
 """Topics: which consumer gets a call, and in which order calls wait."""
 
-from zbusrpc.broker.session import Call, Consumer, Session
+from zbusrpc.broker.sessions.session import Call, Consumer, Session
 from zbusrpc.broker.topic import Topic
 from zbusrpc.message import Kind, Message
 

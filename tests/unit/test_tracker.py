@@ -8,7 +8,7 @@ import pytest
 from tests.support.tracker_net import FakeTime, facts
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.tracker.registry import LEASE_S, LOOK_S
 from zbusrpc.broker.tracker.tracker import LEARN_S, PUSH_BYTES_PER_S, PUSH_DELAY_S, Tracker
 from zbusrpc.message import Flag, Kind, Message

@@ -23,13 +23,13 @@ from zbusrpc.broker import permissions, refusals
 from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls import Calls
 from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.requests import Asked, Drain, asked_by
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.reports import list_services
-from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.session import BYTES_MAX, Session
 from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import Kind, Message

@@ -11,10 +11,10 @@ from typing import Final
 
 from zbusrpc.broker import refusals
 from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.hints import Hints
-from zbusrpc.broker.limits import SERVICE_SHARE, Limits
-from zbusrpc.broker.session import Call, Consumer, Session
-from zbusrpc.broker.shares import Payer, Shares, payer_of, whose
+from zbusrpc.broker.sessions.hints import Hints
+from zbusrpc.broker.sessions.limits import SERVICE_SHARE, Limits
+from zbusrpc.broker.sessions.session import Call, Consumer, Session
+from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose
 from zbusrpc.broker.topic import Topic
 from zbusrpc.errors import RpcError
 

@@ -15,11 +15,11 @@ from zbusrpc import envelope
 from zbusrpc.broker import refusals, unserved
 from zbusrpc.broker.call_topics import CallTopics
 from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
-from zbusrpc.broker.limits import ATTEMPTS_MAX, Limits
 from zbusrpc.broker.reports import Counters
-from zbusrpc.broker.session import NOBODY, Call, Consumer, Session
-from zbusrpc.broker.shares import payer_of
-from zbusrpc.broker.telling import tell_one
+from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, Limits
+from zbusrpc.broker.sessions.session import NOBODY, Call, Consumer, Session
+from zbusrpc.broker.sessions.shares import payer_of
+from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError

@@ -5,8 +5,8 @@ Pure: bytes in, values out.
 
 import orjson
 
-from zbusrpc.broker.limits import ABOUT_BYTES_MAX, SUBSCRIBE_BYTES_MAX, WINDOW_MAX
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import ABOUT_BYTES_MAX, SUBSCRIBE_BYTES_MAX, WINDOW_MAX
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import HEADER_ATTEMPT, Message, encode_headers, readable_headers
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, payload_size

@@ -14,7 +14,7 @@ from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.origins import Origins
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import NOWHERE, PAGES, Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from zbusrpc.broker.broker import UNKNOWN_TOKEN
-from zbusrpc.broker.memory import SMALL_BYTES
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.memory import SMALL_BYTES
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
 from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger

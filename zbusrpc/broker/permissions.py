@@ -32,7 +32,7 @@ from zbusrpc.broker.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.names import AUTO_GROUP, DEAD_LETTER_SUFFIX
 from zbusrpc.broker.mq.store import Store
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.message import Kind, Message
 
 _OPERATIONS: Final = {

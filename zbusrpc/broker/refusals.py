@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from zbusrpc.broker.access.rights import ALL, ANONYMOUS, Operation, Rights, may_see
-from zbusrpc.broker.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
-from zbusrpc.broker.session import Call, Session
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
+from zbusrpc.broker.sessions.session import Call, Session
 from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import Flag, Message
 from zbusrpc.outcome import knowing, not_run

@@ -24,16 +24,16 @@ from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.door import Door
-from zbusrpc.broker.limits import Limits
-from zbusrpc.broker.memory import INPUT_BYTES_MAX, Input, Output
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
 from zbusrpc.broker.origins import Origins
-from zbusrpc.broker.session import BYTES_MAX, Session
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, Input, Output
+from zbusrpc.broker.sessions.session import BYTES_MAX, Session
+from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
 from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
-from zbusrpc.broker.telling import tell_one
 from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.tracker.reporting import Reporting
 from zbusrpc.broker.usage import own_usage

@@ -20,10 +20,10 @@ from zbusrpc.broker import gateway
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.line import Line
 from zbusrpc.broker.lingering import LAST_ANSWERS_S, Lingering
-from zbusrpc.broker.memory import SMALL_BYTES
 from zbusrpc.broker.patience import Patience, Verdict
 from zbusrpc.broker.reception import Reception, is_message
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.memory import SMALL_BYTES
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.socket_messages import SocketMessages
 from zbusrpc.broker.weighed import Weighed
 from zbusrpc.broker.zbus import sse

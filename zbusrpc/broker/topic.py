@@ -14,9 +14,9 @@ from collections.abc import Collection
 from typing import Final
 
 from zbusrpc.broker.call_statistics import CallStatistics
-from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.editions import Editions
-from zbusrpc.broker.session import Call, Consumer
+from zbusrpc.broker.sessions.credits import CreditPool
+from zbusrpc.broker.sessions.session import Call, Consumer
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag
 

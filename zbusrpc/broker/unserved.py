@@ -10,7 +10,7 @@ from zbusrpc.broker import refusals
 from zbusrpc.broker.call_topics import CallTopics
 from zbusrpc.broker.contents import topic_name
 from zbusrpc.broker.methods import method_of
-from zbusrpc.broker.session import Call
+from zbusrpc.broker.sessions.session import Call
 from zbusrpc.broker.topic import Topic
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Message

@@ -17,7 +17,7 @@ import orjson
 from zbusrpc.broker.access.rights import Access, Operation, Rights, may_see
 from zbusrpc.broker.monitor.rows import EMPTY, Table
 from zbusrpc.broker.mq.told import topics_as_told
-from zbusrpc.broker.telling import tell_one
+from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from zbusrpc.broker.monitor.rates import Rates
 from zbusrpc.broker.monitor.rows import GroupRow, Rows, ServerRow, ServiceRow, Table, TopicRow
 from zbusrpc.broker.mq.reports import statistics_of
 from zbusrpc.broker.permissions import require
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.infos import plain_address
 from zbusrpc.errors import Code, RpcError

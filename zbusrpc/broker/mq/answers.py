@@ -9,9 +9,9 @@ from typing import Final
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.ranges import narrowed
 from zbusrpc.broker.mq.requests import Nack, parse
-from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.subscription import Subscription
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.scheduler import Scheduler
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.entries import decode_ranges

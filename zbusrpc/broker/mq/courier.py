@@ -15,7 +15,7 @@ from zbusrpc import envelope
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.subscription import Pull, Subscription
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.entries import encode_entry

@@ -6,7 +6,7 @@ Pure: an error of storage in, an error for the wire out.
 import errno
 from typing import Final
 
-from zbusrpc.broker.limits import RETRY_AFTER_S
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S
 from zbusrpc.broker.storage.errors import (
     BacklogFullError,
     LogClosedError,

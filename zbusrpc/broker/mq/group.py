@@ -24,7 +24,6 @@ from functools import partial
 from itertools import islice
 from typing import Final
 
-from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.mq.deliveries import Deliveries, Load
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.filters import compile_filter
@@ -32,6 +31,7 @@ from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.pace import Pace
 from zbusrpc.broker.mq.pending_room import PendingRoom
 from zbusrpc.broker.mq.subscription import Subscription
+from zbusrpc.broker.sessions.credits import CreditPool
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 

@@ -18,7 +18,7 @@ import orjson
 from zbusrpc.broker.mq.catalog import REGISTER_DIRECTORY, being_removed, is_foreign, is_removed, look_at_topic
 from zbusrpc.broker.mq.journal import OPTIONS, Journal
 from zbusrpc.broker.mq.recollection import Said, recollect
-from zbusrpc.broker.mq.scheduler import Scheduler, committer_on
+from zbusrpc.broker.sessions.scheduler import Scheduler, committer_on
 from zbusrpc.broker.storage.check import known_end, readable_records
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY

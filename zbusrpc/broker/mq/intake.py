@@ -10,17 +10,17 @@ from typing import Any, Final
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
 from zbusrpc.broker.access.rights import owner_of
-from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.faults import as_rpc_error
-from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.topic import Told, Topic
 from zbusrpc.broker.refusals import share_used_up
-from zbusrpc.broker.session import NOBODY, Session
-from zbusrpc.broker.shares import Payer, Shares, payer_of, whose
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S
+from zbusrpc.broker.sessions.scheduler import Scheduler
+from zbusrpc.broker.sessions.session import NOBODY, Session
+from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose
+from zbusrpc.broker.sessions.telling import tell_all
 from zbusrpc.broker.storage.commit import BACKLOG_BYTES_MAX
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record, check_record
-from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import decode_headers
 from zbusrpc.outcome import not_run

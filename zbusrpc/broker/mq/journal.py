@@ -28,8 +28,8 @@ import orjson
 
 from zbusrpc.broker.mq.place import Describing, Noted, describe_said
 from zbusrpc.broker.mq.recollection import Recollection, Said
-from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import in_slices
+from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import LogOptions

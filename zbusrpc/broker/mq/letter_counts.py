@@ -17,9 +17,9 @@ from typing import Final
 
 from zbusrpc.broker.mq.dead_letters import HEADER_PREFIX, origin_of
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, NAME_BYTES_MAX
-from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.mq.topic import READ_COST_BYTES, Topic
+from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import RpcError

@@ -12,8 +12,8 @@ Only consumers that say what they begin are asked: of others nobody knows. Pure.
 from collections.abc import Iterable
 from typing import Final
 
-from zbusrpc.broker.credits import CreditPool
 from zbusrpc.broker.mq.subscription import Subscription
+from zbusrpc.broker.sessions.credits import CreditPool
 
 LOOK_S: Final = 0.25
 """How long a message may wait in one buffer, at least, while another consumer is idle: many times what a quick one

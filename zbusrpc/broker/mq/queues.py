@@ -23,7 +23,6 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker.limits import LINGER_S
 from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
@@ -39,10 +38,11 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.refusals import share_used_up, too_many
-from zbusrpc.broker.session import Session
-from zbusrpc.broker.shares import Shares, payer_of, whose
+from zbusrpc.broker.sessions.limits import LINGER_S
+from zbusrpc.broker.sessions.session import Session
+from zbusrpc.broker.sessions.shares import Shares, payer_of, whose
+from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.telling import tell_one
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message

@@ -7,7 +7,7 @@ BYTES_MAX.
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from zbusrpc.broker.mq.scheduler import Scheduler
+from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.errors import RpcError
 

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import Rights, visible
-from zbusrpc.broker.limits import Limits
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups, open_group_logs
@@ -23,19 +22,20 @@ from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.recollection import Said, reached
-from zbusrpc.broker.mq.scheduler import Scheduler, committer_on
 from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
 from zbusrpc.broker.refusals import share_used_up, too_many
-from zbusrpc.broker.shares import Payer, lasting_payer, whose
+from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.scheduler import Scheduler, committer_on
+from zbusrpc.broker.sessions.shares import Payer, lasting_payer, whose
+from zbusrpc.broker.sessions.telling import tell_all
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.recovery import open_log
-from zbusrpc.broker.telling import tell_all
 from zbusrpc.errors import Code, RpcError, one_of
 from zbusrpc.telemetry import get_logger
 

@@ -29,7 +29,7 @@ from zbusrpc.broker.mq.names import CALLS_GROUP, check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.session import NOBODY, Call, Session
+from zbusrpc.broker.sessions.session import NOBODY, Call, Session
 from zbusrpc.broker.storage.record import ID_BYTES_MAX, Record
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import HEADER_MESSAGE_ID, Flag, Kind, Message

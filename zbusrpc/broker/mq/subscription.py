@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zbusrpc.broker.session import Session
-from zbusrpc.broker.shares import payer_of
+from zbusrpc.broker.sessions.session import Session
+from zbusrpc.broker.sessions.shares import payer_of
 
 if TYPE_CHECKING:
     from zbusrpc.broker.mq.delivery import Delivery

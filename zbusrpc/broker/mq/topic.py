@@ -16,14 +16,14 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import NO_OWNER
-from zbusrpc.broker.limits import RETRY_AFTER_S
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.options import TopicOptions
 from zbusrpc.broker.mq.read_ahead import ReadAhead
-from zbusrpc.broker.mq.scheduler import Scheduler
 from zbusrpc.broker.mq.slices import in_slices
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S
+from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.commit import Committer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import Log

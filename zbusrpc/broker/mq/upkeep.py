@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
+from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.telling import tell_one
 from zbusrpc.telemetry import get_logger
 
 PERIOD_S: Final = 1.0

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from zbusrpc import envelope
 from zbusrpc.broker.access.rights import Access, Operation, Rights, owner_of
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.tracker.registry import LOOK_S, Registry, Server
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Kind, Message

@@ -27,7 +27,7 @@ from zbusrpc.broker.exchange import Exchange, push_nowhere
 from zbusrpc.broker.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.zbus import acknowledging, calling, declaring, finding, reading, stored, values
 from zbusrpc.broker.zbus.events import report_of

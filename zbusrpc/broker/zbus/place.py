@@ -19,7 +19,7 @@ from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.session import Consumer
+from zbusrpc.broker.sessions.session import Consumer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.zbus import sse

@@ -14,9 +14,9 @@ import orjson
 
 from zbusrpc.broker.access.rights import Rights, visible
 from zbusrpc.broker.call_statistics import CallStatistics
-from zbusrpc.broker.credits import CreditPool
-from zbusrpc.broker.limits import INTERFACE_BYTES_MAX
 from zbusrpc.broker.methods import methods_of
+from zbusrpc.broker.sessions.credits import CreditPool
+from zbusrpc.broker.sessions.limits import INTERFACE_BYTES_MAX
 from zbusrpc.message import Message
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 

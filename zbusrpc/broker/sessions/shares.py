@@ -12,8 +12,8 @@ Pure. What is kept is bounded by what is held: who has given everything back is 
 from collections.abc import Hashable
 
 from zbusrpc.broker.access.rights import ANONYMOUS, Rights
-from zbusrpc.broker.limits import TOKEN_SHARE
-from zbusrpc.broker.session import Session
+from zbusrpc.broker.sessions.limits import TOKEN_SHARE
+from zbusrpc.broker.sessions.session import Session
 
 Payer = int
 

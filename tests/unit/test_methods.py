@@ -4,7 +4,7 @@ import orjson
 import pytest
 
 from zbusrpc import envelope
-from zbusrpc.broker.methods import METHODS_MAX, PARSED_BYTES_MAX, method_of, methods_of
+from zbusrpc.broker.calls.methods import METHODS_MAX, PARSED_BYTES_MAX, method_of, methods_of
 
 LONG = "x" * PARSED_BYTES_MAX
 

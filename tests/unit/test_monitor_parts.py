@@ -7,7 +7,7 @@ import pytest
 from pydantic_core import core_schema
 
 from zbusrpc import service
-from zbusrpc.broker.call_statistics import BOUNDS_S, MARK_S, CallStatistics, octaves
+from zbusrpc.broker.calls.statistics import BOUNDS_S, MARK_S, CallStatistics, octaves
 from zbusrpc.broker.monitor import pages, paths
 from zbusrpc.broker.monitor.api import ROUTES, Asked, find
 from zbusrpc.broker.monitor.openapi import description

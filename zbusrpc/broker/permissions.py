@@ -26,9 +26,9 @@ Pure. Only sessions that have rights come here; where no tokens are configured, 
 from collections.abc import Callable
 from typing import Any, Final
 
-from zbusrpc.broker import refusals
 from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights
-from zbusrpc.broker.contents import parse_subscription, topic_name
+from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.calls.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.names import AUTO_GROUP, DEAD_LETTER_SUFFIX
 from zbusrpc.broker.mq.store import Store

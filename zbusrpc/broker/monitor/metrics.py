@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from zbusrpc.broker.access.rights import Rights
-from zbusrpc.broker.call_statistics import CallStatistics, octaves
+from zbusrpc.broker.calls.statistics import CallStatistics, octaves
 from zbusrpc.broker.monitor.live import shown
 from zbusrpc.broker.monitor.rows import GroupRow, ServerRow, ServiceRow, TopicRow
 from zbusrpc.transport.http import HttpResponse

@@ -16,7 +16,7 @@ from zbusrpc import envelope
 from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights
-from zbusrpc.broker.call_statistics import CallStatistics
+from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.doorkeeper import cookie_in, note_refusal
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.monitor import api, login, pages, paths

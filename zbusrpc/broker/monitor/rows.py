@@ -13,8 +13,9 @@ from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
 from zbusrpc.broker.broker import Broker
-from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.methods import METHODS_MAX
+from zbusrpc.broker.calls.contents import topic_name
+from zbusrpc.broker.calls.methods import METHODS_MAX
+from zbusrpc.broker.calls.service_queue import Topic as CallTopic
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
@@ -23,7 +24,6 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.topic import Topic as CallTopic
 from zbusrpc.broker.zbus.masks import Mask
 
 READS_MAX: Final = 200

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from zbusrpc import bounds
 from zbusrpc.broker.access.rights import Operation, Rights, may_see
+from zbusrpc.broker.calls.refusals import not_allowed
 from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error
@@ -22,7 +23,6 @@ from zbusrpc.broker.mq.requests import RetryDead
 from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.refusals import not_allowed
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError

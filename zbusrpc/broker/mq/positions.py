@@ -5,8 +5,8 @@ Pure but for the look into the log.
 
 from typing import Final
 
-from zbusrpc.broker import refusals
 from zbusrpc.broker.access.rights import Operation, Rights
+from zbusrpc.broker.calls import refusals
 from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.mq.topic import Topic

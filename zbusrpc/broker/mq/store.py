@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import Rights, visible
+from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups, open_group_logs
@@ -26,7 +27,6 @@ from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
-from zbusrpc.broker.refusals import share_used_up, too_many
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.scheduler import Scheduler, committer_on
 from zbusrpc.broker.sessions.shares import Payer, lasting_payer, whose

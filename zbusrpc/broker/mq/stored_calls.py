@@ -20,10 +20,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
-from zbusrpc.broker import unserved
 from zbusrpc.broker.access.rights import owner_of
-from zbusrpc.broker.calls import Calls
-from zbusrpc.broker.contents import parse_subscription, topic_name
+from zbusrpc.broker.calls import unserved
+from zbusrpc.broker.calls.calls import Calls
+from zbusrpc.broker.calls.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import CALLS_GROUP, check_name
 from zbusrpc.broker.mq.options import GroupOptions

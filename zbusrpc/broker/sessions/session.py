@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc.broker.access.rights import Rights, visible
-from zbusrpc.broker.call_statistics import CallStatistics
-from zbusrpc.broker.methods import methods_of
+from zbusrpc.broker.calls.methods import methods_of
+from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.sessions.credits import CreditPool
 from zbusrpc.broker.sessions.limits import INTERFACE_BYTES_MAX
 from zbusrpc.message import Message

@@ -10,10 +10,10 @@ Pure.
 from collections.abc import Callable
 from typing import Any, Final
 
+from zbusrpc.broker.calls.service_queue import Topic as CallTopic
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
-from zbusrpc.broker.topic import Topic as CallTopic
 from zbusrpc.broker.tracker.registry import Server
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.transport.address import TLS_SCHEME

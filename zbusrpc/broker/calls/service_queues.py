@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
-from zbusrpc.broker import refusals
-from zbusrpc.broker.contents import topic_name
+from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.calls.contents import topic_name
+from zbusrpc.broker.calls.service_queue import Topic
 from zbusrpc.broker.sessions.hints import Hints
 from zbusrpc.broker.sessions.limits import SERVICE_SHARE, Limits
 from zbusrpc.broker.sessions.session import Call, Consumer, Session
 from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose
-from zbusrpc.broker.topic import Topic
 from zbusrpc.errors import RpcError
 
 RUNNING_SEEN_MAX: Final = 1000

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.topic import Topic
+from zbusrpc.broker.calls.contents import topic_name
+from zbusrpc.broker.calls.service_queue import Topic
 
 
 @dataclass(slots=True)

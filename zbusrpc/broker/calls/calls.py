@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Final
 
 from zbusrpc import envelope
-from zbusrpc.broker import refusals, unserved
-from zbusrpc.broker.call_topics import CallTopics
-from zbusrpc.broker.contents import is_too_large, note_attempt, parse_subscription, topic_name
-from zbusrpc.broker.reports import Counters
+from zbusrpc.broker.calls import refusals, unserved
+from zbusrpc.broker.calls.contents import is_too_large, note_attempt, parse_subscription, topic_name
+from zbusrpc.broker.calls.listing import Counters
+from zbusrpc.broker.calls.service_queue import Topic
+from zbusrpc.broker.calls.service_queues import CallTopics
 from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, Limits
 from zbusrpc.broker.sessions.session import NOBODY, Call, Consumer, Session
 from zbusrpc.broker.sessions.shares import payer_of
 from zbusrpc.broker.sessions.telling import tell_one
-from zbusrpc.broker.topic import Topic
 from zbusrpc.deadlines import Deadlines
 from zbusrpc.errors import ProtocolError, RpcError
 from zbusrpc.message import Flag, Kind, Message

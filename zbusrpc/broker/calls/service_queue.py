@@ -13,8 +13,8 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final
 
-from zbusrpc.broker.call_statistics import CallStatistics
-from zbusrpc.broker.editions import Editions
+from zbusrpc.broker.calls.editions import Editions
+from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.sessions.credits import CreditPool
 from zbusrpc.broker.sessions.session import Call, Consumer
 from zbusrpc.errors import ProtocolError

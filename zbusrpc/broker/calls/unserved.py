@@ -6,12 +6,12 @@ is, as far as its caller may know of it.
 Pure.
 """
 
-from zbusrpc.broker import refusals
-from zbusrpc.broker.call_topics import CallTopics
-from zbusrpc.broker.contents import topic_name
-from zbusrpc.broker.methods import method_of
+from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.calls.contents import topic_name
+from zbusrpc.broker.calls.methods import method_of
+from zbusrpc.broker.calls.service_queue import Topic
+from zbusrpc.broker.calls.service_queues import CallTopics
 from zbusrpc.broker.sessions.session import Call
-from zbusrpc.broker.topic import Topic
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Message
 

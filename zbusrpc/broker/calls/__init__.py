@@ -1,0 +1,1 @@
+"""Calls: requests of services, from their callers to instances and back."""

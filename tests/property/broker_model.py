@@ -7,7 +7,7 @@ the consumer is read from the broker, and checked: it must have credit, and the 
 from collections import Counter
 from dataclasses import dataclass, field
 
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, SERVICE_SHARE, TOKEN_SHARE, Limits
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.envelope import parse_error

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from tests.property.broker_model import Key, Model, ModelCall
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import ProtocolError

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from zbusrpc.broker.access.rights import Rights
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.shares import Shares
 from zbusrpc.errors import Code, RpcError

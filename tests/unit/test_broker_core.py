@@ -3,7 +3,7 @@
 import orjson
 import pytest
 
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.envelope import WireError, parse_error

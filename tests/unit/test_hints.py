@@ -8,7 +8,7 @@ import pytest
 from tests.support.queue_lab import QueueLab
 from tests.support.steps import steps_of
 from zbusrpc import envelope
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq.requests import asked_by
 from zbusrpc.broker.sessions.hints import PER_SECOND, Hints
 from zbusrpc.errors import nearest

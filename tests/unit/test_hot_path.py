@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.rights_core import rights, rule
 from tests.support.zbus_core import ZbusCore
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.message import Kind, Message

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support.queue_lab import DATA_DIR, QueueLab, entry, lab_with
-from zbusrpc.broker.broker import Broker
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq import deliveries
 from zbusrpc.broker.mq.deliveries import LEARN_MAX
 from zbusrpc.broker.mq.group import DISPATCH_MAX, EXPIRE_MAX

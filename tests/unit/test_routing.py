@@ -4,8 +4,8 @@ import orjson
 import pytest
 
 from zbusrpc import envelope
-from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls.editions import EDITIONS_MAX
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.envelope import WireError, parse_error
 from zbusrpc.errors import Code

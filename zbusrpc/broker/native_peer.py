@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from zbusrpc.broker.broker import UNKNOWN_TOKEN
+from zbusrpc.broker.core.broker import UNKNOWN_TOKEN
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError

@@ -10,8 +10,8 @@ import itertools
 import os
 from typing import Final
 
-from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.loop_scheduler import LoopScheduler
 from zbusrpc.broker.mq.slices import do_slice
 from zbusrpc.broker.mq.store import Store

@@ -21,8 +21,8 @@ from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.arrival import Arrival
-from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node

@@ -19,9 +19,9 @@ import orjson
 
 from zbusrpc.bounds import OFFSET
 from zbusrpc.broker.access.rights import Operation, Rights, may_see
+from zbusrpc.broker.core.permissions import require
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.mq.told import topics_as_told
-from zbusrpc.broker.permissions import require
 from zbusrpc.errors import NEAREST_MAX, Code, RpcError, did_you_mean
 from zbusrpc.transport.http import HttpRequest
 from zbusrpc.transport.naming import one_spelling

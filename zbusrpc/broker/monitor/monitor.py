@@ -17,6 +17,7 @@ from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls.statistics import CallStatistics
+from zbusrpc.broker.core.permissions import require
 from zbusrpc.broker.doorkeeper import cookie_in, note_refusal
 from zbusrpc.broker.exchange import Exchange
 from zbusrpc.broker.monitor import api, login, pages, paths
@@ -25,7 +26,6 @@ from zbusrpc.broker.monitor.others import other_servers
 from zbusrpc.broker.monitor.rates import Rates
 from zbusrpc.broker.monitor.rows import GroupRow, Rows, ServerRow, ServiceRow, Table, TopicRow
 from zbusrpc.broker.mq.reports import statistics_of
-from zbusrpc.broker.permissions import require
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.infos import plain_address

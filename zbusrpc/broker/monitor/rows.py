@@ -12,10 +12,10 @@ from weakref import WeakKeyDictionary
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
-from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.methods import METHODS_MAX
 from zbusrpc.broker.calls.service_queue import Topic as CallTopic
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP

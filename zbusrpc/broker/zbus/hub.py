@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from zbusrpc.broker import permissions
 from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights, visible, visible_groups
-from zbusrpc.broker.broker import Broker
 from zbusrpc.broker.calls import refusals
 from zbusrpc.broker.calls.calls import Calls
 from zbusrpc.broker.calls.contents import topic_name
+from zbusrpc.broker.core import permissions
+from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic

@@ -19,16 +19,16 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker import permissions
 from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls import refusals
 from zbusrpc.broker.calls.calls import Calls
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.listing import list_services
+from zbusrpc.broker.core import permissions
+from zbusrpc.broker.core.stored_calls import StoredCalls
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.requests import Asked, Drain, asked_by
 from zbusrpc.broker.mq.store import Store
-from zbusrpc.broker.mq.stored_calls import StoredCalls
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import BYTES_MAX, Session
 from zbusrpc.broker.tracker.tracker import Tracker

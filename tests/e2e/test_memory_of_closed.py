@@ -12,8 +12,8 @@ import pytest
 import trustme
 
 from tests.support.inprocess import PATIENCE_S, running_broker
+from zbusrpc.broker.dialects.native.peer import NativePeer
 from zbusrpc.broker.line import Line
-from zbusrpc.broker.native_peer import NativePeer
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.text_peer import TextPeer
 from zbusrpc.message import Kind, Message

@@ -1,0 +1,1 @@
+"""Dialects: whatever is spoken on the port."""

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from zbusrpc import bounds
-from zbusrpc.broker.gateway import METADATA_BYTES_MAX, STATUS
+from zbusrpc.broker.dialects.http.gateway import METADATA_BYTES_MAX, STATUS
 from zbusrpc.broker.sessions.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX, Limits
 from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, OUTPUT_BYTES_MAX, SMALL_BYTES
 from zbusrpc.broker.tracker import registry, teller, tracker

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from zbusrpc import bounds
+from zbusrpc.broker.dialects.http.connection import PIPELINE_MAX
 from zbusrpc.broker.mq.filters import FILTER_BYTES_MAX
 from zbusrpc.broker.mq.names import NAME_BYTES_MAX
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.text_peer import PIPELINE_MAX
 from zbusrpc.broker.zbus.declaring import ACK_TIMEOUT_MS, ACK_WINDOW
 from zbusrpc.broker.zbus.dialect import CALL_TIMEOUT_MS, HEARD_MAX, LINGER_S
 from zbusrpc.broker.zbus.masks import Mask

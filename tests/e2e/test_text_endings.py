@@ -11,9 +11,9 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.text_wire import UPGRADE, command, frame, get
 from tests.support.waiting import WAIT_S, eventually
+from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.text_peer import TextPeer
 from zbusrpc.transport.address import parse_addresses
 
 pytestmark = pytest.mark.anyio
@@ -150,7 +150,7 @@ async def test_answer_behind_a_stream_that_ends_is_not_lost(site: Site) -> None:
 
 async def test_stream_shows_that_it_is_alive(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a comment, which is a chunk as events are, again and again; events go on between them."""
-    monkeypatch.setattr("zbusrpc.broker.text_peer.TICK_S", 0.01)
+    monkeypatch.setattr("zbusrpc.broker.dialects.http.connection.TICK_S", 0.01)
     line = await site.line(get("/consume/T", STREAM))
     await line.until(b"\r\n\r\n")
 

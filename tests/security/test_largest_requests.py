@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from tests.support.growth import TIMES, Cost, cost_of, excess_of
 from tests.support.rights_core import Native, RightsCore, Web, entry
 from tests.support.text_wire import BINARY, CONT, frame
-from zbusrpc.broker.gateway import BATCH_MAX
+from zbusrpc.broker.dialects.http.gateway import BATCH_MAX
 from zbusrpc.broker.monitor.api import ROUTES, Route
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.zbus.urls import COMMANDS, PAGES

@@ -242,7 +242,7 @@ async def test_whole_requests_that_wait_are_counted(
     server: Server, monkeypatch: pytest.MonkeyPatch, dialect: str, is_read: bool
 ) -> None:
     """Those behind answers that nobody reads; where the budget is used up, whoever has most of them is cut off."""
-    monkeypatch.setattr("zbusrpc.broker.line.REQUEST_BYTES", MIB)
+    monkeypatch.setattr("zbusrpc.broker.dialects.http.pipeline.REQUEST_BYTES", MIB)
     async with open_neighbours(server) as good, text_peer(server) as producer, text_peer(server) as greedy:
         assert status_of(await producer.ask(command("declare", topic="large"))) == 200
         assert status_of(await producer.ask(command("produce", b"z" * BODY, topic="large"))) == 200

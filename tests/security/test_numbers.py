@@ -19,7 +19,7 @@ from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc import bounds
 from zbusrpc.bounds import Bound
-from zbusrpc.broker.gateway import take
+from zbusrpc.broker.dialects.http.gateway import take
 from zbusrpc.broker.monitor.api import ROUTES, Asked, Route
 from zbusrpc.broker.mq import options, requests
 from zbusrpc.cli.starts import parse_start

@@ -11,13 +11,13 @@ from tests.support.inprocess import running_broker
 from tests.support.rights_core import rights, rule
 from tests.support.text_wire import CLOSE, UPGRADE, TextWire, command, frame, status_of, wire
 from tests.support.tokens import secret_of
-from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import IDLE_S, LOGINS_MAX, LOGINS_PER_TOKEN_MAX, Logins
 from zbusrpc.broker.access.rights import Access, Rights
-from zbusrpc.broker.doorkeeper import Doorkeeper
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http import gateway
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.guard import Doorkeeper
+from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.monitor import paths
-from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.transport.http import HttpRequest

@@ -16,12 +16,12 @@ from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Operation, Rights, Rule, digest_of
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.http.router import Reception
+from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
-from zbusrpc.broker.origins import Origins
-from zbusrpc.broker.reception import Reception
 from zbusrpc.broker.sessions.limits import Limits
-from zbusrpc.broker.socket_messages import SocketMessages
 from zbusrpc.envelope import parse_error
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Kind, Message, encode_headers

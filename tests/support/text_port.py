@@ -14,10 +14,10 @@ from typing import Any
 import uvloop
 
 from tests.support.text_wire import command
+from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.server import Server
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.commit import Durability
-from zbusrpc.broker.text_peer import TextPeer
 
 TURNS = 6
 """What a request makes happen at once has happened after so many turns of the loop."""

@@ -18,7 +18,7 @@ from typing import Any
 from tests.support.queue_lab import QueueLab
 from tests.support.web import Answer
 from zbusrpc.broker.core.broker import Broker
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import Session

@@ -5,12 +5,12 @@ from http import HTTPStatus
 
 import pytest
 
-from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.doorkeeper import SAFE, Doorkeeper, shown_by
-from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.origins import Origins
+from zbusrpc.broker.dialects.http import gateway
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.guard import SAFE, Doorkeeper, shown_by
+from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import COMMANDS, Command
 from zbusrpc.transport.http import HttpRequest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zbusrpc.broker.exchange import Exchange, clean_id
+from zbusrpc.broker.dialects.http.answer import Exchange, clean_id
 from zbusrpc.transport.http import HttpResponse
 
 answered: list[Exchange] = []

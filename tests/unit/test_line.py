@@ -1,7 +1,7 @@
 """The line of a text connection: order, some a turn, and steps that the next ones wait for."""
 
-from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.line import REQUEST_BYTES, TURN_MAX, TURN_S, Line
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.pipeline import REQUEST_BYTES, TURN_MAX, TURN_S, Line
 from zbusrpc.transport.http import HttpRequest
 
 

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.monitor.live import SHARE_MAX, TICK_S
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.monitor.openapi import Snapshot

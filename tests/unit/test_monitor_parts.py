@@ -8,10 +8,10 @@ from pydantic_core import core_schema
 
 from zbusrpc import service
 from zbusrpc.broker.calls.statistics import BOUNDS_S, MARK_S, CallStatistics, octaves
+from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.monitor import pages, paths
 from zbusrpc.broker.monitor.api import ROUTES, Asked, find
 from zbusrpc.broker.monitor.openapi import description
-from zbusrpc.broker.origins import Origins
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.service.definition import define
 from zbusrpc.service.interface import interface_of

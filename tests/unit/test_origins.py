@@ -2,7 +2,7 @@
 
 import pytest
 
-from zbusrpc.broker.origins import Origins
+from zbusrpc.broker.dialects.http.origins import Origins
 
 APP = "https://app.example.org"
 LOCAL = Origins(bound_host="127.0.0.1")

@@ -9,9 +9,9 @@ from tests.support.inprocess import running_broker
 from tests.support.waiting import eventually
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.rights import Operation, Rights, Rule
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.mq.upkeep import Upkeep
-from zbusrpc.broker.text_peer import TextPeer
 from zbusrpc.broker.zbus.declaring import EXPIRES_S
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.broker.zbus.place import Place

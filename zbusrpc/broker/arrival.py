@@ -10,8 +10,8 @@ turned away the log has at most one line.
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.dialects.native.peer import NativePeer
-from zbusrpc.broker.text_peer import TextPeer
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import HELLO_TIMEOUT_S, format_peername
 from zbusrpc.transport.sniff import Framing, sniff

@@ -23,10 +23,10 @@ from zbusrpc.broker.advertise import advertised
 from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.core.broker import Broker
+from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
-from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, Input, Output
 from zbusrpc.broker.sessions.session import BYTES_MAX, Session

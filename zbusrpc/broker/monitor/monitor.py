@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.core.permissions import require
-from zbusrpc.broker.doorkeeper import cookie_in, note_refusal
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http import gateway
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.guard import cookie_in, note_refusal
 from zbusrpc.broker.monitor import api, login, pages, paths
 from zbusrpc.broker.monitor.live import Live, snapshot
 from zbusrpc.broker.monitor.others import other_servers

@@ -13,7 +13,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker.gateway import STATUS
+from zbusrpc.broker.dialects.http.gateway import STATUS
 from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message

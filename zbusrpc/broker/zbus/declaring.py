@@ -16,7 +16,7 @@ import orjson
 
 from zbusrpc import bounds
 from zbusrpc.broker.access.rights import ALL, Operation, Rights, may_see
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_choosable, check_name

@@ -23,8 +23,8 @@ import orjson
 
 from zbusrpc import bounds
 from zbusrpc.broker.access.rights import Operation
-from zbusrpc.broker.exchange import Exchange, push_nowhere
-from zbusrpc.broker.gateway import STATUS
+from zbusrpc.broker.dialects.http.answer import Exchange, push_nowhere
+from zbusrpc.broker.dialects.http.gateway import STATUS
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.sessions.session import Session

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from zbusrpc.broker.access.rights import ALL, Operation
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.zbus.urls import Command

@@ -15,14 +15,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from zbusrpc.broker.access.rights import Rights
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http import sse
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.sessions.session import Consumer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
-from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.acknowledging import DELIVERY_ID, delivery_id
 from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.broker.zbus.stored import head_of

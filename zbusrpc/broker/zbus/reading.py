@@ -6,12 +6,12 @@ Pure but for the disk, which is behind the seam of storage.
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http import sse
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.options import Start
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.broker.zbus.place import Place
 from zbusrpc.broker.zbus.stored import head_of

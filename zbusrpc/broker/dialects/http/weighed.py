@@ -3,9 +3,9 @@
 import asyncio
 from typing import TYPE_CHECKING
 
-from zbusrpc.broker.doorkeeper import is_known
-from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.line import Line
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.guard import is_known
+from zbusrpc.broker.dialects.http.pipeline import Line
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername

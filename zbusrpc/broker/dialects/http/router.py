@@ -11,10 +11,11 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from zbusrpc.broker import doorkeeper, gateway
-from zbusrpc.broker.doorkeeper import Doorkeeper
-from zbusrpc.broker.exchange import Exchange, clean_id
-from zbusrpc.broker.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.dialects.http import gateway
+from zbusrpc.broker.dialects.http import guard as doorkeeper
+from zbusrpc.broker.dialects.http.answer import Exchange, clean_id
+from zbusrpc.broker.dialects.http.gateway import GatewayCall, GatewayRequest
+from zbusrpc.broker.dialects.http.guard import Doorkeeper
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.zbus.dialect import Dialect

@@ -8,12 +8,12 @@ from http import HTTPStatus
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
-from zbusrpc.broker import gateway
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
-from zbusrpc.broker.exchange import Exchange
+from zbusrpc.broker.dialects.http import gateway
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.monitor import paths
-from zbusrpc.broker.origins import Origins
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.zbus.urls import NOWHERE, PAGES, Command
 from zbusrpc.errors import Code, RpcError

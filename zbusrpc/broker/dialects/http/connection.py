@@ -16,17 +16,16 @@ from collections import deque
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from zbusrpc.broker import gateway
-from zbusrpc.broker.exchange import Exchange
-from zbusrpc.broker.line import Line
-from zbusrpc.broker.lingering import LAST_ANSWERS_S, Lingering
-from zbusrpc.broker.patience import Patience, Verdict
-from zbusrpc.broker.reception import Reception, is_message
+from zbusrpc.broker.dialects.http import gateway, sse
+from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.http.lingering import LAST_ANSWERS_S, Lingering
+from zbusrpc.broker.dialects.http.patience import Patience, Verdict
+from zbusrpc.broker.dialects.http.pipeline import Line
+from zbusrpc.broker.dialects.http.router import Reception, is_message
+from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
+from zbusrpc.broker.dialects.http.weighed import Weighed
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.socket_messages import SocketMessages
-from zbusrpc.broker.weighed import Weighed
-from zbusrpc.broker.zbus import sse
 from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.connection import OUTBOX_HIGH_BYTES, format_peername, keep_alive

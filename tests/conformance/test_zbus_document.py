@@ -7,14 +7,14 @@ import pytest
 
 from zbusrpc import bounds
 from zbusrpc.broker.dialects.http.connection import PIPELINE_MAX
+from zbusrpc.broker.dialects.zbus.declaring import ACK_TIMEOUT_MS, ACK_WINDOW
+from zbusrpc.broker.dialects.zbus.masks import Mask
+from zbusrpc.broker.dialects.zbus.session import CALL_TIMEOUT_MS, HEARD_MAX, LINGER_S
+from zbusrpc.broker.dialects.zbus.stored import ID_BYTES_MAX, TAG_BYTES_MAX
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS, PAGES
 from zbusrpc.broker.mq.filters import FILTER_BYTES_MAX
 from zbusrpc.broker.mq.names import NAME_BYTES_MAX
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.zbus.declaring import ACK_TIMEOUT_MS, ACK_WINDOW
-from zbusrpc.broker.zbus.dialect import CALL_TIMEOUT_MS, HEARD_MAX, LINGER_S
-from zbusrpc.broker.zbus.masks import Mask
-from zbusrpc.broker.zbus.stored import ID_BYTES_MAX, TAG_BYTES_MAX
-from zbusrpc.broker.zbus.urls import COMMANDS, PAGES
 from zbusrpc.config import CONNECTIONS_PER_ADDRESS_MAX, MESSAGE_BYTES_MAX
 from zbusrpc.transport import http, native
 

@@ -16,7 +16,7 @@ from tests.support.processes import Process, Processes, port_of
 from tests.support.waiting import eventually
 from tests.support.zbus_client import MqClient, ZbusLab
 from tests.support.zbus_profiles import PROFILES
-from zbusrpc.broker.tracker import text_reporter
+from zbusrpc.broker.dialects.zbus import reporter as text_reporter
 from zbusrpc.cli.broker import parse_trackers
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Kind, Message

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from tests.support.rights_core import ADMIN, RightsCore, entry, rights, rule
 from tests.support.steps import steps_of
 from zbusrpc.broker.access.rights import Operation, Rights
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS
 from zbusrpc.broker.monitor.api import ROUTES
 from zbusrpc.broker.mq import requests
-from zbusrpc.broker.zbus.urls import COMMANDS
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import LINK_KINDS_MAX, Kind
 from zbusrpc.transport.connection import WIDE_KINDS

@@ -18,9 +18,9 @@ from tests.support.growth import TIMES, Cost, cost_of, excess_of
 from tests.support.rights_core import Native, RightsCore, Web, entry
 from tests.support.text_wire import BINARY, CONT, frame
 from zbusrpc.broker.dialects.http.gateway import BATCH_MAX
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS, PAGES
 from zbusrpc.broker.monitor.api import ROUTES, Route
 from zbusrpc.broker.mq import requests
-from zbusrpc.broker.zbus.urls import COMMANDS, PAGES
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import LINK_KINDS_MAX, Kind, Message
 from zbusrpc.transport.entries import RANGE

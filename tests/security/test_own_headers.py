@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.rights_core import RightsCore, Web
 from tests.support.zbus_core import read
-from zbusrpc.broker.zbus.own_headers import is_own
+from zbusrpc.broker.dialects.zbus.own_headers import is_own
 from zbusrpc.message import Kind, encode_headers
 from zbusrpc.transport.entries import encode_entry
 

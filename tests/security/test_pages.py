@@ -17,9 +17,9 @@ from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.guard import Doorkeeper
 from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.transport.http import HttpRequest
 
 BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"

@@ -10,8 +10,8 @@ import pytest
 from tests.support.rights_core import Native, RightsCore, Web, entry, rights, rule
 from tests.support.zbus_core import read
 from zbusrpc.broker.access.rights import Operation, Rights
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS
 from zbusrpc.broker.monitor.api import ROUTES
-from zbusrpc.broker.zbus.urls import COMMANDS
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind
 

@@ -19,12 +19,12 @@ from tests.support.queue_lab import QueueLab
 from tests.support.web import Answer
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.dialect import Dialect
-from zbusrpc.broker.zbus.hub import Hub
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.message import Message
 from zbusrpc.transport.http import HttpRequest
 

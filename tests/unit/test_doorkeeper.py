@@ -11,8 +11,8 @@ from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.guard import SAFE, Doorkeeper, shown_by
 from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS, Command
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.urls import COMMANDS, Command
 from zbusrpc.transport.http import HttpRequest
 
 APP, EVIL = "https://app.example.org", "https://evil.example"

@@ -7,9 +7,9 @@ import pytest
 from tests.support.web import Answer
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus.acknowledging import GIVEN_MAX, MOVES_MAX, Given
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.options import Start
-from zbusrpc.broker.zbus.acknowledging import GIVEN_MAX, MOVES_MAX, Given
 
 LEASE_S = 10.0
 """Of groups that are declared without another."""

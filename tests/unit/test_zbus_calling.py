@@ -6,8 +6,8 @@ import orjson
 import pytest
 
 from zbusrpc import envelope
-from zbusrpc.broker.zbus.calling import TextReply, answer_of, jsonrpc_id_of, reply_of, wants_bare_result
-from zbusrpc.broker.zbus.urls import Command
+from zbusrpc.broker.dialects.zbus.calling import TextReply, answer_of, jsonrpc_id_of, reply_of, wants_bare_result
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.http import HttpRequest

@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
+from zbusrpc.broker.dialects.zbus.hub import BROADCAST_S
 from zbusrpc.broker.tracker import tracker
 from zbusrpc.broker.tracker.tracker import PUSH_DELAY_S, TOLD_FIRST_S_MAX
-from zbusrpc.broker.zbus.hub import BROADCAST_S
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Kind, Message
 

@@ -3,9 +3,9 @@
 import pytest
 
 from zbusrpc.bounds import Bound
+from zbusrpc.broker.dialects.zbus.masks import Mask, group_options, topic_options
+from zbusrpc.broker.dialects.zbus.values import is_true, number_of, seconds_of, wants_ack
 from zbusrpc.broker.storage.commit import Durability
-from zbusrpc.broker.zbus.masks import Mask, group_options, topic_options
-from zbusrpc.broker.zbus.values import is_true, number_of, seconds_of, wants_ack
 from zbusrpc.errors import Code, RpcError
 
 # -- values --------------------------------------------------------------------------------------------------

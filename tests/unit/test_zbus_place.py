@@ -11,10 +11,10 @@ from tests.support.zbus_core import TextSession, ZbusCore, read
 from zbusrpc.broker.access.rights import Operation, Rights, Rule
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.connection import TextPeer
+from zbusrpc.broker.dialects.zbus.declaring import EXPIRES_S
+from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.waiting import Place
 from zbusrpc.broker.mq.upkeep import Upkeep
-from zbusrpc.broker.zbus.declaring import EXPIRES_S
-from zbusrpc.broker.zbus.dialect import Dialect
-from zbusrpc.broker.zbus.place import Place
 from zbusrpc.transport.address import parse_addresses
 
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.queue_lab import QueueLab
+from zbusrpc.broker.dialects.zbus.stored import check_limits, encode_kept, entry_of, head_of, kept_headers, other_lines
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.storage.record import Record
-from zbusrpc.broker.zbus.stored import check_limits, encode_kept, entry_of, head_of, kept_headers, other_lines
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.entries import Entry
 from zbusrpc.transport.http import HttpDecoder, HttpRequest

@@ -4,7 +4,7 @@ import tracemalloc
 
 import pytest
 
-from zbusrpc.broker.zbus.urls import COMMANDS, NOWHERE, PAGES, Command
+from zbusrpc.broker.dialects.zbus.urls import COMMANDS, NOWHERE, PAGES, Command
 from zbusrpc.transport.http import HttpRequest
 
 

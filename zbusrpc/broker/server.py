@@ -24,6 +24,7 @@ from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.zbus.hub import Hub
 from zbusrpc.broker.door import Door
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
@@ -37,7 +38,6 @@ from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
 from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.tracker.reporting import Reporting
 from zbusrpc.broker.usage import own_usage
-from zbusrpc.broker.zbus.hub import Hub
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message

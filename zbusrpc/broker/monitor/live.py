@@ -21,7 +21,7 @@ from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 TICK_S: Final = 1.0
 SHARE_MAX: Final = 0.05

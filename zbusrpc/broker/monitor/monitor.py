@@ -20,6 +20,8 @@ from zbusrpc.broker.core.permissions import require
 from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.guard import cookie_in, note_refusal
+from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.infos import plain_address
 from zbusrpc.broker.monitor import api, login, pages, paths
 from zbusrpc.broker.monitor.live import Live, snapshot
 from zbusrpc.broker.monitor.others import other_servers
@@ -27,15 +29,13 @@ from zbusrpc.broker.monitor.rates import Rates
 from zbusrpc.broker.monitor.rows import GroupRow, Rows, ServerRow, ServiceRow, Table, TopicRow
 from zbusrpc.broker.mq.reports import statistics_of
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.hub import Hub
-from zbusrpc.broker.zbus.infos import plain_address
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.http import HttpRequest, HttpResponse
 from zbusrpc.version import __version__
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 
 _FIGURES: Final = ("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate", "journal_fails_because")

@@ -3,11 +3,11 @@
 What a broker tells of itself on its own page is more; here are the figures that trackers are told. Pure.
 """
 
+from zbusrpc.broker.dialects.zbus.infos import plain_address
+from zbusrpc.broker.dialects.zbus.masks import Mask
 from zbusrpc.broker.monitor.rows import ServerRow
 from zbusrpc.broker.tracker.registry import Server
 from zbusrpc.broker.tracker.tracker import Tracker
-from zbusrpc.broker.zbus.infos import plain_address
-from zbusrpc.broker.zbus.masks import Mask
 
 
 def other_servers(tracker: Tracker, now_ms: int) -> list[ServerRow]:

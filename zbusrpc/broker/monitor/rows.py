@@ -16,6 +16,7 @@ from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.methods import METHODS_MAX
 from zbusrpc.broker.calls.service_queue import Topic as CallTopic
 from zbusrpc.broker.core.broker import Broker
+from zbusrpc.broker.dialects.zbus.masks import Mask
 from zbusrpc.broker.monitor.rates import Rate
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP
@@ -24,7 +25,6 @@ from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.zbus.masks import Mask
 
 READS_MAX: Final = 200
 """Messages that are read from disks in one go to learn how old they are; the age of others is told later."""

@@ -16,7 +16,7 @@ from zbusrpc.transport.naming import one_spelling
 MIB: Final = 1024 * 1024
 DAY_S: Final = 86_400
 _RPC_MASK: Final = 2
-"""Of a topic that a zbus client has declared as a service: see `broker/zbus/masks.py`."""
+"""Of a topic that a zbus client has declared as a service: see `broker/dialects/zbus/masks.py`."""
 
 Mask = Annotated[int, bounds.MASK]
 Name = Annotated[str, AfterValidator(one_spelling)]
@@ -59,7 +59,7 @@ class TopicOptions(Options):
     dead_letter_topic: Name | None = None
     """Where messages go that could not be handled; by default `<topic>.dlq`, "" drops them."""
     mask: Mask = 0
-    """What a zbus client declared it with: see `broker/zbus/masks.py`."""
+    """What a zbus client declared it with: see `broker/dialects/zbus/masks.py`."""
 
     @property
     def is_service(self) -> bool:
@@ -104,7 +104,7 @@ class GroupOptions(Options):
     expires_s: Annotated[int, bounds.EXPIRES_S] | None = None
     """It goes when nobody has consumed from it for so long, not counting the time in which the broker was down."""
     mask: Mask = 0
-    """What a zbus client declared it with: see `broker/zbus/masks.py`."""
+    """What a zbus client declared it with: see `broker/dialects/zbus/masks.py`."""
 
     def longest_wait_ms(self, attempts: int) -> float:
         """Return the wait after so many deliveries, before half of it becomes random."""

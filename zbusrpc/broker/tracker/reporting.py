@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from zbusrpc.broker.dialects.zbus.reporter import TextReporter
 from zbusrpc.broker.tracker.reporter import Reporter
-from zbusrpc.broker.tracker.text_reporter import TextReporter
 from zbusrpc.broker.tracker.tracker import Tracker
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.hello import Hello

@@ -24,9 +24,9 @@ from zbusrpc.broker.dialects.http.pipeline import Line
 from zbusrpc.broker.dialects.http.router import Reception, is_message
 from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
 from zbusrpc.broker.dialects.http.weighed import Weighed
+from zbusrpc.broker.dialects.zbus.session import Dialect
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.dialect import Dialect
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.connection import OUTBOX_HIGH_BYTES, format_peername, keep_alive
 from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest

@@ -13,9 +13,9 @@ from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.zbus.urls import NOWHERE, PAGES, Command
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.broker.zbus.urls import NOWHERE, PAGES, Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest

@@ -16,10 +16,10 @@ from zbusrpc.broker.dialects.http import guard as doorkeeper
 from zbusrpc.broker.dialects.http.answer import Exchange, clean_id
 from zbusrpc.broker.dialects.http.gateway import GatewayCall, GatewayRequest
 from zbusrpc.broker.dialects.http.guard import Doorkeeper
+from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.monitor import Monitor
-from zbusrpc.broker.zbus.dialect import Dialect
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.message import Kind, Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.http import HttpRequest

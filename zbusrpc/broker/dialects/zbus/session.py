@@ -25,15 +25,15 @@ from zbusrpc import bounds
 from zbusrpc.broker.access.rights import Operation
 from zbusrpc.broker.dialects.http.answer import Exchange, push_nowhere
 from zbusrpc.broker.dialects.http.gateway import STATUS
+from zbusrpc.broker.dialects.zbus import acknowledging, calling, declaring, finding, reading, stored, values
+from zbusrpc.broker.dialects.zbus.events import report_of
+from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.urls import Command, what_is_missing
+from zbusrpc.broker.dialects.zbus.waiting import Place
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.zbus import acknowledging, calling, declaring, finding, reading, stored, values
-from zbusrpc.broker.zbus.events import report_of
-from zbusrpc.broker.zbus.hub import Hub
-from zbusrpc.broker.zbus.place import Place
-from zbusrpc.broker.zbus.urls import Command, what_is_missing
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
 from zbusrpc.telemetry import get_logger

@@ -8,11 +8,11 @@ from typing import Final
 
 import orjson
 
+from zbusrpc.broker.dialects.zbus.own_headers import is_own
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.storage.record import Record
-from zbusrpc.broker.zbus.own_headers import is_own
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import readable_headers
 from zbusrpc.transport.entries import Entry

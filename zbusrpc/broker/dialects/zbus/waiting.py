@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Protocol
 from zbusrpc.broker.access.rights import Rights
 from zbusrpc.broker.dialects.http import sse
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus.acknowledging import DELIVERY_ID, delivery_id
+from zbusrpc.broker.dialects.zbus.masks import Mask
+from zbusrpc.broker.dialects.zbus.stored import head_of
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.sessions.session import Consumer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
-from zbusrpc.broker.zbus.acknowledging import DELIVERY_ID, delivery_id
-from zbusrpc.broker.zbus.masks import Mask
-from zbusrpc.broker.zbus.stored import head_of
 from zbusrpc.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 log = get_logger("mq")
 

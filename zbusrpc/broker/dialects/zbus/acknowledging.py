@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Final
 
 from zbusrpc.broker.access.rights import Operation
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus import finding, values
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.zbus import finding, values
-from zbusrpc.broker.zbus.urls import Command
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 GIVEN_MAX: Final = 1000
 """Offsets of which is known what a session was given, the latest: as many as a group may leave unacknowledged."""

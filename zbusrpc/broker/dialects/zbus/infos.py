@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zbusrpc.broker.calls.service_queue import Topic as CallTopic
+from zbusrpc.broker.dialects.zbus.masks import Mask
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic
 from zbusrpc.broker.tracker.registry import Server
-from zbusrpc.broker.zbus.masks import Mask
 from zbusrpc.transport.address import TLS_SCHEME
 from zbusrpc.transport.topology import GroupFacts, TopicFacts
 from zbusrpc.version import __version__

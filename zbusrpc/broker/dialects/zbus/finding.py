@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from zbusrpc.broker.access.rights import ALL, Operation
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus.urls import Command
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 
 def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation) -> Topic | None:

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from zbusrpc.broker.dialects.http import sse
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.stored import head_of
+from zbusrpc.broker.dialects.zbus.urls import Command
+from zbusrpc.broker.dialects.zbus.waiting import Place
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.options import Start
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus.hub import Hub
-from zbusrpc.broker.zbus.place import Place
-from zbusrpc.broker.zbus.stored import head_of
-from zbusrpc.broker.zbus.urls import Command
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 
 def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:

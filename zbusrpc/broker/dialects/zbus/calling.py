@@ -14,7 +14,7 @@ import orjson
 
 from zbusrpc import envelope
 from zbusrpc.broker.dialects.http.gateway import STATUS
-from zbusrpc.broker.zbus.urls import Command
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.text import JSON_HEADER

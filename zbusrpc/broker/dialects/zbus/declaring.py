@@ -17,23 +17,23 @@ import orjson
 from zbusrpc import bounds
 from zbusrpc.broker.access.rights import ALL, Operation, Rights, may_see
 from zbusrpc.broker.dialects.http.answer import Exchange
+from zbusrpc.broker.dialects.zbus import infos, masks, values
+from zbusrpc.broker.dialects.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
+from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.masks import Mask
+from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
 from zbusrpc.broker.mq.positions import check_start, may_begin_at
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.zbus import infos, masks, values
-from zbusrpc.broker.zbus.finding import answer_no_topic, group_of, topic_and_group, topic_of
-from zbusrpc.broker.zbus.hub import Hub
-from zbusrpc.broker.zbus.masks import Mask
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.text import JSON_HEADER
 from zbusrpc.version import __version__
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 ACK_TIMEOUT_MS: Final = 10_000
 EXPIRES_S: Final = 7 * 86_400

@@ -20,22 +20,22 @@ from zbusrpc.broker.calls.calls import Calls
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.core import permissions
 from zbusrpc.broker.core.broker import Broker
+from zbusrpc.broker.dialects.zbus import infos
+from zbusrpc.broker.dialects.zbus.infos import Info
+from zbusrpc.broker.dialects.zbus.masks import RPC
+from zbusrpc.broker.dialects.zbus.urls import Command
+from zbusrpc.broker.dialects.zbus.waiting import Timer
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.queues import Queues
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.tracker.registry import Server
 from zbusrpc.broker.tracker.tracker import Tracker
-from zbusrpc.broker.zbus import infos
-from zbusrpc.broker.zbus.infos import Info
-from zbusrpc.broker.zbus.masks import RPC
-from zbusrpc.broker.zbus.place import Timer
-from zbusrpc.broker.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.address import TLS_SCHEME
 from zbusrpc.transport.topology import ServerFacts, TopicFacts
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.zbus.dialect import Dialect
+    from zbusrpc.broker.dialects.zbus.session import Dialect
 
 OF_TRACKERS: Final = frozenset({"server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home"})
 """Commands that have nothing to do with topics."""

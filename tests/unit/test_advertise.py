@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from zbusrpc.broker.advertise import advertised
+from zbusrpc.broker.listeners.advertise import advertised
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The door: how many connections of one address are let in."""
 
-from zbusrpc.broker.door import TOLD_EVERY_S, TOLD_MAX, Door
+from zbusrpc.broker.listeners.quotas import TOLD_EVERY_S, TOLD_MAX, Door
 
 
 def test_address_gets_so_many_places_and_no_more() -> None:

@@ -13,7 +13,7 @@ from tests.support.inprocess import running_broker
 from tests.support.neighbours import open_neighbours
 from tests.support.queue_lab import lab_with
 from tests.support.waiting import eventually
-from zbusrpc.broker.door import Door
+from zbusrpc.broker.listeners.quotas import Door
 from zbusrpc.broker.storage.descriptors import OTHERS, RESERVED, Reserve, connections_of, raise_limit
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles

@@ -19,13 +19,14 @@ from typing import Any, Protocol
 
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
-from zbusrpc.broker.advertise import advertised
-from zbusrpc.broker.arrival import Arrival
 from zbusrpc.broker.clock import Clock
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.dialects.zbus.hub import Hub
-from zbusrpc.broker.door import Door
+from zbusrpc.broker.listeners.advertise import advertised
+from zbusrpc.broker.listeners.arrival import Arrival
+from zbusrpc.broker.listeners.quotas import Door
+from zbusrpc.broker.listeners.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.node import Node
 from zbusrpc.broker.sessions.limits import Limits
@@ -35,7 +36,6 @@ from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
 from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
-from zbusrpc.broker.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.tracker.reporting import Reporting
 from zbusrpc.broker.usage import own_usage
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX

@@ -12,11 +12,11 @@ import sys
 from typing import Any, Final, TextIO
 
 from zbusrpc.broker.access.rights import Access, Operation
-from zbusrpc.broker.advertise import advertised
+from zbusrpc.broker.listeners.advertise import advertised
+from zbusrpc.broker.listeners.tls_listener import listening_sockets
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.lock import lock_directory
-from zbusrpc.broker.tls_listener import listening_sockets
 from zbusrpc.cli.broker import (
     NODE_PREFIX,
     data_dir_of,

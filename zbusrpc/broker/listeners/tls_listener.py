@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-from zbusrpc.broker.arrival import Arrival
+from zbusrpc.broker.listeners.arrival import Arrival
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import CLOSE_TIMEOUT_S, HELLO_TIMEOUT_S, format_peername
 

@@ -1,0 +1,1 @@
+"""Listeners: how connections come in, and who speaks what on them."""

@@ -20,7 +20,7 @@ from typing import Any
 import uvloop
 from processes import machine, process
 
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.message import Kind, Message
 from zbusrpc.telemetry import configure_logging
 from zbusrpc.transport.address import Address, parse_addresses

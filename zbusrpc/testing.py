@@ -27,7 +27,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar, overload
 
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import MESSAGE_BYTES_MAX

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 from tests.support.inprocess import PATIENCE_S, running_broker, serving
 from zbusrpc import RpcError, service
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.storage.commit import Durability
 
 VECTORS: list[dict[str, Any]] = json.loads(Path(__file__).with_name("zbus_vectors.json").read_text(encoding="utf-8"))[

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.inprocess import running_broker
 from zbusrpc import Consumer, Producer
-from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.assembly.clock import Clock
 
 pytestmark = pytest.mark.anyio
 
@@ -18,7 +18,7 @@ HOUR_NS = 3600 * 1_000_000_000
 async def test_clock_that_is_set_changes_no_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, jump_ns: int) -> None:
     """A delay that nobody has read yet, a time to live and the duplicate window stay as long as they were."""
     set_ns = 0
-    monkeypatch.setattr("zbusrpc.broker.server.Clock", lambda: Clock(lambda: time.time_ns() + set_ns))
+    monkeypatch.setattr("zbusrpc.broker.assembly.server.Clock", lambda: Clock(lambda: time.time_ns() + set_ns))
     async with running_broker(data_dir=str(tmp_path)) as server:
         broker = server.broker.name
         async with Producer("orders", broker=broker) as producer:

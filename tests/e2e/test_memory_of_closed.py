@@ -12,10 +12,10 @@ import pytest
 import trustme
 
 from tests.support.inprocess import PATIENCE_S, running_broker
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.dialects.http.pipeline import Line
 from zbusrpc.broker.dialects.native.peer import NativePeer
-from zbusrpc.broker.server import Server
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.connection import Connection

@@ -11,8 +11,8 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.text_wire import UPGRADE, command, frame, get
 from tests.support.waiting import WAIT_S, eventually
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http.connection import TextPeer
-from zbusrpc.broker.server import Server
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.transport.address import parse_addresses
 

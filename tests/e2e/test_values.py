@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from tests.support.inprocess import http_call, serving
 from tests.support.inprocess import running_broker as running_server
 from zbusrpc import Code, Consumer, DefinitionError, Producer, RpcError, connect, envelope, service
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.testing import running
 
 pytestmark = pytest.mark.anyio

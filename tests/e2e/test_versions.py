@@ -10,7 +10,7 @@ import pytest
 from tests.support.inprocess import http, http_call, running_broker, serving
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, options, service
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.transport.address import parse_addresses
 

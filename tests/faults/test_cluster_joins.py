@@ -13,7 +13,7 @@ from tests.support.lab import Lab
 from tests.support.processes import Process, Processes
 from tests.support.waiting import eventually
 from zbusrpc import connect
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses

@@ -8,8 +8,8 @@ import pytest
 from tests.support.inprocess import running_broker
 from tests.support.text_wire import BINARY, UPGRADE, command, frame, status_of
 from tests.support.waiting import WAIT_S, eventually
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http import lingering
-from zbusrpc.broker.server import Server
 from zbusrpc.transport.address import parse_addresses
 
 pytestmark = pytest.mark.anyio

@@ -11,8 +11,8 @@ import pytest
 from tests.support.inprocess import PATIENCE_S, running_broker
 from tests.support.text_wire import BINARY, PING, PONG, UPGRADE, command, frame, get
 from tests.support.waiting import eventually
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http import connection as text_peer
-from zbusrpc.broker.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.storage.commit import Durability
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tests.support.inprocess import http_call, running_broker, serving
 from tests.support.type_strategies import LEAVES, Drawn, types
 from zbusrpc import Code, DefinitionError, RpcError, connect, envelope, service
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.mq.bodies import reader_of, writer_of
 from zbusrpc.service.forms.form import check_type
 

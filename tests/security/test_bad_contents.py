@@ -10,7 +10,7 @@ from tests.support.inprocess import BareClient, bare_client, http_call, running_
 from tests.support.neighbours import NATIVE_SERVICE, TOPIC, ZBUS_SERVICE, open_neighbours, text_peer
 from tests.support.text_wire import body_of, command, status_of
 from zbusrpc import envelope
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code
 from zbusrpc.message import Flag, Kind, Message

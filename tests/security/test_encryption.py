@@ -17,8 +17,8 @@ from tests.support.native import dial, read_to_end, statistics
 from tests.support.processes import LAB, Process, Processes, port_of
 from tests.support.waiting import WAIT_S, eventually, wait_until
 from zbusrpc import RpcError, connect
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.listeners import arrival, tls_listener
-from zbusrpc.broker.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import ClientSecurity

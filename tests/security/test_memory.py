@@ -15,7 +15,7 @@ from tests.support.text_wire import BINARY, CONT, UPGRADE, command, frame, get, 
 from tests.support.waiting import eventually
 from zbusrpc import envelope
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import ABOUT_BYTES_MAX, SERVICES_PER_SESSION_MAX, SUBSCRIBE_BYTES_MAX
 from zbusrpc.broker.sessions.memory import SMALL_BYTES, Input, Output
 from zbusrpc.errors import Code

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.message import Kind, Message

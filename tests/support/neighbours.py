@@ -14,7 +14,7 @@ import orjson
 
 from tests.support.inprocess import PATIENCE_S, BareClient, bare_client
 from tests.support.text_wire import BINARY, UPGRADE, body_of, command, frame, status_of
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
 

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from tests.support.faulty_disk import FaultyDisk
-from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.assembly.clock import Clock
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues

@@ -14,8 +14,8 @@ from typing import Any
 import uvloop
 
 from tests.support.text_wire import command
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http.connection import TextPeer
-from zbusrpc.broker.server import Server
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.commit import Durability
 

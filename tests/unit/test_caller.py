@@ -10,7 +10,7 @@ from tests.support.inprocess import running_broker
 from tests.support.lab import Lab
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect, options
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.transport.address import parse_addresses
 
 pytestmark = pytest.mark.anyio

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zbusrpc.broker.clock import LOOK_NS, SLEW, Clock
+from zbusrpc.broker.assembly.clock import LOOK_NS, SLEW, Clock
 
 SECOND_NS = 1_000_000_000
 HOUR_S = 3600

@@ -15,7 +15,7 @@ from tests.support.lab import Lab
 from tests.support.sweeps import one_of
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect, envelope, options
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cluster import fleet as fleet_module
 from zbusrpc.cluster import station as station_module
 from zbusrpc.cluster import stations as stations_module

@@ -11,7 +11,7 @@ import pytest
 from tests.support.inprocess import running_broker, serving
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, aio, connect, context, deadline, options, service
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.errors import LinkError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.service.context import ambient_deadline

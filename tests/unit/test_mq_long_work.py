@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 
 from tests.support.queue_lab import DATA_DIR, QueueLab, entry, lab_with
+from zbusrpc.broker.assembly.data_directory import SAID_EVERY_S, Progress
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq import deliveries
 from zbusrpc.broker.mq.deliveries import LEARN_MAX
@@ -13,7 +14,6 @@ from zbusrpc.broker.mq.group import DISPATCH_MAX, EXPIRE_MAX
 from zbusrpc.broker.mq.names import LETTERS_GROUP
 from zbusrpc.broker.mq.slices import BYTES_MAX, STEPS_MAX, do_slice, in_slices
 from zbusrpc.broker.mq.store import Store
-from zbusrpc.broker.node import SAID_EVERY_S, Progress
 from zbusrpc.broker.storage.errors import ReadFailedError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.errors import Code, RpcError

@@ -12,7 +12,7 @@ import pytest
 from tests.support.inprocess import http_call, serving
 from tests.support.inprocess import running_broker as running_server
 from zbusrpc import Code, RpcError, aio, blocking, connect, deadline, mq, options, rpc, service
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.testing import running, running_broker
 
 pytestmark = pytest.mark.anyio

@@ -14,8 +14,8 @@ from tests.support.broker_set import free_ports
 from tests.support.inprocess import PATIENCE_S, BareClient, bare_client, http, http_call, running_broker, serving
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, mq, options, service
-from zbusrpc.broker import node
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly import data_directory as node
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.tracker import reporter
 from zbusrpc.errors import ZbusError
 from zbusrpc.message import Flag, Kind, Message

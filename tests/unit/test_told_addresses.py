@@ -14,7 +14,7 @@ from tests.support.inprocess import running_broker
 from tests.support.lab import Lab
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cli.watching import Watch
 from zbusrpc.cluster import stations as stations_module
 from zbusrpc.errors import LinkError

@@ -15,7 +15,7 @@ from structlog.contextvars import bind_contextvars
 
 from zbusrpc.broker.access.rights import Access
 from zbusrpc.broker.access.token_file import is_readable_by_others, read_tokens
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.enclosing import TOPICS_DIRECTORY

@@ -9,7 +9,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, NoReturn, TextIO
 
-from zbusrpc.broker.server import Server
+from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cli.broker import address_of, make_server
 from zbusrpc.cli.children import Child, kill_all
 from zbusrpc.cli.loading import load

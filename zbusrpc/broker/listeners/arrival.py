@@ -17,7 +17,7 @@ from zbusrpc.transport.connection import HELLO_TIMEOUT_S, format_peername
 from zbusrpc.transport.sniff import Framing, sniff
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.server import Server
+    from zbusrpc.broker.assembly.server import Server
 
 UNKNOWN_HOST: Final = "unknown"
 log = get_logger("broker")

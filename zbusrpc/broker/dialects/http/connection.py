@@ -33,7 +33,7 @@ from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
 from zbusrpc.transport.websocket import WebSocket
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.server import Server
+    from zbusrpc.broker.assembly.server import Server
 
 PIPELINE_MAX: Final = 256
 """Requests of one connection that may wait for their answers in order; more are not read."""

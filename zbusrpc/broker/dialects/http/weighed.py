@@ -11,7 +11,7 @@ from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.server import Server
+    from zbusrpc.broker.assembly.server import Server
 
 log = get_logger("broker")
 

@@ -12,7 +12,7 @@ from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.server import Server
+    from zbusrpc.broker.assembly.server import Server
 
 log = get_logger("broker")
 

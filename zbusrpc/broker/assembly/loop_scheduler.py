@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
-from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.assembly.clock import Clock
 from zbusrpc.broker.storage.pace import Pace
 
 SYNC_THREADS: Final = 4

@@ -10,9 +10,9 @@ import itertools
 import os
 from typing import Final
 
-from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.assembly.loop_scheduler import LoopScheduler
 from zbusrpc.broker.core.broker import Broker
-from zbusrpc.broker.loop_scheduler import LoopScheduler
 from zbusrpc.broker.mq.slices import do_slice
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep

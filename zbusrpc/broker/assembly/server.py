@@ -19,7 +19,9 @@ from typing import Any, Protocol
 
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
-from zbusrpc.broker.clock import Clock
+from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.assembly.data_directory import Node
+from zbusrpc.broker.assembly.usage import own_usage
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.dialects.zbus.hub import Hub
@@ -28,7 +30,6 @@ from zbusrpc.broker.listeners.arrival import Arrival
 from zbusrpc.broker.listeners.quotas import Door
 from zbusrpc.broker.listeners.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.monitor.monitor import Monitor
-from zbusrpc.broker.node import Node
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, Input, Output
 from zbusrpc.broker.sessions.session import BYTES_MAX, Session
@@ -37,7 +38,6 @@ from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
 from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
 from zbusrpc.broker.tracker.reporting import Reporting
-from zbusrpc.broker.usage import own_usage
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message

@@ -1,0 +1,1 @@
+"""Assembly: a whole broker, of its parts."""

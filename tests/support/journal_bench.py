@@ -3,9 +3,9 @@
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.queue_lab import LabScheduler, read_journal
 from tests.support.storage import open_at
+from zbusrpc.broker.mq.cursor import Place
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Place
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.log import LogOptions

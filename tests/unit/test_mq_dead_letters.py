@@ -10,7 +10,7 @@ from tests.support.faulty_disk import PowerCut
 from tests.support.queue_lab import Peer, QueueLab, bodies_of, entry, lab_with, outcome
 from tests.support.steps import steps_of
 from zbusrpc.broker.dialects.zbus.infos import topic_facts
-from zbusrpc.broker.mq.dead_letters import Origin, dead_letter, origin_of, revived
+from zbusrpc.broker.mq.dead_letter import Origin, dead_letter, origin_of, revived
 from zbusrpc.broker.mq.letter_counts import AT_ONCE_MAX
 from zbusrpc.broker.storage.record import HEADERS_BYTES_MAX, Record
 from zbusrpc.errors import RpcError

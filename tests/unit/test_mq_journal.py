@@ -9,9 +9,9 @@ import pytest
 from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.journal_bench import Bench
 from tests.support.queue_lab import entry, lab_with, read_journal
+from zbusrpc.broker.mq.cursor import Place
 from zbusrpc.broker.mq.journal import SEGMENTS_MAX
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Place
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.errors import Code, RpcError
 

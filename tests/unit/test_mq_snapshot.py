@@ -9,10 +9,11 @@ from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.journal_bench import Bench
 from tests.support.queue_lab import read_journal
 from tests.support.steps import steps_of
-from zbusrpc.broker.mq import place, slices, snapshot
+from zbusrpc.broker.mq import cursor as place
+from zbusrpc.broker.mq import slices, snapshot
+from zbusrpc.broker.mq.cursor import Place
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.journal import SEGMENTS_MAX
-from zbusrpc.broker.mq.place import Place
 from zbusrpc.broker.mq.snapshot import SNAPSHOT_MIN, STEP
 from zbusrpc.broker.mq.standing import Standing
 

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 from zbusrpc.broker.access.rights import Rights, visible, visible_groups
 from zbusrpc.broker.mq import requests
+from zbusrpc.broker.mq.dead_letter_queue import Answer, Letters
 from zbusrpc.broker.mq.group import Group
-from zbusrpc.broker.mq.letters import Answer, Letters
 from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.positions import check_start, resolve
 from zbusrpc.broker.mq.reports import (
     PEEK_BYTES_MAX,
     describe_group,
@@ -21,6 +20,7 @@ from zbusrpc.broker.mq.reports import (
     show,
     statistics_of,
 )
+from zbusrpc.broker.mq.starts import check_start, resolve
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.told import counts_as_told, group_as_told, topic_as_told
 from zbusrpc.broker.mq.topic import Topic

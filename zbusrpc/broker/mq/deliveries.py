@@ -17,12 +17,12 @@ from heapq import heappop, heappush
 from typing import Final
 
 from zbusrpc.broker.mq.counters import GroupCounters
+from zbusrpc.broker.mq.cursor import Place
 from zbusrpc.broker.mq.delays import Delays
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.keys import KeyOrder
 from zbusrpc.broker.mq.leases import PRUNE_MIN, Leases
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.place import Place
 from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.storage.record import Record
 

@@ -24,9 +24,9 @@ from zbusrpc.broker.mq.letter_counts import LetterCounts
 from zbusrpc.broker.mq.names import CALLS_GROUP, DEAD_LETTER_SUFFIX, LETTERS_GROUP, check_name, reserved
 from zbusrpc.broker.mq.options import GroupOptions, StartAt, TopicOptions
 from zbusrpc.broker.mq.pending_room import PendingRoom
-from zbusrpc.broker.mq.positions import resolve
 from zbusrpc.broker.mq.recollection import Said
 from zbusrpc.broker.mq.reports import count_from, not_done
+from zbusrpc.broker.mq.starts import resolve
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.sessions.hints import Hints
 from zbusrpc.broker.sessions.limits import Limits

@@ -26,7 +26,7 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from zbusrpc.broker.mq.place import Describing, Noted, describe_said
+from zbusrpc.broker.mq.cursor import Describing, Noted, describe_said
 from zbusrpc.broker.mq.recollection import Recollection, Said
 from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.sessions.scheduler import Scheduler

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from operator import attrgetter
 from typing import Final
 
-from zbusrpc.broker.mq.dead_letters import HEADER_PREFIX, origin_of
+from zbusrpc.broker.mq.dead_letter import HEADER_PREFIX, origin_of
 from zbusrpc.broker.mq.names import DEAD_LETTER_SUFFIX, LETTERS_GROUP, NAME_BYTES_MAX
 from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.mq.topic import READ_COST_BYTES, Topic

@@ -27,14 +27,14 @@ from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
+from zbusrpc.broker.mq.dead_letter_queue import bury
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.intake import Intake
-from zbusrpc.broker.mq.letters import bury
 from zbusrpc.broker.mq.names import AUTO_GROUP, check_choosable, decode_name, is_given
 from zbusrpc.broker.mq.options import GroupOptions
-from zbusrpc.broker.mq.positions import check_start
 from zbusrpc.broker.mq.requests import Asked, Consume, PullBody, parse
+from zbusrpc.broker.mq.starts import check_start
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic

@@ -16,11 +16,11 @@ from typing import Any, Final
 from zbusrpc.broker.access.rights import Rights, visible
 from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
+from zbusrpc.broker.mq.cursor import Absent
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
 from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups, open_group_logs
 from zbusrpc.broker.mq.groups import Done, Groups, differs
 from zbusrpc.broker.mq.options import TopicOptions, implied
-from zbusrpc.broker.mq.place import Absent
 from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.recollection import Said, reached
 from zbusrpc.broker.mq.slices import BYTES_MAX

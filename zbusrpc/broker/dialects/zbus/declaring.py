@@ -26,7 +26,7 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.groups import GroupDone
 from zbusrpc.broker.mq.names import check_choosable, check_name
 from zbusrpc.broker.mq.options import GroupOptions, Start, StartAt
-from zbusrpc.broker.mq.positions import check_start, may_begin_at
+from zbusrpc.broker.mq.starts import check_start, may_begin_at
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.text import JSON_HEADER

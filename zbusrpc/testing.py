@@ -29,10 +29,10 @@ from typing import Any, TypeVar, overload
 
 from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.cluster.blocking import close_blocking_callers
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.config import MESSAGE_BYTES_MAX
 from zbusrpc.errors import UsageError
-from zbusrpc.service.blocking import close_blocking_callers
 from zbusrpc.service.checks import check_whole
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import is_service

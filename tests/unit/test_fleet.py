@@ -16,10 +16,10 @@ from tests.support.sweeps import one_of
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect, envelope, options
 from zbusrpc.broker.assembly.server import Server
+from zbusrpc.cluster import endpoint as station_module
+from zbusrpc.cluster import endpoints as stations_module
 from zbusrpc.cluster import fleet as fleet_module
-from zbusrpc.cluster import station as station_module
-from zbusrpc.cluster import stations as stations_module
-from zbusrpc.cluster.station import Choice, Station
+from zbusrpc.cluster.endpoint import Choice, Station
 from zbusrpc.cluster.topology import GONE_MAX, Topology
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect
 from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cli.watching import Watch
-from zbusrpc.cluster import stations as stations_module
+from zbusrpc.cluster import endpoints as stations_module
 from zbusrpc.errors import LinkError
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses

@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 from zbusrpc import connect
 from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.assembly.server import Server
-from zbusrpc.cluster import station as station_module
+from zbusrpc.cluster import endpoint as station_module
 from zbusrpc.errors import LinkError, TokenRefusedError
 from zbusrpc.service import worker as worker_module
 from zbusrpc.transport.address import parse_addresses

@@ -17,10 +17,10 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any, Final
 
+from zbusrpc.cluster.endpoint import Choice, Station
+from zbusrpc.cluster.endpoints import Stations
 from zbusrpc.cluster.policy import is_untouched
 from zbusrpc.cluster.selection import LeastLoaded, Selector, select_by
-from zbusrpc.cluster.station import Choice, Station
-from zbusrpc.cluster.stations import Stations
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Message

@@ -1,6 +1,6 @@
 """A batch: the messages that leave in one frame, from when they are collected until the broker has answered.
 
-It is what waits for the reply (see `Waiter` in `cluster/caller.py`): one reply resolves the futures of all its
+It is what waits for the reply (see `Waiter` in `cluster/channel.py`): one reply resolves the futures of all its
 messages. A batch that was not answered is *parted*: others take its place, with the same messages and ids, wherever
 they are to go now. What is still said to the old one is not heard.
 """

@@ -20,10 +20,10 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from zbusrpc import envelope
-from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.channel import Caller
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
-from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.mq.checks import check_seconds

@@ -18,11 +18,11 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
+from zbusrpc.cluster.endpoint import Choice, Station
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.selection import LeastLoaded, MostConsumers, Random, RoundRobin, Selector, select_by
-from zbusrpc.cluster.station import Choice, Station
 from zbusrpc.errors import Code, RpcError, UsageError
 from zbusrpc.mq.batch import Batch
 from zbusrpc.mq.receipt import Receipt

@@ -16,8 +16,8 @@ import time
 from collections import deque
 from typing import Any, Final, Protocol
 
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.loops import begin
-from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by, declare_group_by
 from zbusrpc.mq.subscription import Subscription

@@ -18,10 +18,10 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.loops import begin
-from zbusrpc.cluster.station import Station
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.membership import PATIENCE_S, Membership

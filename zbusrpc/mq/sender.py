@@ -18,9 +18,9 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.policy import lost
-from zbusrpc.cluster.station import Station
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Kind, Message

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.channel import Caller
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Kind, Message

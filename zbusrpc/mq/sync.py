@@ -1,6 +1,6 @@
 """The blocking twins, for programs without an event loop: `SyncProducer`, `SyncConsumer`, and each function of `mq`.
 
-All of them share the background thread of blocking calls (see `service/blocking.py`), and its connections. Threads may
+All of them share the background thread of blocking calls (see `cluster/blocking.py`), and its connections. Threads may
 share a producer or a consumer. In a running event loop they raise `UsageError`, and name what to await there.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Generic, ParamSpec, Self, cast
 from pydantic import TypeAdapter
 from typing_extensions import TypeVar, Unpack
 
+from zbusrpc.cluster.blocking import run_blocking
 from zbusrpc.cluster.selection import Selector
 from zbusrpc.mq import admin
 from zbusrpc.mq.consumer import FETCH_S, WINDOW, Consumer
@@ -23,7 +24,6 @@ from zbusrpc.mq.options import GroupOptions, StartAt
 from zbusrpc.mq.outgoing import MessageOptions, Outgoing
 from zbusrpc.mq.producer import IN_FLIGHT_BYTES_MAX, IN_FLIGHT_MAX, TIMEOUT_S, Producer
 from zbusrpc.mq.receipt import Receipt
-from zbusrpc.service.blocking import run_blocking
 from zbusrpc.service.context import Limit, ambient_deadline, ambient_limit
 
 P = ParamSpec("P")

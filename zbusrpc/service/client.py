@@ -16,6 +16,7 @@ from types import MethodType
 from typing import Any, Final, ParamSpec, TypeVar, cast, overload
 
 from zbusrpc import envelope
+from zbusrpc.cluster.blocking import run_blocking
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import close_fleets, fleet_of_loop
 from zbusrpc.cluster.policy import as_begun, may_retry
@@ -33,7 +34,6 @@ from zbusrpc.message import (
     encode_headers,
 )
 from zbusrpc.outcome import note_origin, note_run, was_lost
-from zbusrpc.service.blocking import run_blocking
 from zbusrpc.service.call_options import CallOptions
 from zbusrpc.service.checks import check_kind, check_line, check_metadata, check_seconds, check_whole
 from zbusrpc.service.codec import DynamicCodec, codec_of

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.cluster.station import Station
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message

@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
+from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.fleet import Fleet
-from zbusrpc.cluster.station import Station
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
 from zbusrpc.service.context import Context, ambient_limit

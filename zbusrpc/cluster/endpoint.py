@@ -9,7 +9,7 @@ it has as soon as it is there: a tracker tells of all brokers, the others each o
 
 from typing import Final, Protocol
 
-from zbusrpc.cluster.caller import Caller
+from zbusrpc.cluster.channel import Caller
 from zbusrpc.cluster.health import Health
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError

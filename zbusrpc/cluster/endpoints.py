@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from zbusrpc.cluster.admission import Admission
+from zbusrpc.cluster.endpoint import Owner, Station
 from zbusrpc.cluster.loops import begin
-from zbusrpc.cluster.station import Owner, Station
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address, address_named
 

@@ -36,7 +36,7 @@ from zbusrpc.errors import UsageError
 from zbusrpc.service.checks import check_whole
 from zbusrpc.service.client import connect
 from zbusrpc.service.definition import is_service
-from zbusrpc.service.hosting import hosted
+from zbusrpc.service.lifespan import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
 

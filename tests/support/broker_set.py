@@ -22,7 +22,7 @@ from tests.support.waiting import WAIT_S, eventually, wait_until
 from zbusrpc import RpcError
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
-from zbusrpc.service.hosting import hosted
+from zbusrpc.service.lifespan import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
 

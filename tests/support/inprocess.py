@@ -11,7 +11,7 @@ from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.cluster.fleets import close_fleets
 from zbusrpc.message import Kind, Message
-from zbusrpc.service.hosting import hosted
+from zbusrpc.service.lifespan import hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.transport.address import parse_addresses
 from zbusrpc.transport.hello import Hello, hello_message

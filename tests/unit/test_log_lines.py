@@ -14,7 +14,7 @@ import pytest
 from tests.support.waiting import wait_until
 from zbusrpc import log_lines
 from zbusrpc.log_lines import EVENT_LINES_MAX, EVENT_S, EventCounts, LineHandler
-from zbusrpc.service.post import access_log
+from zbusrpc.service.attachment import access_log
 
 
 class Stderr:

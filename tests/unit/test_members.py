@@ -10,7 +10,7 @@ import pytest
 from tests.support.inprocess import http_call, running_broker, serving
 from zbusrpc import Code, DefinitionError, RpcError, aio, connect, rpc, service
 from zbusrpc.service.definition import Color, define
-from zbusrpc.service.hosting import check_target
+from zbusrpc.service.lifespan import check_target
 from zbusrpc.testing import running
 
 P = ParamSpec("P")

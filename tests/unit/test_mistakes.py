@@ -20,7 +20,7 @@ from zbusrpc import (
     rpc,
     service,
 )
-from zbusrpc.service.hosting import check_target, make_instance
+from zbusrpc.service.lifespan import check_target, make_instance
 from zbusrpc.testing import running
 
 T = TypeVar("T")

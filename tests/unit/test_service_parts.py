@@ -14,7 +14,7 @@ from zbusrpc.errors import Code, ConfigError, DefinitionError, RpcError, UsageEr
 from zbusrpc.message import Kind, Message, encode_headers
 from zbusrpc.service.context import Context, ambient_deadline, context, deadline
 from zbusrpc.service.definition import service
-from zbusrpc.service.hosting import check_target, hosted, make_instance
+from zbusrpc.service.lifespan import check_target, hosted, make_instance
 from zbusrpc.telemetry import current_call
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.waiting import eventually
 from zbusrpc import connect, options, service
-from zbusrpc.service.hosting import hosted
+from zbusrpc.service.lifespan import hosted
 from zbusrpc.service.watch import BLOCKED_S, watch_of_loop
 from zbusrpc.service.worker import Worker
 from zbusrpc.testing import running, running_broker

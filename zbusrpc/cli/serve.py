@@ -18,7 +18,7 @@ from zbusrpc.cli.shell import announce, fail, reserve_output, run, stop_event
 from zbusrpc.config import DEFAULT_BROKER, Settings
 from zbusrpc.errors import ConfigError, LinkError, TokenRefusedError, ZbusError
 from zbusrpc.service.definition import Definition
-from zbusrpc.service.hosting import check_target, hosted
+from zbusrpc.service.lifespan import check_target, hosted
 from zbusrpc.service.worker import Worker
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import parse_addresses

@@ -32,10 +32,10 @@ from zbusrpc.errors import Code, UsageError
 from zbusrpc.mq.bodies import writer_of
 from zbusrpc.mq.checks import check_count, refuse_to_pickle
 from zbusrpc.mq.in_flight import InFlight
-from zbusrpc.mq.lanes import Lanes
 from zbusrpc.mq.naming import brokers_of, topic_bytes
 from zbusrpc.mq.outgoing import MessageOptions, Outgoing, key_of, prepare
 from zbusrpc.mq.receipt import Receipt
+from zbusrpc.mq.routing import Lanes
 from zbusrpc.mq.sender import Sender, Terms
 from zbusrpc.outcome import not_run, of_command
 from zbusrpc.service.context import ambient_deadline

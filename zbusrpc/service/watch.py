@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from zbusrpc.service.post import Post
+from zbusrpc.service.attachment import Post
 from zbusrpc.telemetry import get_logger
 
 if TYPE_CHECKING:

@@ -26,11 +26,11 @@ from zbusrpc.cluster.endpoint import Station
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
+from zbusrpc.service.attachment import Post, Running
 from zbusrpc.service.context import Context, ambient_limit
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
 from zbusrpc.service.interface import interface_of
-from zbusrpc.service.post import Post, Running
 from zbusrpc.service.watch import Watch, watch_of_loop
 from zbusrpc.telemetry import current_call, get_logger, is_tracing, server_span
 from zbusrpc.transport.address import Address

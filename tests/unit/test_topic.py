@@ -1,7 +1,8 @@
 """Topics: which consumer gets a call, and in which order calls wait."""
 
+from zbusrpc.broker.calls.call import Call, Consumer
 from zbusrpc.broker.calls.service_queue import Topic
-from zbusrpc.broker.sessions.session import Call, Consumer, Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.message import Kind, Message
 
 

@@ -18,6 +18,9 @@ from enum import StrEnum
 from hashlib import sha256
 from typing import Final
 
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import not_run
+
 ALL: Final = "*"
 """Every topic or group. As a question: whether the answer is yes for all of them."""
 ANONYMOUS: Final = "anonymous"
@@ -178,3 +181,15 @@ def digest_of(secret: str) -> bytes:
 
 def _matches(patterns: tuple[str, ...], name: str) -> bool:
     return any(name.startswith(one[:-1]) if one.endswith(ALL) else one == name for one in patterns)
+
+
+def not_allowed(
+    rights: Rights, operation: Operation, topic: str, group: str | None = None, *, unseen: str = ""
+) -> RpcError:
+    """The peer has no right to do this; `unseen` is what to call a topic that it has not named and may not know of."""
+    who = f"token {rights.name}" if rights.digest else f"a client without a token ({ANONYMOUS})"
+    of_what = f" on topic {topic}" if topic else ""
+    if unseen and not may_see(rights, topic):
+        of_what = f" on {unseen}"
+    of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
+    return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")

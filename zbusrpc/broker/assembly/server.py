@@ -25,6 +25,7 @@ from zbusrpc.broker.assembly.usage import own_usage
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.dialects.zbus.hub import Hub
+from zbusrpc.broker.dialects.zbus.reporter import TextReporter
 from zbusrpc.broker.listeners.advertise import advertised
 from zbusrpc.broker.listeners.arrival import Arrival
 from zbusrpc.broker.listeners.quotas import Door
@@ -37,7 +38,8 @@ from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
 from zbusrpc.broker.storage.handles import OPEN_FILES_MAX
-from zbusrpc.broker.tracker.reporting import Reporting
+from zbusrpc.broker.tracker.reporter import Reporter
+from zbusrpc.broker.tracker.reporting import Announcer, Reporting
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
 from zbusrpc.message import Message
@@ -157,13 +159,11 @@ class Server:
             self.broker.serve_nothing()
         own = self.hub.tracker.own
         self.hello = self.hello.model_copy(update={"address": own.address, "boot": own.boot})
-        self._reporting = Reporting(
-            self.hub.tracker,
-            self._trackers,
-            self._zbus_trackers,
-            server_info=lambda: self.hub.server_info(None),
-            certificate=self.hub.certificate,
-        )
+        tracker, hello = self.hub.tracker, Hello(name=f"broker {own.address}"[:255])
+        announcers: list[Announcer] = [Reporter(tracker, target, hello) for target in self._trackers]
+        for target in self._zbus_trackers:
+            announcers.append(TextReporter(tracker, target, lambda: self.hub.server_info(None), self.hub.certificate))
+        self._reporting = Reporting(tracker, announcers)
 
     async def _listen(self, host: str, port: int) -> asyncio.Server | TlsListener:
         def arrive() -> Arrival:

@@ -13,12 +13,13 @@ from typing import Final
 
 from zbusrpc import envelope
 from zbusrpc.broker.calls import refusals, unserved
+from zbusrpc.broker.calls.call import Call, Consumer
 from zbusrpc.broker.calls.contents import is_too_large, note_attempt, parse_subscription, topic_name
 from zbusrpc.broker.calls.listing import Counters
 from zbusrpc.broker.calls.service_queue import Topic
 from zbusrpc.broker.calls.service_queues import CallTopics
 from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, Limits
-from zbusrpc.broker.sessions.session import NOBODY, Call, Consumer, Session
+from zbusrpc.broker.sessions.session import NOBODY, Session
 from zbusrpc.broker.sessions.shares import payer_of
 from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.deadlines import Deadlines

@@ -15,9 +15,9 @@ Pure.
 from collections.abc import Collection
 from typing import Final
 
+from zbusrpc.broker.calls.call import Consumer
 from zbusrpc.broker.calls.methods import method_of
 from zbusrpc.broker.sessions.credits import CreditPool
-from zbusrpc.broker.sessions.session import Consumer
 from zbusrpc.errors import one_of
 from zbusrpc.telemetry import get_logger
 

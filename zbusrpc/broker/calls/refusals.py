@@ -7,9 +7,9 @@ knows whether trying again could do the work twice.
 from collections.abc import Iterable
 from typing import Final
 
-from zbusrpc.broker.access.rights import ALL, ANONYMOUS, Operation, Rights, may_see
-from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits
-from zbusrpc.broker.sessions.session import Call, Session
+from zbusrpc.broker.calls.call import Call
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, SERVICES_PER_SESSION_MAX, Limits, too_many
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import Code, RpcError, cut, did_you_mean, one_of
 from zbusrpc.message import Flag, Message
 from zbusrpc.outcome import knowing, not_run
@@ -136,18 +136,6 @@ def not_drained(broker: str) -> RpcError:
     return RpcError(Code.FAILED_PRECONDITION, message)
 
 
-def not_allowed(
-    rights: Rights, operation: Operation, topic: str, group: str | None = None, *, unseen: str = ""
-) -> RpcError:
-    """The peer has no right to do this; `unseen` is what to call a topic that it has not named and may not know of."""
-    who = f"token {rights.name}" if rights.digest else f"a client without a token ({ANONYMOUS})"
-    of_what = f" on topic {topic}" if topic else ""
-    if unseen and not may_see(rights, topic):
-        of_what = f" on {unseen}"
-    of_what += f" and {'all its groups' if group == ALL else f'group {group}'}" if group is not None else ""
-    return not_run(Code.PERMISSION_DENIED, f"{who} has no right to {operation}{of_what}")
-
-
 def check_service(broker: str, session: Session, *, can_be_kept: bool) -> None:
     """See that the broker stores what is to be stored, and that the connection does not serve all that one may.
 
@@ -158,15 +146,3 @@ def check_service(broker: str, session: Session, *, can_be_kept: bool) -> None:
         raise no_queues(broker)
     if len(session.consumers) >= SERVICES_PER_SESSION_MAX:
         raise too_many("services of one connection", SERVICES_PER_SESSION_MAX)
-
-
-def share_used_up(who: str, share: int, of_what: str) -> RpcError:
-    """One has all that one may have of what is there for all."""
-    message = f"the share of {who} is used up: {share} {of_what}; retry after {RETRY_AFTER_S:g} s"
-    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})
-
-
-def too_many(what: str, limit: int) -> RpcError:
-    """Some other bound is reached."""
-    message = f"the broker's limit of {limit} {what} is reached; retry after {RETRY_AFTER_S:g} s"
-    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})

@@ -13,10 +13,10 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final
 
+from zbusrpc.broker.calls.call import Call, Consumer
 from zbusrpc.broker.calls.editions import Editions
 from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.sessions.credits import CreditPool
-from zbusrpc.broker.sessions.session import Call, Consumer
 from zbusrpc.errors import ProtocolError
 from zbusrpc.message import Flag
 

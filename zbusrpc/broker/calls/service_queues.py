@@ -10,11 +10,12 @@ from itertools import islice
 from typing import Final
 
 from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.calls.call import Call, Consumer
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.service_queue import Topic
 from zbusrpc.broker.sessions.hints import Hints
-from zbusrpc.broker.sessions.limits import SERVICE_SHARE, Limits
-from zbusrpc.broker.sessions.session import Call, Consumer, Session
+from zbusrpc.broker.sessions.limits import SERVICE_SHARE, Limits, share_used_up, too_many
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose
 from zbusrpc.errors import RpcError
 
@@ -58,7 +59,7 @@ class CallTopics(dict[bytes, Topic]):
             payer = payer_of(session)
             self._check_made(payer, session)
             if self._made.is_full():
-                raise refusals.too_many("topics", self._made.whole)
+                raise too_many("topics", self._made.whole)
             topic = self._make(name, payer)
         return topic
 
@@ -79,7 +80,7 @@ class CallTopics(dict[bytes, Topic]):
     def _check_made(self, payer: Payer, session: Session) -> None:
         if self._made.is_used_up(payer):
             of_what = f"of {self._made.whole} services"
-            raise refusals.share_used_up(whose(session.rights, session.name), self._made.most, of_what)
+            raise share_used_up(whose(session.rights, session.name), self._made.most, of_what)
 
     def _make(self, name: bytes, payer: Payer) -> Topic:
         topic = self[name] = Topic(payer)
@@ -111,14 +112,14 @@ class CallTopics(dict[bytes, Topic]):
         who = whose(call.caller.rights, call.caller.name)
         if self._in_queue.is_used_up((payer, name)):
             of_what = f"of {self._in_queue.whole} calls that may wait for service {topic_name(name)}"
-            return refusals.share_used_up(who, self._in_queue.most, of_what)
+            return share_used_up(who, self._in_queue.most, of_what)
         if self._waiting.is_used_up(payer):
-            return refusals.share_used_up(who, self._waiting.most, f"of {self._waiting.whole} calls that may wait")
+            return share_used_up(who, self._waiting.most, f"of {self._waiting.whole} calls that may wait")
         if self._bytes.is_used_up(payer, size):
-            return refusals.share_used_up(who, self._bytes.most, f"of {self._bytes.whole} bytes that may wait")
+            return share_used_up(who, self._bytes.most, f"of {self._bytes.whole} bytes that may wait")
         if self._service_bytes.is_used_up(name, size):
             shares, who = self._service_bytes, f"service {topic_name(name)}"
-            return refusals.share_used_up(who, shares.most, f"of {shares.whole} bytes that may wait")
+            return share_used_up(who, shares.most, f"of {shares.whole} bytes that may wait")
         return None
 
     def put(self, call: Call, *, is_first: bool = False) -> None:

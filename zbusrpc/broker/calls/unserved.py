@@ -7,11 +7,11 @@ Pure.
 """
 
 from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.calls.call import Call
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.methods import method_of
 from zbusrpc.broker.calls.service_queue import Topic
 from zbusrpc.broker.calls.service_queues import CallTopics
-from zbusrpc.broker.sessions.session import Call
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Message
 

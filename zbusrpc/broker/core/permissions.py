@@ -26,8 +26,7 @@ Pure. Only sessions that have rights come here; where no tokens are configured, 
 from collections.abc import Callable
 from typing import Any, Final
 
-from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights
-from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights, not_allowed
 from zbusrpc.broker.calls.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq import requests
 from zbusrpc.broker.mq.names import AUTO_GROUP, DEAD_LETTER_SUFFIX
@@ -76,7 +75,7 @@ def require(rights: Rights, operation: Operation, topic: str = "", group: str | 
         RpcError: PERMISSION_DENIED.
     """
     if not rights.allows(operation, topic, group):
-        raise refusals.not_allowed(rights, operation, topic, group)
+        raise not_allowed(rights, operation, topic, group)
 
 
 def has_lost(session: Session, access: Access) -> bool:
@@ -98,7 +97,7 @@ def _subscribe(rights: Rights, message: Message, topic: str, store: Store | None
         return
     _, about = parse_subscription(message)
     if about.get("durable") is True:
-        raise refusals.not_allowed(rights, Operation.DECLARE, topic, ALL)
+        raise not_allowed(rights, Operation.DECLARE, topic, ALL)
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -149,7 +148,7 @@ def _letters(operation: Operation, group: str | None = None) -> Callable[[Rights
         letters = topic.options.dead_letter_topic if topic is not None else None
         if letters and not rights.allows(operation, letters, group):
             unseen = f"the topic of the dead letters of {command.topic}"
-            raise refusals.not_allowed(rights, operation, letters, group, unseen=unseen)
+            raise not_allowed(rights, operation, letters, group, unseen=unseen)
 
     return check_letters
 

@@ -22,6 +22,7 @@ from typing import Final
 
 from zbusrpc.broker.access.rights import owner_of
 from zbusrpc.broker.calls import unserved
+from zbusrpc.broker.calls.call import Call
 from zbusrpc.broker.calls.calls import Calls
 from zbusrpc.broker.calls.contents import parse_subscription, topic_name
 from zbusrpc.broker.mq.group import Group
@@ -29,7 +30,7 @@ from zbusrpc.broker.mq.names import CALLS_GROUP, check_name
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.sessions.session import NOBODY, Call, Session
+from zbusrpc.broker.sessions.session import NOBODY, Session
 from zbusrpc.broker.storage.record import ID_BYTES_MAX, Record
 from zbusrpc.errors import Code, ProtocolError, RpcError
 from zbusrpc.message import HEADER_MESSAGE_ID, Flag, Kind, Message

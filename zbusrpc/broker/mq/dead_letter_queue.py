@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc import bounds
-from zbusrpc.broker.access.rights import Operation, Rights, may_see
-from zbusrpc.broker.calls.refusals import not_allowed
+from zbusrpc.broker.access.rights import Operation, Rights, may_see, not_allowed
 from zbusrpc.broker.mq.dead_letter import Origin, dead_letter, is_letter_of, origin_of, revived
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.faults import as_rpc_error

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from zbusrpc.broker.access.rights import Rights, visible_groups
-from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.delivery import State
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.filters import check_filter
@@ -29,7 +28,7 @@ from zbusrpc.broker.mq.reports import count_from, not_done
 from zbusrpc.broker.mq.starts import resolve
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.sessions.hints import Hints
-from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.limits import Limits, share_used_up, too_many
 from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.sessions.shares import Payer, Shares, lasting_payer, whose
 from zbusrpc.broker.sessions.telling import tell_all

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
 from zbusrpc.broker.access.rights import owner_of
-from zbusrpc.broker.calls.refusals import share_used_up
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.topic import Told, Topic
-from zbusrpc.broker.sessions.limits import RETRY_AFTER_S
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, share_used_up
 from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.sessions.session import NOBODY, Session
 from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose

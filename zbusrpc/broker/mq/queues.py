@@ -23,7 +23,6 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.answers import ANSWERS, answer, subscription_of
 from zbusrpc.broker.mq.commands import Commands
 from zbusrpc.broker.mq.courier import Courier, Send
@@ -38,7 +37,7 @@ from zbusrpc.broker.mq.starts import check_start
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.subscription import Pull, Sink, Subscription
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.sessions.limits import LINGER_S
+from zbusrpc.broker.sessions.limits import LINGER_S, share_used_up, too_many
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.sessions.shares import Shares, payer_of, whose
 from zbusrpc.broker.sessions.telling import tell_one

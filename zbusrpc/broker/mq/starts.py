@@ -5,8 +5,7 @@ Pure but for the look into the log.
 
 from typing import Final
 
-from zbusrpc.broker.access.rights import Operation, Rights
-from zbusrpc.broker.calls import refusals
+from zbusrpc.broker.access.rights import Operation, Rights, not_allowed
 from zbusrpc.broker.mq.options import Start, StartAt
 from zbusrpc.broker.mq.standing import Pending
 from zbusrpc.broker.mq.topic import Topic
@@ -62,7 +61,7 @@ def check_start(topic: Topic, start: StartAt | None, rights: Rights | None) -> N
     if rights is None or other is None:
         return
     if not may_begin_at(rights, topic, other):
-        raise refusals.not_allowed(rights, Operation.QUERY, topic.name, other)
+        raise not_allowed(rights, Operation.QUERY, topic.name, other)
 
 
 def may_begin_at(rights: Rights | None, topic: Topic, group: str) -> bool:

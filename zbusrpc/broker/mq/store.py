@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import Rights, visible
-from zbusrpc.broker.calls.refusals import share_used_up, too_many
 from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.cursor import Absent
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
@@ -27,7 +26,7 @@ from zbusrpc.broker.mq.slices import BYTES_MAX
 from zbusrpc.broker.mq.stored_options import group_options, note_clamped
 from zbusrpc.broker.mq.topic import Topic
 from zbusrpc.broker.mq.unreadable import UnreadableTopic, UnreadableTopics
-from zbusrpc.broker.sessions.limits import Limits
+from zbusrpc.broker.sessions.limits import Limits, share_used_up, too_many
 from zbusrpc.broker.sessions.scheduler import Scheduler, committer_on
 from zbusrpc.broker.sessions.shares import Payer, lasting_payer, whose
 from zbusrpc.broker.sessions.telling import tell_all

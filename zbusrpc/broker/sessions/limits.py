@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from zbusrpc.config import CONCURRENCY_MAX, CONNECTIONS_PER_ADDRESS_MAX, QUEUE_CALLS_MAX, QUEUED_BYTES_MAX
+from zbusrpc.errors import Code, RpcError
+from zbusrpc.outcome import not_run
 
 WINDOW_MAX: Final = CONCURRENCY_MAX
 """Largest number of unanswered requests that one consumer may hold."""
@@ -56,3 +58,15 @@ class Limits:
     connections_per_address_max: int = CONNECTIONS_PER_ADDRESS_MAX
     """Connections of one address. One number for all, generous because a gateway, a proxy or the host itself may stand
     for thousands of clients: it is to keep a client that opens one after the other from taking every descriptor."""
+
+
+def share_used_up(who: str, share: int, of_what: str) -> RpcError:
+    """One has all that one may have of what is there for all."""
+    message = f"the share of {who} is used up: {share} {of_what}; retry after {RETRY_AFTER_S:g} s"
+    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})
+
+
+def too_many(what: str, limit: int) -> RpcError:
+    """Some other bound is reached."""
+    message = f"the broker's limit of {limit} {what} is reached; retry after {RETRY_AFTER_S:g} s"
+    return not_run(Code.RESOURCE_EXHAUSTED, message, {"retry_after_s": RETRY_AFTER_S})

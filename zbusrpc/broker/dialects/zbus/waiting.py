@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from zbusrpc.broker.access.rights import Rights
+from zbusrpc.broker.calls.call import Consumer
 from zbusrpc.broker.dialects.http import sse
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.zbus.acknowledging import DELIVERY_ID, delivery_id
@@ -23,7 +24,6 @@ from zbusrpc.broker.dialects.zbus.stored import head_of
 from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
-from zbusrpc.broker.sessions.session import Consumer
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.telemetry import get_logger

@@ -43,21 +43,23 @@ BASE_MODULES = {
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
 BROKER_SHELLS = {
-    "clock",
-    "reporter",
-    "reporting",
-    "text_reporter",
-    "server",
     "advertise",
     "arrival",
-    "tls_listener",
+    "clock",
+    "connection",
+    "data_directory",
+    "dialect",
     "lingering",
-    "text_peer",
-    "weighed",
-    "native_peer",
-    "node",
     "loop_scheduler",
+    "peer",
+    "reporter",
+    "reporting",
+    "seams",
+    "server",
+    "tls_listener",
+    "turns",
     "usage",
+    "weighed",
 }
 SERVICE_CORES = {
     "arguments",

@@ -106,7 +106,7 @@ async def _say(server: Server, data: bytes, tls: ssl.SSLContext | None = None) -
     writer.transport.abort()
     del reader
     async with asyncio.timeout(PATIENCE_S):
-        while server._peers or server.arrivals or server.door._places:  # noqa: ASYNC110 - they end by themselves
+        while server.turns.peers or server.arrivals or server.quotas.taken:  # noqa: ASYNC110 - they end by themselves
             await asyncio.sleep(0.005)
 
 

@@ -93,7 +93,7 @@ class Site:
     @property
     def last_peer(self) -> TextPeer:
         """What carries the latest connection."""
-        peer = self.server._peers[max(self.server._peers)]
+        peer = self.server.turns.peers[max(self.server.turns.peers)]
         assert isinstance(peer, TextPeer)
         return peer
 

@@ -71,7 +71,7 @@ async def test_whoever_sends_all_before_it_reads_is_told(server: Server, name: s
     answer = await send_all_then_read(server, head, body)
 
     assert status_of(answer) == status
-    await eventually(lambda: not server._peers, "the connection is gone")
+    await eventually(lambda: not server.turns.peers, "the connection is gone")
 
 
 async def test_websocket_that_sends_too_much_is_told(server: Server) -> None:
@@ -124,7 +124,7 @@ async def test_who_does_not_close_is_closed(
     assert status_of(await reader.read()) == 413
 
     async with asyncio.timeout(WAIT_S):
-        while server._peers:
+        while server.turns.peers:
             if is_dribbling:
                 writer.write(b"x")
             await asyncio.sleep(0.001)

@@ -357,9 +357,9 @@ async def test_silent_connections_are_closed(certificates: Certificates, monkeyp
     monkeypatch.setattr(arrival, "HELLO_TIMEOUT_S", 0.2)
     async with encrypted_broker(certificates) as server, running_broker() as plain:
         silent = [dial(server.broker.name), dial(plain.broker.name)]
-        await eventually(lambda: server.door._places and plain.door._places, "places")
+        await eventually(lambda: server.quotas.taken and plain.quotas.taken, "places")
 
-        await eventually(lambda: not server.door._places and not plain.door._places, "free places")
+        await eventually(lambda: not server.quotas.taken and not plain.quotas.taken, "free places")
 
         assert [read_to_end(connection) for connection in silent] == [b"", b""]
         assert not server.arrivals
@@ -377,7 +377,7 @@ async def test_address_has_so_many_connections_and_no_more(
         for server in (plain, secret):
             caplog.clear()
             inside = [dial(server.broker.name) for _ in range(2)]
-            await eventually(lambda door=server.door: len(door._places) == 2, "places")
+            await eventually(lambda quotas=server.quotas: quotas.taken == 2, "places")
 
             outside = [dial(server.broker.name) for _ in range(3)]
             for connection in outside:
@@ -388,7 +388,7 @@ async def test_address_has_so_many_connections_and_no_more(
             assert sum("too_many_connections" in record.getMessage() for record in caplog.records) == 1
             for connection in inside:
                 connection.close()
-            await eventually(lambda door=server.door: not door._places, "free places")
+            await eventually(lambda quotas=server.quotas: not quotas.taken, "free places")
 
 
 def _is_closed(connection: socket.socket) -> bool:
@@ -407,15 +407,15 @@ async def test_place_is_given_back_by_every_kind_of_connection() -> None:
     async with running_broker() as server:
         for data in (b"", b"GET /rpc HTTP/1.1\r\nConnection: close\r\n\r\n", b"\x00" * 24, b"\xff", b"GET"):
             with dial(server.broker.name) as connection:
-                await eventually(lambda: server.door._places, "a place")
+                await eventually(lambda: server.quotas.taken, "a place")
                 connection.sendall(data)
-            await eventually(lambda: not server.door._places and not server.arrivals, f"a free place after {data!r}")
+            await eventually(lambda: not server.quotas.taken and not server.arrivals, f"a free place after {data!r}")
         with pytest.raises(RpcError) as caught:
             await connect("Lab", broker=server.broker.name).add(1, 2)
         assert caught.value.code is Code.UNAVAILABLE
-        assert len(server.door._places) == 1
+        assert server.quotas.taken == 1
         await close_fleets(parse_addresses(server.broker.name))
-        await eventually(lambda: not server.door._places, "a free place")
+        await eventually(lambda: not server.quotas.taken, "a free place")
 
 
 @pytest.mark.anyio
@@ -424,7 +424,7 @@ async def test_broker_with_tls_closes_at_once(certificates: Certificates) -> Non
     async with encrypted_broker(certificates) as server:
         half = dial(server.broker.name)
         half.sendall(b"\x16\x03\x01")
-        await eventually(lambda: server.door._places, "a place")
+        await eventually(lambda: server.quotas.taken, "a place")
         address = parse_addresses(server.broker.name)[0]
 
     assert read_to_end(half) == b""

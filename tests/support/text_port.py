@@ -38,7 +38,9 @@ class Pipe(asyncio.Transport):
         self._loop = asyncio.get_running_loop()
         self._is_closing = self._is_paused = False
         self._held: list[bytes] = []
-        self.peer = TextPeer(server)
+        place = server.quotas.enter("127.0.0.1")
+        assert place is not None
+        self.peer = TextPeer(server, place)
         self.peer.connection_made(self)
 
     def feed(self, data: bytes) -> None:

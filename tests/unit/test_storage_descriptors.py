@@ -13,7 +13,6 @@ from tests.support.inprocess import running_broker
 from tests.support.neighbours import open_neighbours
 from tests.support.queue_lab import lab_with
 from tests.support.waiting import eventually
-from zbusrpc.broker.listeners.quotas import Door
 from zbusrpc.broker.storage.descriptors import OTHERS, RESERVED, Reserve, connections_of, raise_limit
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
@@ -123,15 +122,6 @@ def test_connections_leave_descriptors_to_storage() -> None:
     assert connections_of(1024, 512) == 1024 - 512 - RESERVED - OTHERS
     assert connections_of(256, 512) == 256 - 128 - RESERVED - OTHERS
     assert connections_of(64, 512) == 1
-
-
-def test_door_has_a_limit_for_all_together() -> None:
-    """One more is turned away, whatever its address."""
-    door = Door(10, 2)
-
-    assert [door.enter(number, f"10.0.0.{number}") for number in range(3)] == [True, True, False]
-    door.leave(0)
-    assert door.enter(4, "10.0.0.4")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fd"), reason="the system does not show descriptors")

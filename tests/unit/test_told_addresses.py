@@ -119,7 +119,7 @@ async def test_service_that_is_told_rubbish_serves_on() -> None:
     async with running_broker() as server, serving_at(server.broker.name):
         for session in list(server.broker._sessions.values()):
             server.broker.send(session, Message(Kind.TOPOLOGY, body=b'{"servers": 7}'))
-        server.flush()
+        server.turns.flush()
 
         assert await connect(Lab, broker=server.broker.name).add(1, 2) == 3
         assert server.broker._last_session == 2, "the service has not come back: it never went"

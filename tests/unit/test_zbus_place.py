@@ -317,7 +317,7 @@ async def test_connections_that_were_cut_leave_no_object_behind(tmp_path: object
         writer.close()
         assert server.broker.queues is not None
         group = server.broker.queues.store.topics["T"].groups["T"]
-        await eventually(lambda: not server._peers, "the end of the first connection")
+        await eventually(lambda: not server.turns.peers, "the end of the first connection")
         before, tasks = [count(kind) for kind in kinds], len(asyncio.all_tasks())
 
         for number in range(200):
@@ -327,7 +327,7 @@ async def test_connections_that_were_cut_leave_no_object_behind(tmp_path: object
                 await eventually(lambda: group.pool.members, "a consumer")
             writer.transport.abort()
             del writer
-        await eventually(lambda: not server._peers and not server.arrivals, "the end of all connections")
+        await eventually(lambda: not server.turns.peers and not server.arrivals, "the end of all connections")
         await eventually(lambda: [count(kind) for kind in kinds] == before, "the end of all objects")
 
         assert len(asyncio.all_tasks()) == tasks

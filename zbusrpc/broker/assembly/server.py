@@ -1,11 +1,8 @@
-"""The server: the shell around a broker core that gives it a port, a clock and connections.
+"""The server: a whole broker with a port, put together from its parts.
 
-Every connection begins with a byte that tells its framing; from then on a native peer or an HTTP peer carries it
-and owns one session of the core. What the core decides within one turn of the event loop is collected and leaves
-in one write per connection.
+    listener ──> arrival ──the first bytes──> the dialect that claims them ──> a peer, which has a session of the core
 
-The core's clock is the system's monotonic one, which that of the loop follows: uvloop's has whole milliseconds, and
-stands still within a turn, which is too coarse to time calls.
+What happens within one turn of the event loop is in `core/turns.py`.
 
 Promises: a peer that sends rubbish loses its own connection and nothing else; `close` drains before it ends.
 """
@@ -13,9 +10,7 @@ Promises: a peer that sends rubbish loses its own connection and nothing else; `
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable
 from time import monotonic
-from typing import Any, Protocol
 
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
@@ -23,17 +18,21 @@ from zbusrpc.broker.assembly.clock import Clock
 from zbusrpc.broker.assembly.data_directory import Node
 from zbusrpc.broker.assembly.usage import own_usage
 from zbusrpc.broker.core.broker import Broker
+from zbusrpc.broker.core.turns import Turns
+from zbusrpc.broker.dialects.http.dialect import HttpDialect
 from zbusrpc.broker.dialects.http.origins import Origins
+from zbusrpc.broker.dialects.native.peer import NativeDialect
+from zbusrpc.broker.dialects.seams import Dialect
 from zbusrpc.broker.dialects.zbus.hub import Hub
 from zbusrpc.broker.dialects.zbus.reporter import TextReporter
 from zbusrpc.broker.listeners.advertise import advertised
 from zbusrpc.broker.listeners.arrival import Arrival
-from zbusrpc.broker.listeners.quotas import Door
+from zbusrpc.broker.listeners.quotas import Quotas
 from zbusrpc.broker.listeners.tls_listener import TlsListener, listening_sockets
 from zbusrpc.broker.monitor.monitor import Monitor
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.memory import INPUT_BYTES_MAX, Input, Output
-from zbusrpc.broker.sessions.session import BYTES_MAX, Session
+from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.descriptors import connections_of, raise_limit
@@ -42,26 +41,12 @@ from zbusrpc.broker.tracker.reporter import Reporter
 from zbusrpc.broker.tracker.reporting import Announcer, Reporting
 from zbusrpc.config import IDLE_S, MESSAGE_BYTES_MAX
 from zbusrpc.errors import ConfigError
-from zbusrpc.message import Message
-from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.address import Address
 from zbusrpc.transport.hello import Hello
-
-log = get_logger("broker")
 
 BACKLOG: int = 1024
 """Connections that may wait to be accepted: a thousand clients that reconnect at once must not be refused."""
 DRAIN_POLL_S = 0.02
-
-
-class Peer(Protocol):
-    """What carries one session's messages, whatever the framing."""
-
-    def send(self, messages: list[Any]) -> None:
-        """Write to the peer what stood in its session's outbox."""
-
-    def close(self, reason: str) -> None:
-        """Tell the peer why, and close."""
 
 
 class Server:
@@ -96,12 +81,14 @@ class Server:
         self.logins = Logins(monotonic)
         """Who is logged in by the page."""
         connections_max = connections_of(raise_limit(), OPEN_FILES_MAX if data_dir is not None else 0)
-        self.door = Door(limits.connections_per_address_max, connections_max)
+        self.quotas = Quotas(limits.connections_per_address_max, connections_max)
         """Where connections take their places."""
         self.input, self.output = Input(max(INPUT_BYTES_MAX, 2 * message_bytes_max)), Output()
         """What all peers together make this broker keep."""
         self._clock = Clock()
-        self.hub = Hub(self.broker, now=monotonic, now_ms=self._clock.now_ms, later=self._later)
+        self.turns = Turns(self.broker)
+        """Where peers meet the core."""
+        self.hub = Hub(self.broker, now=monotonic, now_ms=self._clock.now_ms, later=self.turns.later)
         """What text sessions share."""
         self.hub.is_tls, self.hub.certificate = tls is not None, certificate
         self._advertise = advertise
@@ -115,10 +102,8 @@ class Server:
         self.message_bytes_max = message_bytes_max
         self.hello = Hello(message_bytes_max=message_bytes_max, idle_s=idle_s)
         self._listener: asyncio.Server | TlsListener | None = None
-        self._peers: dict[int, Peer] = {}
-        self._is_flush_due = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at: float | None = None
+        self.dialects: list[Dialect] = [NativeDialect(self), HttpDialect(self)]
+        """What is spoken on the port: whichever claims the first bytes of a connection has it."""
         self.data_dir = data_dir
         """Where stored topics are kept, or None."""
         self._durability = durability
@@ -136,7 +121,7 @@ class Server:
         if self.data_dir is not None:
             node = Node(self.broker, self.data_dir, self._durability, self._clock)
             await node.open()
-            node.scheduler.after, self._node = self.flush, node
+            node.scheduler.after, self._node = self.turns.flush, node
         try:
             self._listener = await self._listen(host, port)
         except OSError as error:
@@ -183,21 +168,20 @@ class Server:
         self.broker.drain()
         if self._reporting is not None:
             self.hub.tracker.set_state("draining")
-            self.flush()
+            self.turns.flush()
         until = self._loop.time() + grace_s
         while self.broker.unfinished() and self._loop.time() < until:  # noqa: ASYNC110 - no events there
             await asyncio.sleep(DRAIN_POLL_S)
         if self._reporting is not None:
             await self._reporting.close()
-        for peer in list(self._peers.values()):
+        for peer in list(self.turns.peers.values()):
             tell_one(peer.close, "the broker is shutting down")
         for arrival in list(self.arrivals):
             arrival.close()
         until = self._loop.time() + 1.0
-        while self._peers and self._loop.time() < until:  # noqa: ASYNC110 - each needs a turn of the loop
+        while self.turns.peers and self._loop.time() < until:  # noqa: ASYNC110 - each needs a turn of the loop
             await asyncio.sleep(0)
-        if self._timer is not None:
-            self._timer.cancel()
+        self.turns.close()
         if isinstance(self._listener, TlsListener):
             await self._listener.wait_closed()
         await self._close_node()
@@ -218,20 +202,21 @@ class Server:
         self.hub.renew(access)
         self.monitor.live.renew(access)
         for number, reason in self.broker.replace_access(access, logins).items():
-            peer = self._peers.get(number)
+            peer = self.turns.peers.get(number)
             if peer is not None:
                 tell_one(peer.close, reason)
 
     def _end_login(self, rights: Rights, by: Session) -> None:
         """Close the connections that go on by a login which was ended, but that on which it was."""
         for number in self.broker.sessions_of(rights):
-            peer = self._peers.get(number)
+            peer = self.turns.peers.get(number)
             if peer is not None and number != by.number:
                 tell_one(peer.close, "logged out")
 
     def _note_access(self) -> None:
         name = (self._advertise or "").rpartition(":")[0] or self._advertise or ""
         self.monitor.access = self.access
+        self.turns.anonymous = self.access.anonymous if self.access is not None else None
         self.origins = Origins(
             self._allow_origins,
             self._host,
@@ -240,91 +225,3 @@ class Server:
             machine=socket.gethostname(),
             of_set=self.monitor.origins,
         )
-
-    # -- what peers call ---------------------------------------------------------------------------------
-
-    def connect(
-        self, name: str, peer: Peer, message_bytes_max: int = BYTES_MAX, rights: Rights | None = None
-    ) -> Session:
-        """Begin a session that `peer` carries, which takes messages up to a size.
-
-        Args:
-            rights: Those of the token that was shown; without one the session has the rights of everybody.
-        """
-        session = self.broker.connect(name, message_bytes_max)
-        session.rights = rights or (self.access.anonymous if self.access is not None else None)
-        self._peers[session.number] = peer
-        return session
-
-    def receive(self, session: Session, message: Message) -> None:
-        """Let the core carry out a message; `flush` when those that came together are done.
-
-        Raises:
-            ProtocolError: the peer must not send this.
-        """
-        self.broker.receive(session, message, monotonic())
-
-    def set_congested(self, session: Session, is_congested: bool) -> None:
-        """Tell the core that a peer reads too slowly, or has caught up."""
-        if session.number in self._peers:
-            self.broker.set_congested(session, is_congested, monotonic())
-            self.flush()
-
-    def disconnect(self, session: Session) -> None:
-        """End a session whose connection is gone; again does nothing."""
-        peer = self._peers.pop(session.number, None)
-        if peer is not None:
-            self.door.leave(peer)
-            self.broker.disconnect(session, monotonic())
-            self.flush()
-
-    # -- effects -----------------------------------------------------------------------------------------
-
-    def flush_soon(self) -> None:
-        """Flush when this turn of the loop has received what it can: one for many peers."""
-        if not self._is_flush_due:
-            self._is_flush_due = True
-            self._loop.call_soon(self.flush)
-
-    def flush(self) -> None:
-        """Send what the core left in the outboxes, one write for each peer."""
-        self._is_flush_due = False
-        self.broker.settle()
-        while self.broker.dirty:  # what a text peer is sent may make it send
-            dirty, self.broker.dirty = self.broker.dirty, []
-            for session in dirty:
-                messages, session.outbox = session.outbox, []
-                peer = self._peers.get(session.number)
-                if peer is None:
-                    continue
-                try:
-                    peer.send(messages)
-                except Exception:  # a fault there must not keep the others from their messages
-                    log.exception("broker.send_failed", peer=repr(peer))
-                    peer.close("internal error of the broker")
-        if self.broker.next_expiry() != self._timer_at:
-            self._arm_timer()
-
-    def _later(self, delay_s: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call `callback` after a while, and send what it leaves."""
-        return self._loop.call_later(delay_s, self._ring, callback)
-
-    def _ring(self, callback: Callable[[], None]) -> None:
-        try:
-            callback()
-        finally:
-            self.flush()
-
-    def _arm_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_at = self.broker.next_expiry()
-        if self._timer_at is not None:
-            self._timer = self._loop.call_at(self._timer_at, self._expire)
-
-    def _expire(self) -> None:
-        try:
-            self.broker.expire(monotonic())
-        finally:
-            self._timer_at = None
-            self.flush()

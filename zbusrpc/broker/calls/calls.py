@@ -3,9 +3,8 @@
 A call goes through its topic's queue to the least loaded consumer; the reply is routed straight to the caller. A call
 ends exactly once: by its reply, its deadline, its caller's going, or the loss of its instance. What comes later counts.
 
-Pure: no clock (`now` is passed in, in seconds of a monotonic clock), no socket, no `await`. Each command is
-therefore atomic, and a seeded simulation can drive all of it. A message that a peer must not send raises
-ProtocolError before anything has changed.
+Pure, so that each command is atomic and a seeded simulation can drive all of it; `now` is of a monotonic clock. A
+message that a peer must not send raises ProtocolError before anything has changed.
 """
 
 from collections.abc import Callable

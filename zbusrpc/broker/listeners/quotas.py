@@ -1,4 +1,4 @@
-"""The door: how many connections each address may have.
+"""Quotas: how many connections each address may have.
 
 An address that is let in holds a place until whoever holds it leaves, so that one client that goes mad, or means harm,
 cannot take all the descriptors of the broker. Addresses of IPv6 count by their first 64 bits: whoever has one of them
@@ -17,53 +17,46 @@ TOLD_MAX: Final = 1024
 """Addresses that were told of are remembered up to here; then all are forgotten."""
 
 
-class Door:
+class Quotas:
     """The connections of each address."""
 
     def __init__(self, connections_max: int, all_max: int | None = None) -> None:
         """Let in up to so many connections of one address, and of all together."""
         self.connections_max, self.all_max = connections_max, all_max
+        self.taken = 0
+        """Places that are held, by all addresses together."""
         self._count: Counter[str] = Counter()
-        self._places: dict[object, str] = {}
         self._told: dict[str, float] = {}
 
-    def enter(self, holder: object, address: str) -> bool:
-        """Give `holder` a place; False when the address, or all together, have all they may have."""
-        place = _place(address)
-        is_full = self.all_max is not None and len(self._places) >= self.all_max
-        if is_full or self._count[place] >= self.connections_max:
-            return False
-        self._count[place] += 1
-        self._places[holder] = place
-        return True
+    def enter(self, address: str) -> "Place | None":
+        """Return a place, or None when the address, or all together, have all they may have."""
+        network = _network(address)
+        is_full = self.all_max is not None and self.taken >= self.all_max
+        if is_full or self._count[network] >= self.connections_max:
+            return None
+        self._count[network] += 1
+        self.taken += 1
+        return Place(self, network)
 
-    def hand_over(self, holder: object, to: object) -> None:
-        """Let the place of one holder be that of another."""
-        place = self._places.pop(holder, None)
-        if place is not None:
-            self._places[to] = place
-
-    def leave(self, holder: object) -> None:
-        """Give a place back; again does nothing."""
-        place = self._places.pop(holder, None)
-        if place is None:
-            return
-        self._count[place] -= 1
-        if not self._count[place]:
-            del self._count[place]
+    def give_back(self, network: str) -> None:
+        """Take a place back; see `Place.leave`."""
+        self.taken -= 1
+        self._count[network] -= 1
+        if not self._count[network]:
+            del self._count[network]
 
     def is_news(self, address: str, now: float) -> bool:
         """Say whether the log should tell that an address was turned away."""
-        place = _place(address)
-        if now - self._told.get(place, -TOLD_EVERY_S) < TOLD_EVERY_S:
+        network = _network(address)
+        if now - self._told.get(network, -TOLD_EVERY_S) < TOLD_EVERY_S:
             return False
         if len(self._told) >= TOLD_MAX:
             self._told.clear()
-        self._told[place] = now
+        self._told[network] = now
         return True
 
 
-def _place(address: str) -> str:
+def _network(address: str) -> str:
     if ":" not in address:
         return address
     try:
@@ -71,3 +64,19 @@ def _place(address: str) -> str:
     except ValueError:
         return address
     return str(numbers.ipv4_mapped) if numbers.ipv4_mapped else numbers.packed[:8].hex()
+
+
+class Place:
+    """The place of one connection."""
+
+    __slots__ = ("_network", "_quotas")
+
+    def __init__(self, quotas: Quotas, network: str) -> None:
+        self._quotas: Quotas | None = quotas
+        self._network = network
+
+    def leave(self) -> None:
+        """Give it back; again does nothing."""
+        if self._quotas is not None:
+            quotas, self._quotas = self._quotas, None
+            quotas.give_back(self._network)

@@ -1,4 +1,4 @@
-"""Login: a page shows a token once, and the browser keeps a cookie that no script can read (see `broker/access/logins.py`).
+"""Login: a page shows a token once, and the browser keeps a cookie that no script can read: see `access/logins.py`.
 
 Pure.
 """

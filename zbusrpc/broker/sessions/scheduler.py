@@ -1,6 +1,6 @@
 """The scheduler: the seam through which the message queue meets time, turns of the loop, and threads.
 
-The broker puts an asyncio loop behind it (`broker/assembly/loop_scheduler.py`), tests a clock of their own that can jump.
+The broker puts an asyncio loop behind it (`assembly/loop_scheduler.py`), tests a clock of their own that can jump.
 """
 
 from collections.abc import Callable

@@ -14,8 +14,9 @@ connection goes back to its group; a peer that is slow, silent or dribbling lose
 import asyncio
 from collections import deque
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final, cast
 
+from zbusrpc.broker.core.turns import Place
 from zbusrpc.broker.dialects.http import gateway, sse
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.lingering import LAST_ANSWERS_S, Lingering
@@ -23,7 +24,7 @@ from zbusrpc.broker.dialects.http.patience import Patience, Verdict
 from zbusrpc.broker.dialects.http.pipeline import Line
 from zbusrpc.broker.dialects.http.router import Reception, is_message
 from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
-from zbusrpc.broker.dialects.http.weighed import Weighed
+from zbusrpc.broker.dialects.http.weighed import House, Weighed
 from zbusrpc.broker.dialects.zbus.session import Dialect
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
@@ -31,9 +32,6 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.connection import OUTBOX_HIGH_BYTES, format_peername, keep_alive
 from zbusrpc.transport.http import HttpDecoder, HttpError, HttpRequest
 from zbusrpc.transport.websocket import WebSocket
-
-if TYPE_CHECKING:
-    from zbusrpc.broker.assembly.server import Server
 
 PIPELINE_MAX: Final = 256
 """Requests of one connection that may wait for their answers in order; more are not read."""
@@ -44,9 +42,10 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class TextPeer(Weighed):
     """One text connection."""
 
-    def __init__(self, server: "Server") -> None:
-        super().__init__(server)
-        self._decoder = HttpDecoder(server.message_bytes_max, self._limit_of)
+    def __init__(self, house: House, place: Place) -> None:
+        super().__init__(house)
+        self._place = place
+        self._decoder = HttpDecoder(house.message_bytes_max, self._limit_of)
         self._socket: WebSocket | None = None
         self._exchanges: deque[Exchange] = deque()
         self._out: list[bytes] = []
@@ -54,7 +53,7 @@ class TextPeer(Weighed):
         """Those whose messages go back if what is written next meets no live connection."""
         self._patience = Patience()
         self._is_zbus = self._is_ending = self._is_reading_paused = self._is_move_due = False
-        self._line = Line(self._take, self._takes_answers, server.hub.now)
+        self._line = Line(self._take, self._takes_answers, house.hub.now)
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
         self._lingering: Lingering | None = None
@@ -66,9 +65,9 @@ class TextPeer(Weighed):
         self._transport.set_write_buffer_limits(high=OUTBOX_HIGH_BYTES)
         keep_alive(transport)
         name = format_peername(transport.get_extra_info("peername"))
-        self._session: Session = self._server.connect(f"http@{name}", self)
-        self._dialect = Dialect(self._server.hub, self._session, self._push)
-        self._reception = Reception(self._server, self._dialect)
+        self._session: Session = self._house.turns.connect(f"http@{name}", self, self._place)
+        self._dialect = Dialect(self._house.hub, self._session, self._push)
+        self._reception = Reception(self._house, self._dialect)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
@@ -92,9 +91,9 @@ class TextPeer(Weighed):
             self._adjust_reading()
             self._weigh_waiting()
         held_bytes = self._decoder.held_bytes if self._socket is None else self._socket.held_bytes
-        if held_bytes > SMALL_BYTES or self._server.input.used:
-            self._server.input.hold(self, held_bytes)
-        self._server.flush_soon()
+        if held_bytes > SMALL_BYTES or self._house.input.used:
+            self._house.input.hold(self, held_bytes)
+        self._house.turns.flush_soon()
 
     def _receive_requests(self, data: bytes) -> None:
         try:
@@ -127,20 +126,20 @@ class TextPeer(Weighed):
             self._move()
             self._adjust_reading()
             self._weigh_waiting()
-            self._server.flush_soon()
+            self._house.turns.flush_soon()
 
     def pause_writing(self) -> None:
         self._is_congested = True
         self._weigh_waiting()
         self._adjust_reading()
-        self._server.set_congested(self._session, True)
+        self._house.turns.set_congested(self._session, True)
 
     def resume_writing(self) -> None:
         self._is_congested = False
         self._weigh_waiting()
         self._adjust_reading()
-        self._server.set_congested(self._session, False)
-        self._server.hub.catch_up(self._dialect)
+        self._house.turns.set_congested(self._session, False)
+        self._house.hub.catch_up(self._dialect)
         self._move_soon()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -150,7 +149,7 @@ class TextPeer(Weighed):
         self._line.drain(is_message)
         self._dialect.close()
         self._drop_exchanges()
-        self._server.disconnect(self._session)
+        self._house.turns.disconnect(self._session)
         self._line.end()  # memory must not wait for the collector: nothing keeps what refers to this peer
         self._decoder.close()
         if self._socket is not None:
@@ -200,7 +199,7 @@ class TextPeer(Weighed):
         self._exchanges.clear()
         self._is_ending = False
         self._socket = web_socket
-        self._messages = SocketMessages(web_socket, self._server.message_bytes_max, self._limit_of)
+        self._messages = SocketMessages(web_socket, self._house.message_bytes_max, self._limit_of)
         rest = self._decoder.after_upgrade
         self._decoder.close()
         self._receive_frames(rest)
@@ -228,7 +227,7 @@ class TextPeer(Weighed):
             self._weigh_answer(exchange.data)
         if self._line.note_answer(exchange):
             self._move_soon()
-        self._server.broker.send(self._session, exchange)
+        self._house.turns.broker.send(self._session, exchange)
 
     def _push(self, data: bytes) -> None:
         """Have a message written that answers nothing."""

@@ -1,19 +1,25 @@
 """A weighed connection: what its peer makes the broker keep is counted, see `memory.py`."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from zbusrpc.broker.dialects import seams
+from zbusrpc.broker.dialects.http import router
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.guard import is_known
 from zbusrpc.broker.dialects.http.pipeline import Line
+from zbusrpc.broker.dialects.zbus.hub import Hub
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import OUTBOX_BYTES_MAX, format_peername
 
-if TYPE_CHECKING:
-    from zbusrpc.broker.assembly.server import Server
-
 log = get_logger("broker")
+
+
+class House(seams.House, router.House, Protocol):
+    """The broker, as text connections know it."""
+
+    hub: Hub
 
 
 class Weighed(asyncio.Protocol):
@@ -23,8 +29,8 @@ class Weighed(asyncio.Protocol):
     _line: Line
     """Whole requests that wait."""
 
-    def __init__(self, server: "Server") -> None:
-        self._server = server
+    def __init__(self, house: House) -> None:
+        self._house = house
         self._is_held_back = self._is_congested = False
         self._unsent_bytes = 0
         """Of answers that are known, and wait for those before them or for the end of the turn."""
@@ -47,13 +53,13 @@ class Weighed(asyncio.Protocol):
 
     def _limit_of(self, headers: dict[str, str], target: bytes) -> int:
         """Return how large the body of a request may be of which the head has come."""
-        return self._server.message_bytes_max if is_known(self._server, headers, target) else SMALL_BYTES
+        return self._house.message_bytes_max if is_known(self._house, headers, target) else SMALL_BYTES
 
     def _lose(self, exchange: Exchange) -> None:
         """Give the message in an answer back, which nobody got."""
         if exchange.on_lost is not None:
             exchange.on_lost()
-            self._server.flush_soon()
+            self._house.turns.flush_soon()
 
     def _weigh_answer(self, data: bytes | None) -> None:
         """Count an answer that is known."""
@@ -66,11 +72,11 @@ class Weighed(asyncio.Protocol):
         waiting = self._line.held_bytes
         if self._is_congested:
             waiting += self._transport.get_write_buffer_size()
-        self._server.output.hold(self, waiting)
+        self._house.output.hold(self, waiting)
         if waiting > OUTBOX_BYTES_MAX:
             self.cut_off()
 
     def _weigh_nothing(self) -> None:
         """Count nothing any more: the connection is gone."""
-        self._server.input.hold(self, 0)
-        self._server.output.hold(self, 0)
+        self._house.input.hold(self, 0)
+        self._house.output.hold(self, 0)

@@ -1,8 +1,10 @@
 """A native peer: carries one session over a native connection."""
 
-from typing import TYPE_CHECKING
+import asyncio
 
 from zbusrpc.broker.core.broker import UNKNOWN_TOKEN
+from zbusrpc.broker.core.turns import Place
+from zbusrpc.broker.dialects.seams import Claim, House
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import LinkError, ProtocolError, ZbusError
@@ -10,20 +12,33 @@ from zbusrpc.message import Message
 from zbusrpc.telemetry import get_logger
 from zbusrpc.transport.connection import Connection
 from zbusrpc.transport.hello import Hello
-
-if TYPE_CHECKING:
-    from zbusrpc.broker.assembly.server import Server
+from zbusrpc.transport.sniff import Framing, sniff
 
 log = get_logger("broker")
+
+
+class NativeDialect:
+    """Opens native connections."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+
+    def claims(self, first: bytes) -> Claim:
+        """Say whether a connection begins as a frame does that is short, as HELLO is."""
+        return Claim.YES if sniff(first[0]) is Framing.NATIVE else Claim.NO
+
+    def open(self, place: Place) -> asyncio.Protocol:
+        """Return what carries a connection on."""
+        return NativePeer(self._house, place).connection
 
 
 class NativePeer:
     """The receiver of one native connection."""
 
-    def __init__(self, server: "Server") -> None:
-        self._server = server
+    def __init__(self, house: House, place: Place) -> None:
+        self._house, self._place = house, place
         self._session: Session | None = None
-        self.connection = Connection(self, server.hello, is_client=False)
+        self.connection = Connection(self, house.hello, is_client=False)
 
     def connection_opened(self, hello: Hello) -> Hello:
         """Begin the session and tell the client its number.
@@ -31,7 +46,7 @@ class NativePeer:
         Raises:
             ProtocolError: its token is unknown.
         """
-        access, rights = self._server.access, None
+        access, rights = self._house.access, None
         if access is not None:
             rights = access.rights_of(hello.token.get_secret_value())
             if rights is None:
@@ -39,11 +54,13 @@ class NativePeer:
             if not access.may_ask(hello.token.get_secret_value()):
                 self.connection.limit_input(SMALL_BYTES)
         name = f"{hello.name or 'client'}@{self.connection.peername}"
-        self._session = self._server.connect(name, self, self.connection.message_bytes_max, rights)
-        return self._server.hello.model_copy(update={"session": self._session.number, "name": self._server.broker.name})
+        self._session = self._house.turns.connect(name, self, self._place, self.connection.message_bytes_max, rights)
+        return self._house.hello.model_copy(
+            update={"session": self._session.number, "name": self._house.turns.broker.name}
+        )
 
     def message_received(self, message: Message) -> None:
-        self._server.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
+        self._house.turns.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
 
     def turn_ended(self, held_bytes: int) -> None:
         server = self._server
@@ -61,16 +78,16 @@ class NativePeer:
         self.connection.fail(LinkError(f"{self.connection.peername} does not read"))
 
     def congestion_changed(self, is_congested: bool) -> None:
-        self._server.output.hold(self, self.connection.waiting_bytes if is_congested else 0)
+        self._house.output.hold(self, self.connection.waiting_bytes if is_congested else 0)
         if self._session is not None:
-            self._server.set_congested(self._session, is_congested)
+            self._house.turns.set_congested(self._session, is_congested)
 
     def connection_closed(self, error: ZbusError | None) -> None:
-        self._server.door.leave(self)
-        self._server.input.hold(self, 0)
-        self._server.output.hold(self, 0)
+        self._place.leave()
+        self._house.input.hold(self, 0)
+        self._house.output.hold(self, 0)
         if self._session is not None:
-            self._server.disconnect(self._session)
+            self._house.turns.disconnect(self._session)
         if isinstance(error, ProtocolError):
             log.warning("broker.protocol_error", peer=self.connection.peername, error=str(error))
         elif isinstance(error, LinkError):
@@ -80,7 +97,7 @@ class NativePeer:
         """Write messages of the core to the peer."""
         self.connection.write(messages)
         if self.connection.is_congested:
-            self._server.output.hold(self, self.connection.waiting_bytes)
+            self._house.output.hold(self, self.connection.waiting_bytes)
 
     def close(self, reason: str) -> None:
         """Say GOODBYE and close."""

@@ -14,7 +14,7 @@ import trustme
 from tests.support.inprocess import PATIENCE_S, running_broker
 from zbusrpc.broker.assembly.server import Server
 from zbusrpc.broker.dialects.http.connection import TextPeer
-from zbusrpc.broker.dialects.http.pipeline import Line
+from zbusrpc.broker.dialects.http.pipeline import Pipeline
 from zbusrpc.broker.dialects.native.peer import NativePeer
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
@@ -31,7 +31,7 @@ BODY = b"x" * (1024 * 1024)
 ROUNDS = 4
 HELD_BYTES_MAX = len(BODY)
 """Less than one body: none of the rounds has left its own."""
-OF_A_CONNECTION = (NativePeer, Connection, Decoder, TextPeer, HttpDecoder, WebSocket, Line)
+OF_A_CONNECTION = (NativePeer, Connection, Decoder, TextPeer, HttpDecoder, WebSocket, Pipeline)
 
 
 def _native(*messages: Message, cut: int = 0) -> bytes:

@@ -44,7 +44,7 @@ class Stuck:
         return getattr(self._transport, name)
 
 
-class Line:
+class Pipeline:
     """A connection that says what it is told to."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,10 +72,10 @@ class Site:
         self.server = server
         self._opened = opened
 
-    async def line(self, *requests: bytes) -> Line:
+    async def line(self, *requests: bytes) -> Pipeline:
         """Open a connection and send requests."""
         host, port, _ = parse_addresses(self.server.broker.name)[0]
-        line = Line(*await asyncio.open_connection(host, port))
+        line = Pipeline(*await asyncio.open_connection(host, port))
         self._opened.callback(line.writer.close)
         line.send(*requests)
         return line

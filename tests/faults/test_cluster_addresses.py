@@ -94,11 +94,11 @@ async def test_brokers_at_addresses_that_lead_nowhere(processes: Processes, link
                 lambda: all("Lab" in broker.topics for broker in fleet.topology.brokers.values()), "all have it"
             )
             assert await lab.add(1, 2) == 3
-            dialled = {str(station.dialled): station for station in fleet._stations}
+            dialled = {str(endpoint.dialled): endpoint for endpoint in fleet._endpoints}
             async with traffic(lambda: lab.add(1, 2)) as flow:
                 await flow.wait_more()
             assert dialled.keys() == {seed, closed, silent}
-            assert dialled[silent].connection is dialled[silent].caller.error is None, "it is being dialled still"
+            assert dialled[silent].connection is dialled[silent].channel.error is None, "it is being dialled still"
 
     assert not flow.failures
 

@@ -45,11 +45,11 @@ async def figures(tracker: Process, address: str, fleet: Fleet, worker: Worker) 
         "file descriptors of the tracker": len(os.listdir(f"/proc/{tracker.pid}/fd")),
         "sessions of the tracker": await metric(address, "zbusrpc_sessions"),
         "tasks": len(asyncio.all_tasks()),
-        "stations": len(fleet._stations),
+        "endpoints": len(fleet._endpoints),
         "views of the fleet": len(fleet.topology._views),
         "brokers that the fleet knows": len(fleet.topology.brokers),
-        "posts": len(worker._posts),
-        "stations of the worker": len(served._stations),
+        "posts": len(worker._attachments),
+        "endpoints of the worker": len(served._endpoints),
         "views of the worker": len(served.topology._views),
     }
 

@@ -160,7 +160,7 @@ async def test_frozen_tracker_declares_nobody_dead(processes: Processes, links: 
             await wait_used(brokers.addresses[0])
             await wait_used(brokers.addresses[1])
             fleet.listeners["test"] = lambda: missed.append(set(brokers.addresses) - set(fleet.topology.brokers))
-            connections = {choice.address: choice.station.connection for choice in fleet.choices(b"Lab")}
+            connections = {choice.address: choice.endpoint.connection for choice in fleet.choices(b"Lab")}
             trackers.freeze(0)
             await asyncio.sleep(FROZEN_S)
             trackers.thaw(0)
@@ -172,4 +172,4 @@ async def test_frozen_tracker_declares_nobody_dead(processes: Processes, links: 
     assert not any(missed)
     assert not trackers[0].log("tracker.lost")
     assert connections.keys() == set(brokers.addresses)
-    assert connections == {choice.address: choice.station.connection for choice in fleet.choices(b"Lab")}
+    assert connections == {choice.address: choice.endpoint.connection for choice in fleet.choices(b"Lab")}

@@ -15,7 +15,7 @@ from zbusrpc.broker.access.logins import IDLE_S, LOGINS_MAX, LOGINS_PER_TOKEN_MA
 from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
-from zbusrpc.broker.dialects.http.guard import Doorkeeper
+from zbusrpc.broker.dialects.http.guard import Guard
 from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.monitor import paths
@@ -61,7 +61,7 @@ class House:
         is_own = gateway.is_for_it(request.target) or paths.is_for_it(request)
         exchange = Exchange(lambda answered: None)
         command = None if is_own and "cmd" not in named else Command(request)
-        if Doorkeeper(self).admits(request, command, exchange, session or Session(1, "test")):
+        if Guard(self).admits(request, command, exchange, session or Session(1, "test")):
             return 0
         assert exchange.data is not None
         return int(exchange.data.split(b" ")[1])

@@ -3,7 +3,7 @@
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.queue_lab import LabScheduler, read_journal
 from tests.support.storage import open_at
-from zbusrpc.broker.mq.cursor import Place
+from zbusrpc.broker.mq.cursor import Cursor
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.commit import Committer, Durability
@@ -21,7 +21,7 @@ class Bench:
         self.disk = disk
         self.scheduler = LabScheduler()
         self.journal = Journal(self._committer("/journal"), self.scheduler)
-        self.places: dict[bytes, Place] = {}
+        self.places: dict[bytes, Cursor] = {}
         self.told: list[StorageError | None] = []
 
     def _committer(self, directory: str) -> Committer:
@@ -34,9 +34,9 @@ class Bench:
             now_ms=scheduler.now_ms,
         )
 
-    def put(self, name: str) -> Place:
+    def put(self, name: str) -> Cursor:
         """Begin a group."""
-        place = self.places[name.encode()] = Place(name, GroupOptions(), 0)
+        place = self.places[name.encode()] = Cursor(name, GroupOptions(), 0)
         self.journal.put(name.encode(), place, self.told.append)
         self.run()
         return place

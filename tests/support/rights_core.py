@@ -18,7 +18,7 @@ from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Operation, Rights, Rule, digest_of
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.origins import Origins
-from zbusrpc.broker.dialects.http.router import Reception
+from zbusrpc.broker.dialects.http.router import Router
 from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
 from zbusrpc.broker.monitor.monitor import Monitor, Usage
 from zbusrpc.broker.sessions.limits import Limits
@@ -179,7 +179,7 @@ class Web(TextSession):
         core._sessions[self.session.number] = self
         self.core = core
         self.session.rights = rights
-        self._reception = Reception(core, self.dialect)
+        self._router = Router(core, self.dialect)
 
     def begin(self, line: str, body: bytes = b"", **headers: str) -> Exchange:
         """Send a request such as `GET /query/T`, and let no turn pass; `_` in names of headers stands for `-`."""
@@ -190,7 +190,7 @@ class Web(TextSession):
         (request,) = HttpDecoder(1 << 20).feed(message_of(line, body, headers))
         exchange = Exchange(lambda done: self._core.broker.send(self.session, done), is_ordered=True)
         exchange.is_first = True
-        self._reception.take(request, exchange)
+        self._router.take(request, exchange)
         return exchange
 
     def ask(self, line: str, body: bytes = b"", **headers: str) -> Answer | None:
@@ -215,7 +215,7 @@ class Socket(Web):
     def begin(self, line: str, body: bytes = b"", **headers: str) -> Exchange:
         """Send a request, mostly `GET /` with a `cmd`, and let no turn pass; names of headers are as they are."""
         exchange = Exchange(lambda done: self._core.broker.send(self.session, done))
-        self._reception.take(self._messages.request_of(message_of(line, body, headers)), exchange)
+        self._router.take(self._messages.request_of(message_of(line, body, headers)), exchange)
         return exchange
 
 

@@ -158,7 +158,9 @@ class Port:
             if block == PAUSE:
                 await self._settle()
                 if not is_congested:  # a request may wait for the disk, with others behind it
-                    await self._eventually(lambda: pipe.is_closing() or (not pipe._held and pipe.peer._line.is_free))
+                    await self._eventually(
+                        lambda: pipe.is_closing() or (not pipe._held and pipe.peer._pipeline.is_free)
+                    )
                     await self._settle()
             else:
                 pipe.feed(block)

@@ -20,7 +20,7 @@ from tests.support.web import Answer
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.zbus.hub import Hub
-from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.session import ZbusSession
 from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.sessions.limits import Limits
@@ -123,7 +123,7 @@ class TextSession:
         """What came without a request."""
         self.is_behind = False
         """Whether what is sent next comes while an earlier request waits for its answer."""
-        self.dialect = Dialect(core.hub, self.session, self.pushes.append)
+        self.dialect = ZbusSession(core.hub, self.session, self.pushes.append)
 
     def zbus(self, cmd: str, body: bytes = b"", **headers: str) -> Exchange:
         """Send a request of a zbus client."""

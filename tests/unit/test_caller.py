@@ -20,13 +20,13 @@ pytestmark = pytest.mark.anyio
 async def test_no_connection_is_waited_for_after_the_end(wait_for_ready: bool) -> None:
     """Such as by the lane of a producer that had something left when the broker was let go."""
     async with running_broker() as server:
-        caller = fleet_at(server.broker.name).seeds[0].caller
-        await eventually(lambda: caller.connection is not None, "there is a connection")
+        channel = fleet_at(server.broker.name).seeds[0].channel
+        await eventually(lambda: channel.connection is not None, "there is a connection")
         await disconnect()
 
         with pytest.raises(RpcError) as ended:
             async with asyncio.timeout(5):
-                await caller.wait_connection(None, wait_for_ready=wait_for_ready)
+                await channel.wait_connection(None, wait_for_ready=wait_for_ready)
 
         assert ended.value.code is Code.UNAVAILABLE
         assert ended.value.may_have_run is False

@@ -9,7 +9,7 @@ from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
-from zbusrpc.broker.dialects.http.guard import SAFE, Doorkeeper, shown_by
+from zbusrpc.broker.dialects.http.guard import SAFE, Guard, shown_by
 from zbusrpc.broker.dialects.http.origins import Origins
 from zbusrpc.broker.dialects.zbus.urls import COMMANDS, Command
 from zbusrpc.broker.sessions.session import Session
@@ -51,7 +51,7 @@ class Visit:
 
 
 def visit(
-    line: str, house: House | None = None, keeper: Doorkeeper | None = None, *, upgrade: bool = False, **headers: str
+    line: str, house: House | None = None, keeper: Guard | None = None, *, upgrade: bool = False, **headers: str
 ) -> Visit:
     """Knock with a request such as `GET /ping`; `_` in names of headers stands for `-`."""
     method, target = line.split(" ")
@@ -59,7 +59,7 @@ def visit(
     request = HttpRequest(method, target.encode(), named, b"", True, upgrade)
     command = None if gateway.is_for_it(request.target) else Command(request)
     exchange, session = Exchange(lambda answered: None), Session(1, "test")
-    is_in = (keeper or Doorkeeper(house or House())).admits(request, command, exchange, session)
+    is_in = (keeper or Guard(house or House())).admits(request, command, exchange, session)
     return Visit(is_in, session, exchange)
 
 
@@ -77,7 +77,7 @@ def test_head_is_let_in_where_nothing_changes(name: str) -> None:
 def test_client_of_zbus_may_write_any_method() -> None:
     """What it wants says its header."""
     for method in ("GET", "POST", "PUT", "HEAD", "PATCH"):
-        keeper = Doorkeeper(House())
+        keeper = Guard(House())
         request = HttpRequest(method, b"/", {"cmd": "produce"}, b"", True)
         assert keeper.admits(request, Command(request), Exchange(lambda answered: None), Session(1, "test"))
 
@@ -160,7 +160,7 @@ def test_page_that_had_its_name_pointed_here_is_refused(line: str, origin: dict[
 
 def test_name_is_looked_at_when_it_changes() -> None:
     """A connection that began under the right name cannot go on under another."""
-    keeper = Doorkeeper(House())
+    keeper = Guard(House())
 
     assert visit("GET /ping", keeper=keeper).is_in
     assert visit("GET /ping", keeper=keeper).is_in
@@ -171,7 +171,7 @@ def test_name_is_looked_at_when_it_changes() -> None:
 def test_rules_that_are_replaced_count_at_once() -> None:
     """Those of the house are asked for each request."""
     house = House()
-    keeper = Doorkeeper(house)
+    keeper = Guard(house)
     assert visit("POST /produce/T", keeper=keeper, origin=APP).status == 403
 
     house.origins = Origins((APP,), "127.0.0.1")
@@ -249,7 +249,7 @@ def test_unknown_token_is_refused(line: str) -> None:
 def test_websocket_keeps_the_token_that_it_was_opened_with() -> None:
     """Its messages need not repeat it, and a message with another one counts for itself."""
     house = with_tokens()
-    keeper = Doorkeeper(house)
+    keeper = Guard(house)
     assert visit("GET /?token=secret", keeper=keeper, upgrade=True).is_in
 
     assert visit("GET /query/T", keeper=keeper).session.rights.name == "app"  # type: ignore[union-attr]
@@ -258,7 +258,7 @@ def test_websocket_keeps_the_token_that_it_was_opened_with() -> None:
 
 def test_sign_of_life_without_a_token_takes_no_rights_away() -> None:
     """Clients of zbus send their heartbeat without it."""
-    keeper, session = Doorkeeper(with_tokens()), Session(1, "test")
+    keeper, session = Guard(with_tokens()), Session(1, "test")
     for cmd, token in (("query", "secret"), ("heartbeat", ""), ("ping", "")):
         headers = {"cmd": cmd, "host": HERE} | ({"token": token} if token else {})
         request = HttpRequest("GET", b"/", headers, b"", True)
@@ -276,7 +276,7 @@ def visit_monitor(line: str, house: House | None = None, **headers: str) -> Visi
     named = {"host": HERE} | {name.replace("_", "-"): value for name, value in headers.items()}
     request = HttpRequest(method, target.encode(), named, b"", True)
     exchange, session = Exchange(lambda answered: None), Session(1, "test")
-    return Visit(Doorkeeper(house or House()).admits(request, None, exchange, session), session, exchange)
+    return Visit(Guard(house or House()).admits(request, None, exchange, session), session, exchange)
 
 
 @pytest.mark.parametrize("headers", [{"origin": EVIL}, {"origin": "null"}, {"sec_fetch_site": "cross-site"}], ids=str)

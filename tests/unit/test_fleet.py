@@ -16,10 +16,10 @@ from tests.support.sweeps import one_of
 from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect, envelope, options
 from zbusrpc.broker.assembly.server import Server
-from zbusrpc.cluster import endpoint as station_module
-from zbusrpc.cluster import endpoints as stations_module
+from zbusrpc.cluster import endpoint as endpoint_module
+from zbusrpc.cluster import endpoints as endpoints_module
 from zbusrpc.cluster import fleet as fleet_module
-from zbusrpc.cluster.endpoint import Choice, Station
+from zbusrpc.cluster.endpoint import Choice, Endpoint
 from zbusrpc.cluster.topology import GONE_MAX, Topology
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
@@ -139,7 +139,7 @@ async def test_call_goes_to_the_only_broker_of_a_mere_tracker() -> None:
 
         async with serving_at(tracker.broker.name):
             assert await lab.add(1, 2) == 3
-            assert [station.address for station in fleet_at(tracker.broker.name)._stations] == [
+            assert [endpoint.address for endpoint in fleet_at(tracker.broker.name)._endpoints] == [
                 tracker.broker.name,
                 server.broker.name,
             ]
@@ -154,7 +154,7 @@ async def test_tracker_by_another_name_is_linked_once_more_and_let_go() -> None:
         try:
             fleet = fleet_at(tracker.broker.name)
             await wait_known(fleet, tracker.broker.name, server.broker.name)
-            await eventually(lambda: fleet._stations._doubles, "the double is found and let go")
+            await eventually(lambda: fleet._endpoints._doubles, "the double is found and let go")
             sessions = tracker.broker._last_session
             for _ in range(3):  # each tells something new
                 async with serving_at(tracker.broker.name):
@@ -177,9 +177,9 @@ async def test_two_seeds_that_are_one_broker_are_one() -> None:
         first, second = fleet.seeds
         assert (first.is_doubled, second.is_doubled) == (False, True)
 
-        second.caller.drop(RpcError(Code.UNAVAILABLE, "a test"))
+        second.channel.drop(RpcError(Code.UNAVAILABLE, "a test"))
         assert fleet.topology._views[str(address)].is_linked
-        first.caller.drop(RpcError(Code.UNAVAILABLE, "a test"))
+        first.channel.drop(RpcError(Code.UNAVAILABLE, "a test"))
         await eventually(lambda: fleet.topology._views[str(address)].is_linked, "it tells again")
         assert await_one(fleet.everyone())
 
@@ -194,12 +194,12 @@ async def test_probes_are_one_series(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.02)
     due: list[float] = []
 
-    def probe(station: Station) -> None:
-        station.is_suspect = not station.is_suspect
-        station._owner.station_changed(station)
+    def probe(endpoint: Endpoint) -> None:
+        endpoint.is_suspect = not endpoint.is_suspect
+        endpoint._owner.endpoint_changed(endpoint)
 
     original = fleet_module.Fleet._probe
-    monkeypatch.setattr(Station, "probe", probe)
+    monkeypatch.setattr(Endpoint, "probe", probe)
     monkeypatch.setattr(fleet_module.Fleet, "_probe", lambda fleet, at: (due.append(at), original(fleet, at))[1])
     async with running_broker() as one, joined(one) as other:
         fleet = fleet_at(f"{one.broker.name};{other.broker.name}")
@@ -244,7 +244,7 @@ async def test_broker_that_never_answers_track() -> None:
 
 async def test_tracker_that_tells_of_ten_thousand_brokers(monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than some are dialled, and calls go on at those that are there."""
-    monkeypatch.setattr(stations_module, "STATIONS_MAX", 20)
+    monkeypatch.setattr(endpoints_module, "ENDPOINTS_MAX", 20)
     closed = free_ports(1)[0]
     many = [f"127.{1 + n // 250}.0.{1 + n % 250}:{closed}" for n in range(10_000)]
     async with posing(telling()) as (address, impostor):
@@ -252,13 +252,13 @@ async def test_tracker_that_tells_of_ten_thousand_brokers(monkeypatch: pytest.Mo
         lab = connect(Lab, broker=address)
         for _ in range(5):
             assert await lab.add(1, 2) == 3
-        assert len(fleet_at(address)._stations) <= 21
+        assert len(fleet_at(address)._endpoints) <= 21
 
 
 async def test_broker_that_refused_the_token_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seldom, though calls go on elsewhere meanwhile: it may have read its tokens again."""
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.01)
-    monkeypatch.setattr(station_module, "RENEW_S", 5 * fleet_module.PROBE_S)
+    monkeypatch.setattr(endpoint_module, "RENEW_S", 5 * fleet_module.PROBE_S)
     async with posing(telling()) as (address, impostor), posing(telling()) as (strict, refusing):
         impostor.answer, refusing.answer = telling(address, strict), telling(strict)
         refusing.is_refusing = True
@@ -306,7 +306,7 @@ async def test_address_that_leads_to_another_broker_is_not_dialled_forever() -> 
         lab = connect(Lab, broker=address)
         fleet = fleet_at(address)
         assert await lab.add(1, 2) == 3
-        await eventually(lambda: fleet._stations._doubles, "it is found out")
+        await eventually(lambda: fleet._endpoints._doubles, "it is found out")
         for _ in range(10):
             fleet.topology_changed()
             assert await lab.add(1, 2) == 3
@@ -362,7 +362,7 @@ async def test_fleet_is_closed_while_it_dials() -> None:
         seeds = f"{mute};{closed[0]};{address}"
         lab, fleet = options(connect(Lab, broker=seeds), wait_for_ready=True, timeout=20), fleet_at(seeds)
         calls = [asyncio.create_task(lab.add(1, 2)) for _ in range(3)]
-        await eventually(lambda: len(fleet._stations) == 6, "brokers are dialled that were told of")
+        await eventually(lambda: len(fleet._endpoints) == 6, "brokers are dialled that were told of")
 
         await disconnect()
 
@@ -401,8 +401,8 @@ async def test_disconnect_in_the_middle_of_calls_and_going_on() -> None:
 async def test_any_trouble_leaves_a_fleet_that_works(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cuts, new names, lies, silence, refused tokens, and callers that give up, in any order: no fault, no leak."""
     monkeypatch.setattr(fleet_module, "PROBE_S", 0.01)
-    monkeypatch.setattr(station_module, "RENEW_S", 5 * fleet_module.PROBE_S)
-    monkeypatch.setattr(stations_module, "DOUBLE_S", 0.1)
+    monkeypatch.setattr(endpoint_module, "RENEW_S", 5 * fleet_module.PROBE_S)
+    monkeypatch.setattr(endpoints_module, "DOUBLE_S", 0.1)
     rng, loop, faults = random.Random(seed), asyncio.get_running_loop(), list[object]()
     loop.set_exception_handler(lambda _, context: None if CUT_DIAL in repr(context) else faults.append(context))
     async with AsyncExitStack() as stack:

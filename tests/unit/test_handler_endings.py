@@ -185,8 +185,8 @@ async def give_up(call: asyncio.Task[Any], worker: Worker) -> None:
 
 async def lose_link(call: asyncio.Task[Any], worker: Worker) -> None:
     """Cut the service off its broker."""
-    (post,) = worker._posts.values()
-    post.station.caller.drop(LinkError("cut"))
+    (attachment,) = worker._attachments.values()
+    attachment.endpoint.channel.drop(LinkError("cut"))
     await end_of(call)
 
 
@@ -212,9 +212,9 @@ async def test_handler_is_told_once_to_end(server: Server, patient: Patient, end
         await stop(call, worker)
         for _ in range(50):  # turns in which another cancellation would come
             await asyncio.sleep(0)
-        for post in worker._posts.values():
-            post._expire(running)
-            post._cancel(running)
+        for attachment in worker._attachments.values():
+            attachment._expire(running)
+            attachment._cancel(running)
 
         assert worker.unfinished() == [running]
         patient.may_clean.set()
@@ -272,8 +272,8 @@ async def test_instance_without_a_free_place_subscribes_later(server: Server, pa
         call = asyncio.ensure_future(aio(proxy.block)())
         await eventually(lambda: patient.began, "start")
         await lose_link(call, worker)
-        (post,) = worker._posts.values()
-        await eventually(lambda: post.connection is not None, "connection")
+        (attachment,) = worker._attachments.values()
+        await eventually(lambda: attachment.connection is not None, "connection")
         waiting = asyncio.ensure_future(proxy.answer())
         await eventually(lambda: sum(entry["queued"] for entry in server.broker.services()) == 1, "queue")
 
@@ -341,16 +341,18 @@ async def test_handler_that_never_ends_is_answered_once_and_given_up(
 async def test_what_has_not_begun_says_so(server: Server, patient: Patient, end: str) -> None:
     """A handler that was stopped before its first step has not run, and only then is that said."""
     async with serving(server, patient) as worker:
-        (post,) = worker._posts.values()
+        (attachment,) = worker._attachments.values()
         sent: list[Message] = []
-        post._send = lambda message, connection: sent.append(message)  # type: ignore[method-assign]
+        attachment._send = lambda message, connection: sent.append(message)  # type: ignore[method-assign]
 
-        post.message_received(Message(Kind.REQUEST, 1, b"Patient", b'{"method":"work"}', timeout_ms=60_000, session=9))
+        attachment.message_received(
+            Message(Kind.REQUEST, 1, b"Patient", b'{"method":"work"}', timeout_ms=60_000, session=9)
+        )
         (running,) = worker.unfinished()
         if end == "deadline":
-            post._expire(running)
+            attachment._expire(running)
         else:
-            post.return_all()
+            attachment.return_all()
 
         (said,) = sent
         assert said.flags & Flag.NOT_RUN
@@ -361,15 +363,15 @@ async def test_what_has_not_begun_says_so(server: Server, patient: Patient, end:
 async def test_method_that_waited_for_a_thread_has_not_run(server: Server, patient: Patient) -> None:
     """With all threads busy a `def` method that is stopped has not begun, never does, and says so."""
     async with serving(server, patient) as worker:
-        (post,) = worker._posts.values()
+        (attachment,) = worker._attachments.values()
         sent: list[Message] = []
-        post._send = lambda message, connection: sent.append(message)  # type: ignore[method-assign]
+        attachment._send = lambda message, connection: sent.append(message)  # type: ignore[method-assign]
         for number in (1, 2):
-            post.message_received(Message(Kind.REQUEST, number, b"Patient", b'{"method":"block"}', session=9))
+            attachment.message_received(Message(Kind.REQUEST, number, b"Patient", b'{"method":"block"}', session=9))
         await eventually(lambda: all(running.has_started for running in worker.unfinished()), "start")
         await eventually(lambda: worker._threads._work_queue.qsize() == 1, "a method that waits")
 
-        post._expire(worker.unfinished()[1])
+        attachment._expire(worker.unfinished()[1])
         await eventually(lambda: sent, "answer")
         patient.gate.set()
         await eventually(lambda: len(sent) == 2, "end of the other")

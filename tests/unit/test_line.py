@@ -1,7 +1,7 @@
 """The line of a text connection: order, some a turn, and steps that the next ones wait for."""
 
 from zbusrpc.broker.dialects.http.answer import Exchange
-from zbusrpc.broker.dialects.http.pipeline import REQUEST_BYTES, TURN_MAX, TURN_S, Line
+from zbusrpc.broker.dialects.http.pipeline import REQUEST_BYTES, TURN_MAX, TURN_S, Pipeline
 from zbusrpc.transport.http import HttpRequest
 
 
@@ -12,7 +12,7 @@ class Desk:
         self.taken: list[str] = []
         self.is_open = True
         self.now = 0.0
-        self.line = Line(self._take, lambda: self.is_open, lambda: self.now)
+        self.line = Pipeline(self._take, lambda: self.is_open, lambda: self.now)
 
     def _take(self, request: HttpRequest) -> None:
         self.taken.append(request.target.decode())

@@ -9,7 +9,7 @@ import pytest
 from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.journal_bench import Bench
 from tests.support.queue_lab import entry, lab_with, read_journal
-from zbusrpc.broker.mq.cursor import Place
+from zbusrpc.broker.mq.cursor import Cursor
 from zbusrpc.broker.mq.journal import SEGMENTS_MAX
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.errors import StorageError
@@ -43,7 +43,7 @@ def test_group_is_found_with_options_and_place(bench: Bench) -> None:
 
 def test_put_is_told_when_it_is_on_the_disk(bench: Bench) -> None:
     """Nobody hears that a group is there before a power cut would leave it."""
-    bench.journal.put(b"a", Place("a", GroupOptions(), 5), bench.told.append)
+    bench.journal.put(b"a", Cursor("a", GroupOptions(), 5), bench.told.append)
     assert not bench.told
     bench.run()
 
@@ -118,13 +118,13 @@ def test_segment_goes_only_when_all_its_groups_were_said_again(bench: Bench) -> 
 
 def test_group_whose_record_is_older_than_those_noted_before_it_is_kept(bench: Bench) -> None:
     """A segment stays while any group needs it, in whatever order the writes of groups were finished."""
-    slow = bench.places[SLOW] = Place("slow" * 300, GroupOptions(), 3)
+    slow = bench.places[SLOW] = Cursor("slow" * 300, GroupOptions(), 3)
     bench.journal.put(SLOW, slow, bench.told.append)  # alone in its segment, and still being synced
     turns, bench.scheduler.turns = bench.scheduler.turns, []
     for turn in turns:
         turn()
     for number in range(4):
-        bench.journal.adopt(b"%d" % number, Place("quick", GroupOptions(), 4))
+        bench.journal.adopt(b"%d" % number, Cursor("quick", GroupOptions(), 4))
         bench.journal.note_change(b"%d" % number)
     for number in range(4):
         bench.journal._note_said(b"%d" % number, 1 + number)
@@ -260,7 +260,7 @@ def work(bench: Bench, promised: dict[bytes, int]) -> None:
     """Make groups, move and remove them; note what must not be lost."""
 
     def put(name: str, position: int) -> None:
-        place = bench.places[name.encode()] = Place(name, GroupOptions(), position)
+        place = bench.places[name.encode()] = Cursor(name, GroupOptions(), position)
         bench.journal.put(name.encode(), place, noted(name, position))
         bench.run()
 

@@ -11,7 +11,7 @@ from tests.support.queue_lab import read_journal
 from tests.support.steps import steps_of
 from zbusrpc.broker.mq import cursor as place
 from zbusrpc.broker.mq import slices, snapshot
-from zbusrpc.broker.mq.cursor import Place
+from zbusrpc.broker.mq.cursor import Cursor
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.journal import SEGMENTS_MAX
 from zbusrpc.broker.mq.snapshot import SNAPSHOT_MIN, STEP
@@ -20,19 +20,19 @@ from zbusrpc.broker.mq.standing import Standing
 BIG = b"big"
 
 
-def become(group: Place, offset: int, attempts: int = 0, due_ms: int = 0) -> None:
+def become(group: Cursor, offset: int, attempts: int = 0, due_ms: int = 0) -> None:
     """Let a message be pending, or be so in another way."""
     group.pending[offset] = Delivery(offset, b"", State.DELAYED, attempts, due_ms)
     group._changes.touch(offset)
 
 
-def be_done(group: Place, offset: int) -> None:
+def be_done(group: Cursor, offset: int) -> None:
     """Let a message be done."""
     del group.pending[offset]
     group._changes.touch(offset)
 
 
-def begin_big(bench: Bench, count: int) -> Place:
+def begin_big(bench: Bench, count: int) -> Cursor:
     """Begin a group with so many messages in hand, every third of which was tried before."""
     bench.put("loud")
     group = bench.put("big")

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from zbusrpc import Code, RpcError, connect, disconnect
 from zbusrpc.broker.assembly.server import Server
 from zbusrpc.cli.watching import Watch
-from zbusrpc.cluster import endpoints as stations_module
+from zbusrpc.cluster import endpoints as endpoints_module
 from zbusrpc.errors import LinkError
 from zbusrpc.message import Kind, Message
 from zbusrpc.transport.address import parse_addresses
@@ -88,13 +88,13 @@ async def test_who_names_a_broker_without_tls_is_led_to_others_without() -> None
 
 async def test_service_serves_at_no_more_brokers_than_it_has_files_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tracker may tell of ten thousand."""
-    monkeypatch.setattr(stations_module, "STATIONS_MAX", 3)
+    monkeypatch.setattr(endpoints_module, "ENDPOINTS_MAX", 3)
     async with running_broker() as server:
         tell_of(server, [f"127.0.0.1:{port}" for port in range(1, 20)])
         async with serving_at(server.broker.name) as worker:
             assert worker._fleet is not None
-            stations = worker._fleet._stations
-            await eventually(lambda: len(stations) == 4, "three besides the one that was named")
+            endpoints = worker._fleet._endpoints
+            await eventually(lambda: len(endpoints) == 4, "three besides the one that was named")
 
 
 async def test_service_keeps_one_link_to_an_address_that_leads_to_another_broker() -> None:
@@ -104,12 +104,12 @@ async def test_service_keeps_one_link_to_an_address_that_leads_to_another_broker
         tell_of(server, [f"localhost:{port}"])
         async with serving_at(server.broker.name) as worker:
             assert worker._fleet is not None
-            stations = worker._fleet._stations
-            await eventually(lambda: stations._doubles, "it is dialled once, and let go")
+            endpoints = worker._fleet._endpoints
+            await eventually(lambda: endpoints._doubles, "it is dialled once, and let go")
             sessions = server.broker._last_session
             for number in range(5):
                 tell_of(server, [f"127.0.0.1:{number + 1}"])
-                await eventually(lambda number=number: len(stations) == number + 2, "the news came")
+                await eventually(lambda number=number: len(endpoints) == number + 2, "the news came")
 
             assert server.broker._last_session == sessions + 5, "the liar's, and none of the service"
 

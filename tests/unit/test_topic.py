@@ -1,13 +1,13 @@
 """Topics: which consumer gets a call, and in which order calls wait."""
 
-from zbusrpc.broker.calls.call import Call, Consumer
-from zbusrpc.broker.calls.service_queue import Topic
+from zbusrpc.broker.calls.call import Call, Instance
+from zbusrpc.broker.calls.service_queue import ServiceQueue
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.message import Kind, Message
 
 
-def consumer(number: int, window: int) -> Consumer:
-    return Consumer(Session(number, f"s{number}"), b"Calc", window, {})
+def consumer(number: int, window: int) -> Instance:
+    return Instance(Session(number, f"s{number}"), b"Calc", window, {})
 
 
 def call(number: int) -> Call:
@@ -16,7 +16,7 @@ def call(number: int) -> Call:
 
 def test_consumer_with_the_most_credit_is_taken() -> None:
     """The least loaded consumer gets the next call."""
-    topic = Topic()
+    topic = ServiceQueue()
     small, large = consumer(1, 1), consumer(2, 3)
     topic.join(small)
     topic.join(large)
@@ -30,7 +30,7 @@ def test_consumer_with_the_most_credit_is_taken() -> None:
 
 def test_among_equals_the_one_that_waited_longest_is_taken() -> None:
     """Equal consumers take turns."""
-    topic = Topic()
+    topic = ServiceQueue()
     members = [consumer(number, 2) for number in range(3)]
     for member in members:
         topic.join(member)
@@ -40,7 +40,7 @@ def test_among_equals_the_one_that_waited_longest_is_taken() -> None:
 
 def test_returned_credit_is_used_again() -> None:
     """A consumer that finished a call takes another, and never more than its window."""
-    topic = Topic()
+    topic = ServiceQueue()
     member = consumer(1, 1)
     topic.join(member)
 
@@ -53,7 +53,7 @@ def test_returned_credit_is_used_again() -> None:
 
 def test_suspended_consumer_gets_nothing_until_it_resumes() -> None:
     """A consumer that reads too slowly is passed over, also when its credit grows."""
-    topic = Topic()
+    topic = ServiceQueue()
     member = consumer(1, 2)
     topic.join(member)
     topic.pool.take()
@@ -70,7 +70,7 @@ def test_suspended_consumer_gets_nothing_until_it_resumes() -> None:
 
 def test_consumer_that_left_gets_nothing() -> None:
     """Credit that comes back after a consumer left brings nothing."""
-    topic = Topic()
+    topic = ServiceQueue()
     member = consumer(1, 2)
     topic.join(member)
     topic.pool.take()
@@ -84,7 +84,7 @@ def test_consumer_that_left_gets_nothing() -> None:
 
 def test_calls_wait_in_order_and_the_failed_one_first() -> None:
     """First come, first served; a call that an instance failed goes before all."""
-    topic, member = Topic(), consumer(1, 1)
+    topic, member = ServiceQueue(), consumer(1, 1)
     one, two, again = call(1), call(2), call(3)
     topic.put(one)
     topic.put(two)

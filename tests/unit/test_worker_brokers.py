@@ -9,7 +9,7 @@ from tests.support.waiting import eventually
 from zbusrpc import connect
 from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.assembly.server import Server
-from zbusrpc.cluster import endpoint as station_module
+from zbusrpc.cluster import endpoint as endpoint_module
 from zbusrpc.errors import LinkError, TokenRefusedError
 from zbusrpc.service import worker as worker_module
 from zbusrpc.transport.address import parse_addresses
@@ -34,7 +34,7 @@ def serves(server: Server) -> bool:
 async def test_broker_that_refused_the_token_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as another one knows it: the first may read its tokens again."""
     monkeypatch.setattr(worker_module, "PROBE_S", 0.02)
-    monkeypatch.setattr(station_module, "RENEW_S", 0.05)
+    monkeypatch.setattr(endpoint_module, "RENEW_S", 0.05)
     async with (
         running_broker() as one,
         running_broker(access=knowing("other")) as two,
@@ -71,7 +71,9 @@ async def test_broker_that_comes_back_under_another_name_is_served_under_that_on
                 await eventually(lambda: serves(second), "the service is back")
                 assert await connect(Lab, broker=f"127.0.0.1:{port}").add(1, 2) == 3
                 await eventually(lambda: [*worker._fleet.topology.brokers] == [f"localhost:{port}"], "one name")
-                assert [post.station.address for post in worker._posts.values()] == [f"localhost:{port}"]
+                assert [attachment.endpoint.address for attachment in worker._attachments.values()] == [
+                    f"localhost:{port}"
+                ]
 
 
 async def test_broker_named_by_two_addresses_gives_each_request_once() -> None:
@@ -79,12 +81,15 @@ async def test_broker_named_by_two_addresses_gives_each_request_once() -> None:
     async with running_broker() as server:
         port = parse_addresses(server.broker.name)[0].port
         async with serving_at(f"127.0.0.1:{port};localhost:{port}") as worker:
-            served = [post for post in worker._posts.values() if post.is_subscribed]
+            served = [attachment for attachment in worker._attachments.values() if attachment.is_subscribed]
             assert len(served) == len(server.broker.calls.topics[b"Lab"].consumers) == 1
 
-            connection = served[0].station.connection
+            connection = served[0].endpoint.connection
             assert connection is not None
             connection.fail(LinkError("cut"))
-            await eventually(lambda: any(post.is_subscribed for post in worker._posts.values()), "it is served again")
+            await eventually(
+                lambda: any(attachment.is_subscribed for attachment in worker._attachments.values()),
+                "it is served again",
+            )
             assert await connect(Lab, broker=server.broker.name).add(1, 2) == 3
             await eventually(lambda: len(server.broker.calls.topics[b"Lab"].consumers) == 1, "by one link")

@@ -12,7 +12,7 @@ from zbusrpc.broker.access.rights import Operation, Rights, Rule
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.connection import TextPeer
 from zbusrpc.broker.dialects.zbus.declaring import EXPIRES_S
-from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.session import ZbusSession
 from zbusrpc.broker.dialects.zbus.waiting import Place
 from zbusrpc.broker.mq.upkeep import Upkeep
 from zbusrpc.transport.address import parse_addresses
@@ -308,7 +308,7 @@ def count(kind: type) -> int:
 @pytest.mark.anyio
 async def test_connections_that_were_cut_leave_no_object_behind(tmp_path: object) -> None:
     """After 200 polls of an hour whose clients are gone, the process holds nothing of them, nor rings for them."""
-    kinds = (TextPeer, Dialect, Place, Exchange)
+    kinds = (TextPeer, ZbusSession, Place, Exchange)
     async with running_broker(data_dir=str(tmp_path)) as server:
         host, port, _ = parse_addresses(server.broker.name)[0]
         reader, writer = await asyncio.open_connection(host, port)

@@ -38,22 +38,22 @@ async def _drain(address: str, timeout_s: float) -> dict[str, Any]:
     brokers = parse_addresses(address)
     if len(brokers) > 1:
         raise ConfigError(f"{address!r} names several brokers; drain one after the other")
-    caller = fleet_of_loop(brokers).seeds[0].caller
+    channel = fleet_of_loop(brokers).seeds[0].channel
     began = time.monotonic()
     result = await command("drain", address, max(timeout_s, ANSWER_S))
-    connection = caller.connection
+    connection = channel.connection
     _tell(result["unfinished"], address)
     is_there = connection is not None
     while is_there and time.monotonic() < began + timeout_s:
         await asyncio.sleep(POLL_S)
-        is_there = caller.connection is connection
+        is_there = channel.connection is connection
     if not is_there:
-        await caller.wait_attempt()
+        await channel.wait_attempt()
     return {
         "broker": address,
         "unfinished": result["unfinished"],
         "ended": not is_there,
-        "restarted": not is_there and caller.connection is not None,
+        "restarted": not is_there and channel.connection is not None,
         "seconds": round(time.monotonic() - began, 3),
     }
 

@@ -1,7 +1,7 @@
 """The caller's side of a link to one broker: requests out, replies back by their number.
 
-A `Caller` belongs to one event loop; all proxies, producers and consumers there share it (see `fleet.py`). A call whose
-connection is lost fails with UNAVAILABLE, saying that it may have run.
+A `Channel` belongs to one event loop; all proxies, producers and consumers there share it (see `fleet.py`). A call
+whose connection is lost fails with UNAVAILABLE, saying that it may have run.
 """
 
 import asyncio
@@ -78,10 +78,10 @@ class Server(Protocol):
 class Watcher(Protocol):
     """What is told of a caller's link."""
 
-    def caller_opened(self, theirs: Hello) -> None:
+    def channel_opened(self, theirs: Hello) -> None:
         """There is a connection."""
 
-    def caller_lost(self, error: ZbusError) -> None:
+    def channel_lost(self, error: ZbusError) -> None:
         """It is gone; those who wait for replies are told after this."""
 
     def topology_told(self, message: Message) -> None:
@@ -90,11 +90,11 @@ class Watcher(Protocol):
     def congestion_changed(self) -> None:
         """The broker reads too slowly, or has caught up."""
 
-    def caller_ended(self) -> None:
+    def channel_ended(self) -> None:
         """It will not be connected any more."""
 
 
-class Caller:
+class Channel:
     """The calls of one event loop to one broker."""
 
     def __init__(
@@ -309,12 +309,12 @@ class Caller:
         self.is_closed = True
         if not task.cancelled() and (fault := task.exception()) is not None:
             log.error("caller.link_failed", broker=self._link.name, reason=repr(fault))
-        self._watcher.caller_ended()
+        self._watcher.channel_ended()
 
     # -- what the link calls -----------------------------------------------------------------------------
 
     def link_opened(self, theirs: Hello) -> None:
-        self._watcher.caller_opened(theirs)
+        self._watcher.channel_opened(theirs)
 
     def message_received(self, message: Message) -> None:
         waiter = self._pending.pop(message.id, None) if message.kind == _REPLY else None
@@ -343,7 +343,7 @@ class Caller:
         self._wake_writer()
 
     def link_lost(self, error: ZbusError) -> None:
-        self._watcher.caller_lost(error)
+        self._watcher.channel_lost(error)
         self._wake_writer()
         pending, self._pending = self._pending, {}
         subscribers, self.subscribers = self.subscribers, {}

@@ -1,4 +1,4 @@
-"""A station: one broker as the clients of an event loop use it, with its link and what is measured there.
+"""An endpoint: one broker as the clients of an event loop use it, with its link and what is measured there.
 
     dialled ──> open, `address` known ──> told by TRACK, `is_known` ──> may be chosen
                                      └── silent for a while: `is_suspect`, not chosen; for longer: dropped
@@ -9,7 +9,7 @@ it has as soon as it is there: a tracker tells of all brokers, the others each o
 
 from typing import Final, Protocol
 
-from zbusrpc.cluster.channel import Caller
+from zbusrpc.cluster.channel import Channel
 from zbusrpc.cluster.health import Health
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
@@ -31,20 +31,20 @@ log = get_logger("fleet")
 
 
 class Owner(Protocol):
-    """Whoever has stations."""
+    """Whoever has endpoints."""
 
     topology: Topology
     hello: Hello | None
     """What brokers are told first; None for the name of the program."""
 
-    def station_changed(self, station: "Station") -> None:
+    def endpoint_changed(self, endpoint: "Endpoint") -> None:
         """Its link came or went, or what it knows, or it may be chosen or not."""
 
     def topology_changed(self) -> None:
         """Something else is known of brokers."""
 
 
-class Station:
+class Endpoint:
     """One broker, as a client uses it."""
 
     def __init__(self, owner: Owner, dialled: Address, *, is_tracker: bool, is_seed: bool) -> None:
@@ -66,51 +66,51 @@ class Station:
         self.is_suspect = False
         """Whether it has been silent for longer than it should."""
         self.is_doubled = False
-        """Whether another station has a link to the same broker."""
+        """Whether another endpoint has a link to the same broker."""
         self.health = Health()
         self._owner = owner
-        self.caller = self._dial()
+        self.channel = self._dial()
         self._blocks_before = self._silent_probes = 0
         self._is_failure_told = False
         """Whether those who wait for a link know that it cannot be opened now."""
         self._over_since: float | None = None
         """Since when the link has ended for good."""
 
-    def _dial(self) -> Caller:
-        return Caller(self.dialled, self, hello=self._owner.hello, wait_s_max=REDIAL_S)
+    def _dial(self) -> Channel:
+        return Channel(self.dialled, self, hello=self._owner.hello, wait_s_max=REDIAL_S)
 
     def __repr__(self) -> str:
-        return f"<station of broker {self.address}>"
+        return f"<endpoint of broker {self.address}>"
 
     @property
     def connection(self) -> Connection | None:
         """The open connection, or None."""
-        return self.caller.connection
+        return self.channel.connection
 
     @property
     def is_usable(self) -> bool:
         """Whether it may be chosen."""
-        is_open = self.caller.connection is not None
+        is_open = self.channel.connection is not None
         return is_open and self.is_known and not self.is_suspect and not self.is_doubled
 
     @property
     def is_promising(self) -> bool:
         """Whether it may be chosen soon: it is dialled for the first time, or has not said yet what it has."""
-        return self.caller.error is None and not self.is_usable and not self.is_doubled
+        return self.channel.error is None and not self.is_usable and not self.is_doubled
 
     @property
     def cost(self) -> float:
         """How long a call is expected to wait here."""
-        return self.health.cost(self.caller.loop.time())
+        return self.health.cost(self.channel.loop.time())
 
     async def request(self, message: Message, deadline: float | None, *, wait_for_ready: bool = False) -> Message:
-        """Send a request and return its reply; see `Caller.request`."""
-        time, health = self.caller.loop.time, self.health
+        """Send a request and return its reply; see `Channel.request`."""
+        time, health = self.channel.loop.time, self.health
         began = time()
         health.begun(began)
         is_ok = True
         try:
-            return await self.caller.request(message, deadline, wait_for_ready=wait_for_ready)
+            return await self.channel.request(message, deadline, wait_for_ready=wait_for_ready)
         except RpcError as error:
             is_ok = error.code is not Code.UNAVAILABLE
             raise
@@ -120,8 +120,8 @@ class Station:
 
     def renew(self) -> None:
         """Begin anew where the broker has refused the token."""
-        if self.caller.is_over:
-            self.caller = self._dial()
+        if self.channel.is_over:
+            self.channel = self._dial()
             self._is_failure_told, self._over_since = False, None
 
     def track(self) -> None:
@@ -140,32 +140,32 @@ class Station:
 
     async def close(self) -> None:
         """Close the link; whoever waits for a reply is told that it is lost."""
-        await self.caller.close()
+        await self.channel.close()
 
     # -- what the caller calls ---------------------------------------------------------------------------
 
-    def caller_opened(self, theirs: Hello) -> None:
+    def channel_opened(self, theirs: Hello) -> None:
         if theirs.address and theirs.address != self.address:
             self._owner.topology.renamed(self.address, theirs.address)
             self.address = theirs.address
         self.is_suspect = self._is_failure_told = False
         self._blocks_before = self._silent_probes = 0
-        self.health.opened(self.caller.loop.time())
+        self.health.opened(self.channel.loop.time())
         connection = self.connection
         assert connection is not None
         self._ask(connection)
-        self._owner.station_changed(self)
+        self._owner.endpoint_changed(self)
 
     def _ask(self, connection: Connection) -> None:
         body = b"" if self.is_tracker else SELF_ONLY
-        self.caller.begin(Message(Kind.TRACK, body=body), _Asked(self), connection, is_urgent=True)
+        self.channel.begin(Message(Kind.TRACK, body=body), _Asked(self), connection, is_urgent=True)
 
-    def caller_lost(self, error: ZbusError) -> None:
+    def channel_lost(self, error: ZbusError) -> None:
         self.is_known = self.is_suspect = False
-        self.health.lost(self.caller.loop.time())
+        self.health.lost(self.channel.loop.time())
         if not self.is_doubled:
             self._owner.topology.lost(self.address)
-        self._owner.station_changed(self)
+        self._owner.endpoint_changed(self)
 
     def topology_told(self, message: Message) -> None:
         self._take(message, is_reply=False)
@@ -174,16 +174,16 @@ class Station:
     def congestion_changed(self) -> None:
         """Do nothing: a call waits until the broker has read enough."""
 
-    def caller_ended(self) -> None:
-        self._over_since = self.caller.loop.time()
-        self._owner.station_changed(self)
+    def channel_ended(self) -> None:
+        self._over_since = self.channel.loop.time()
+        self._owner.endpoint_changed(self)
 
     def note_answer(self, reply: Message) -> None:
         """Take in the answer to TRACK; a broker that does not want to tell is known by what it serves."""
         self.is_known = True
         if not reply.flags & Flag.ERROR:
             self._take(reply, is_reply=True)
-        self._owner.station_changed(self)
+        self._owner.endpoint_changed(self)
 
     def _take(self, message: Message, *, is_reply: bool) -> None:
         """Take in what is told; a broker that tells what nobody can read may yet be called."""
@@ -211,18 +211,18 @@ class Station:
         self._silent_probes = 0 if blocks != connection.blocks_received else self._silent_probes + 1
         if self._silent_probes:
             connection.send(Message(Kind.PING))
-        if self._silent_probes >= SILENT_PROBES_MAX and self.caller.is_waited_for:
-            self.caller.drop(LinkError(f"broker {self.address} does not answer any more"))
+        if self._silent_probes >= SILENT_PROBES_MAX and self.channel.is_waited_for:
+            self.channel.drop(LinkError(f"broker {self.address} does not answer any more"))
         elif self.is_suspect != (self._silent_probes > 1):
             self.is_suspect = not self.is_suspect
-            self._owner.station_changed(self)
+            self._owner.endpoint_changed(self)
 
     def _probe_away(self) -> None:
         """Tell, once, that a dial has failed; dial again, seldom, where the link has ended for good."""
-        if self.caller.error is not None and not self._is_failure_told:
+        if self.channel.error is not None and not self._is_failure_told:
             self._is_failure_told = True
-            self._owner.station_changed(self)
-        if self._over_since is not None and self.caller.loop.time() - self._over_since >= RENEW_S:
+            self._owner.endpoint_changed(self)
+        if self._over_since is not None and self.channel.loop.time() - self._over_since >= RENEW_S:
             self.renew()
 
     def forgive(self) -> None:
@@ -231,26 +231,26 @@ class Station:
 
 
 class Choice:
-    """A station as a candidate for one topic."""
+    """An endpoint as a candidate for one topic."""
 
-    __slots__ = ("address", "consumers", "station")
+    __slots__ = ("address", "consumers", "endpoint")
 
-    def __init__(self, station: Station, consumers: int) -> None:
-        self.station = station
-        self.address = station.address
+    def __init__(self, endpoint: Endpoint, consumers: int) -> None:
+        self.endpoint = endpoint
+        self.address = endpoint.address
         self.consumers = consumers
 
     @property
     def cost(self) -> float:
         """How long a call is expected to wait there."""
-        return self.station.cost
+        return self.endpoint.cost
 
 
 class _Asked:
     """What waits for the answer to a TRACK."""
 
-    def __init__(self, station: Station) -> None:
-        self._station = station
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     def done(self) -> bool:
         """Say no: it is always wanted."""
@@ -258,7 +258,7 @@ class _Asked:
 
     def set_result(self, reply: Message, /) -> None:
         """Take the answer in."""
-        self._station.note_answer(reply)
+        self._endpoint.note_answer(reply)
 
     def set_exception(self, exception: BaseException, /) -> None:
         """Do nothing: the link is lost, and the broker is asked again when it is back."""

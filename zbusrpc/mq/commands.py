@@ -20,8 +20,8 @@ from typing import Any, Final
 from pydantic_core import from_json
 
 from zbusrpc import envelope
-from zbusrpc.cluster.channel import Caller
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.channel import Channel
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.errors import Code, RpcError
@@ -73,7 +73,7 @@ async def command(
     return _together(name, _results_of(answers, _LEFT_OUT.get(name, _HAS_NOT)))
 
 
-async def _named(fleet: Fleet, deadline: float) -> list[Station]:
+async def _named(fleet: Fleet, deadline: float) -> list[Endpoint]:
     """Return the brokers that commands concern.
 
     Raises:
@@ -82,27 +82,27 @@ async def _named(fleet: Fleet, deadline: float) -> list[Station]:
     for seed in fleet.seeds:
         seed.renew()
     if len(fleet.seeds) == 1 and not fleet.seeds[0].is_known:
-        await fleet.wait_station(b"", deadline, wait_for_ready=False)
+        await fleet.wait_endpoint(b"", deadline, wait_for_ready=False)
     brokers = [seed for seed in fleet.seeds if not seed.is_mere_tracker]
     if not brokers:
         with suppress(TimeoutError):
             async with asyncio.timeout(deadline - time.monotonic()):
                 while fleet.is_linking():
                     await fleet.wait_change()
-    return brokers or [choice.station for choice in fleet.everyone()] or fleet.seeds
+    return brokers or [choice.endpoint for choice in fleet.everyone()] or fleet.seeds
 
 
-async def declare_by(caller: Caller, connection: Connection, topic: str) -> None:
+async def declare_by(channel: Channel, connection: Connection, topic: str) -> None:
     """See that a topic exists, by a connection and no other.
 
     Raises:
         RpcError: the broker refuses, or the connection was lost.
     """
     message = Message(Kind.COMMAND, body=_body("declare", {"topic": topic}, {}))
-    result_of(await caller.exchange(message, None, connection))
+    result_of(await channel.exchange(message, None, connection))
 
 
-async def declare_group_by(caller: Caller, connection: Connection, topic: str, fields: Mapping[str, Any]) -> None:
+async def declare_group_by(channel: Channel, connection: Connection, topic: str, fields: Mapping[str, Any]) -> None:
     """Give a group the options that are given, by a connection and no other; make it where there is none.
 
     Args:
@@ -113,7 +113,7 @@ async def declare_group_by(caller: Caller, connection: Connection, topic: str, f
     """
     options = {name: value for name, value in fields.items() if name not in _OF_CONSUMERS}
     message = Message(Kind.COMMAND, body=_body("declare_group", {"topic": topic, "update": True, **options}, {}))
-    result_of(await caller.exchange(message, None, connection))
+    result_of(await channel.exchange(message, None, connection))
 
 
 def result_of(reply: Message) -> Any:
@@ -136,19 +136,19 @@ def _body(name: str, fields: Mapping[str, Any], options: Mapping[str, Any]) -> b
     return envelope.dump({"command": name, **given, **options})
 
 
-async def _ask(station: Station, body: bytes, deadline: float) -> Any:
-    return result_of(await station.caller.request(Message(Kind.COMMAND, body=body), deadline))
+async def _ask(endpoint: Endpoint, body: bytes, deadline: float) -> Any:
+    return result_of(await endpoint.channel.request(Message(Kind.COMMAND, body=body), deadline))
 
 
 # -- several brokers -----------------------------------------------------------------------------------------
 
-_Answers = dict[Station, Any]
+_Answers = dict[Endpoint, Any]
 """What each broker has answered; an error is one of the answers."""
 
 
-async def _ask_all(seeds: Sequence[Station], body: bytes, deadline: float) -> _Answers:
+async def _ask_all(seeds: Sequence[Endpoint], body: bytes, deadline: float) -> _Answers:
     """Ask each broker once, by whatever names it is known."""
-    dials = (seed.caller.wait_connection(deadline, wait_for_ready=False) for seed in seeds)
+    dials = (seed.channel.wait_connection(deadline, wait_for_ready=False) for seed in seeds)
     dialled = dict(zip(seeds, await asyncio.gather(*dials, return_exceptions=True), strict=True))
     away = {seed: error for seed, error in dialled.items() if isinstance(error, BaseException)}
     there = list({seed.address: seed for seed in seeds if seed not in away}.values())
@@ -162,16 +162,16 @@ def _results_of(answers: _Answers, left_out: frozenset[Code]) -> _Answers:
     Raises:
         RpcError: a broker refuses, or none has what is asked for.
     """
-    errors = {station: error for station, error in answers.items() if isinstance(error, BaseException)}
-    results = {station: answer for station, answer in answers.items() if station not in errors}
+    errors = {endpoint: error for endpoint, error in answers.items() if isinstance(error, BaseException)}
+    results = {endpoint: answer for endpoint, answer in answers.items() if endpoint not in errors}
     said: list[RpcError] = []
-    for station, error in errors.items():
+    for endpoint, error in errors.items():
         if not isinstance(error, RpcError):
             raise error
         if results and error.code is Code.UNAVAILABLE:
-            log.warning("command.unreachable", broker=station.address, reason=error.message)
+            log.warning("command.unreachable", broker=endpoint.address, reason=error.message)
         elif not results or error.code not in left_out:
-            text = error.message if station.address in error.message else f"broker {station.address}: {error.message}"
+            text = error.message if endpoint.address in error.message else f"broker {endpoint.address}: {error.message}"
             said.append(of_command(error.code, text, error.details))
     if said:
         said.sort(key=lambda error: error.code in left_out)
@@ -179,7 +179,7 @@ def _results_of(answers: _Answers, left_out: frozenset[Code]) -> _Answers:
     return results
 
 
-async def _only_one_with(topic: str, seeds: Sequence[Station], deadline: float) -> Station:
+async def _only_one_with(topic: str, seeds: Sequence[Endpoint], deadline: float) -> Endpoint:
     """Return the broker that has a topic.
 
     Raises:
@@ -188,7 +188,7 @@ async def _only_one_with(topic: str, seeds: Sequence[Station], deadline: float) 
     answers = await _ask_all(seeds, _body("topic", {"topic": topic}, {}), deadline)
     having = list(_results_of(answers, _HAS_NOT))
     if len(having) > 1:
-        names = ", ".join(station.address for station in having)
+        names = ", ".join(endpoint.address for endpoint in having)
         raise of_command(Code.INVALID_ARGUMENT, f"topic {topic} is at several brokers: {names}; name one of them")
     return having[0]
 
@@ -196,7 +196,7 @@ async def _only_one_with(topic: str, seeds: Sequence[Station], deadline: float) 
 def _together(name: str, results: _Answers) -> Any:
     """Return the results of several brokers as one."""
     if name == "topics":
-        found = [{**one, "broker": station.address} for station, result in results.items() for one in result]
+        found = [{**one, "broker": endpoint.address} for endpoint, result in results.items() for one in result]
         return sorted(found, key=lambda one: (one["topic"], one["broker"]))
     if name in {"stats", "empty"}:
         names = dict.fromkeys(field for result in results.values() for field in result)
@@ -213,7 +213,7 @@ def _details_of(results: _Answers) -> dict[str, Any]:
     """Return the details of a topic that several brokers have: numbers added up, offsets as of the first."""
     details = list(results.values())
     added_up = {field: sum(one[field] for one in details) for field in _ADDED_UP}
-    names = [station.address for station in results]
+    names = [endpoint.address for endpoint in results]
     failing = [one["journal_fails_because"] for one in details if one.get("journal_fails_because")]
     groups = [{**group, "broker": name} for name, one in zip(names, details, strict=True) for group in one["groups"]]
     return {**details[0], **added_up, "broker": ", ".join(names), "groups": groups} | (

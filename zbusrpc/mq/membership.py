@@ -16,7 +16,7 @@ import time
 from collections import deque
 from typing import Any, Final, Protocol
 
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.loops import begin
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.mq.commands import declare_by, declare_group_by
@@ -55,7 +55,7 @@ class Membership:
     def __init__(
         self,
         topic: str,
-        station: Station,
+        endpoint: Endpoint,
         fields: dict[str, Any],
         owner: Owner,
         *,
@@ -74,7 +74,7 @@ class Membership:
         self.buffer: deque[Entry] = deque()
         """What came and was not taken, first come first."""
         self.subscription: Subscription | None = None
-        self.station = station
+        self.endpoint = endpoint
         self.is_draining = False
         """Whether nothing is taken from here any more."""
         self.pulling: asyncio.Task[None] | None = None
@@ -114,13 +114,13 @@ class Membership:
 
     # -- taking part -------------------------------------------------------------------------------------
 
-    def begin(self, station: Station) -> None:
+    def begin(self, endpoint: Endpoint) -> None:
         """Join by the connection that there is now, unless that is under way or was refused."""
-        connection = station.connection
+        connection = endpoint.connection
         if self._task is not None or connection is None or connection is self._refused_by:
             return
-        self.station, self._refused_by = station, None
-        self._task = begin(station.caller.loop, self._run(connection))
+        self.endpoint, self._refused_by = endpoint, None
+        self._task = begin(endpoint.channel.loop, self._run(connection))
 
     async def _run(self, connection: Connection) -> None:
         """Take part as long as the connection lasts."""
@@ -130,10 +130,10 @@ class Membership:
             self._owner.member_changed(self, None)
             await self._consume()
             self._note_place()
-            if not self.station.caller.is_closed:  # else it was closed on this side
-                log.warning("consumer.link_lost", topic=self._topic, group=self.group, broker=self.station.address)
+            if not self.endpoint.channel.is_closed:  # else it was closed on this side
+                log.warning("consumer.link_lost", topic=self._topic, group=self.group, broker=self.endpoint.address)
         except RpcError as problem:
-            if not was_lost(problem) and connection is self.station.connection:
+            if not was_lost(problem) and connection is self.endpoint.connection:
                 error, self._refused_by = problem, connection
         self._task = None
         self._owner.member_changed(self, error)
@@ -175,18 +175,18 @@ class Membership:
                     self._fields["start"] = "oldest"
                     continue
                 is_passing = error.code is Code.UNAVAILABLE and not was_lost(error)
-                if not (self._has_joined and (may_be_us or is_passing)) or connection is not self.station.connection:
+                if not (self._has_joined and (may_be_us or is_passing)) or connection is not self.endpoint.connection:
                     raise
             await asyncio.sleep(backoff.next_s())
 
     async def _subscribe(self, connection: Connection) -> None:
-        caller = self.station.caller
+        channel = self.endpoint.channel
         if self._declares:
-            await declare_by(caller, connection, self._topic)
+            await declare_by(channel, connection, self._topic)
         if self._updates and self._fields["group"] is not None:
-            await declare_group_by(caller, connection, self._topic, self._fields)
+            await declare_group_by(channel, connection, self._topic, self._fields)
         subscription = Subscription(
-            caller, connection, self._topic, on_filled=self._note_filled, on_moved=self._note_moved
+            channel, connection, self._topic, on_filled=self._note_filled, on_moved=self._note_moved
         )
         await subscription.begin(self._fields)
         if self._fields["group"] is None:  # from now on it has a name, and goes as such groups go
@@ -258,7 +258,7 @@ class Membership:
     def _release_soon(self) -> None:
         """Give back what came all the same; not at once, for a broker that goes on sends it again."""
         if self._releasing is None:
-            self._releasing = self.station.caller.loop.call_later(RELEASE_S, self._release)
+            self._releasing = self.endpoint.channel.loop.call_later(RELEASE_S, self._release)
 
     def _release(self) -> None:
         self._releasing = None

@@ -18,7 +18,7 @@ from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.loops import begin
@@ -120,43 +120,43 @@ class Memberships:
         """Return when the group was joined at a broker."""
         while not any(member.is_here for member in self._members.values()):
             self._changed.clear()
-            station = await fleet.wait_station(self._topic.encode(), None, wait_for_ready=False)
+            endpoint = await fleet.wait_endpoint(self._topic.encode(), None, wait_for_ready=False)
             if not self._declares and fleet.is_expecting(self._topic.encode()):
                 await fleet.wait_change()
                 continue
-            self._join_all(fleet, station)
+            self._join_all(fleet, endpoint)
             await self._changed.wait()
             self._check()
 
-    def _join_all(self, fleet: Fleet, default: Station | None = None) -> None:
+    def _join_all(self, fleet: Fleet, default: Endpoint | None = None) -> None:
         """Begin where a broker is that was not joined, and forget those that are gone for good."""
-        stations = self._stations(fleet)
-        for station in stations or ([default] if default is not None and not self._members else []):
-            member = self._members.get(station.address)
+        endpoints = self._endpoints(fleet)
+        for endpoint in endpoints or ([default] if default is not None and not self._members else []):
+            member = self._members.get(endpoint.address)
             if member is None:
-                member = self._members[station.address] = self._member_at(station)
+                member = self._members[endpoint.address] = self._member_at(endpoint)
             member.set_draining(False)
-            member.begin(station)
+            member.begin(endpoint)
         for address, member in list(self._members.items()):
             broker = fleet.topology.brokers.get(address)
             if broker is not None and broker.state == "draining":
                 member.set_draining(True)
-            is_gone = broker is None and member.station.connection is None and not member.station.is_seed
+            is_gone = broker is None and member.endpoint.connection is None and not member.endpoint.is_seed
             if is_gone and member.is_idle and not member.has_place:
                 del self._members[address]
 
-    def _stations(self, fleet: Fleet) -> list[Station]:
+    def _endpoints(self, fleet: Fleet) -> list[Endpoint]:
         """Return the brokers to consume from that are there now."""
         if self._declares:
-            return [choice.station for choice in fleet.everyone()]
-        having = {choice.address: choice.station for choice in fleet.choices(self._topic.encode())}
-        own = {choice.address: choice.station for choice in fleet.everyone() if choice.address in self._members}
+            return [choice.endpoint for choice in fleet.everyone()]
+        having = {choice.address: choice.endpoint for choice in fleet.choices(self._topic.encode())}
+        own = {choice.address: choice.endpoint for choice in fleet.everyone() if choice.address in self._members}
         return list({**own, **having}.values())
 
-    def _member_at(self, station: Station) -> Membership:
+    def _member_at(self, endpoint: Endpoint) -> Membership:
         return Membership(
             self._topic,
-            station,
+            endpoint,
             dict(self._fields),
             self,
             declares=self._declares,
@@ -169,7 +169,7 @@ class Memberships:
         try:
             while self.error is None and not fleet.is_closed:
                 if not any(member.is_here for member in self._members.values()):  # dial now, not when it is time to
-                    await fleet.wait_station(self._topic.encode(), None, wait_for_ready=True)
+                    await fleet.wait_endpoint(self._topic.encode(), None, wait_for_ready=True)
                 self._join_all(fleet)
                 await fleet.wait_change()
         except RpcError as error:
@@ -196,7 +196,7 @@ class Memberships:
                 self.error = error
                 self._tell_all()
             else:
-                log.warning("consumer.refused", topic=self._topic, broker=member.station.address, reason=error.message)
+                log.warning("consumer.refused", topic=self._topic, broker=member.endpoint.address, reason=error.message)
         self._changed.set()
         if self._keeper is not None and self._fleet is not None and member.is_idle and not self.is_closed:
             self._join_all(self._fleet)

@@ -35,7 +35,7 @@ from zbusrpc.mq.in_flight import InFlight
 from zbusrpc.mq.naming import brokers_of, topic_bytes
 from zbusrpc.mq.outgoing import MessageOptions, Outgoing, key_of, prepare
 from zbusrpc.mq.receipt import Receipt
-from zbusrpc.mq.routing import Lanes
+from zbusrpc.mq.routing import Routing
 from zbusrpc.mq.sender import Sender, Terms
 from zbusrpc.outcome import not_run, of_command
 from zbusrpc.service.context import ambient_deadline
@@ -102,7 +102,7 @@ class Producer(Generic[T]):
         self._make_id = (b"%b-%x" % (prefix, number) for number in itertools.count(1)).__next__
         self._in_flight = InFlight(in_flight_max, in_flight_bytes_max)
         self._selector = selector_of(selector)
-        self._lanes: Lanes | None = None
+        self._routing: Routing | None = None
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -235,7 +235,7 @@ class Producer(Generic[T]):
 
     async def _hand_in(
         self,
-        lanes: Lanes,
+        lanes: Routing,
         body: T,
         timeout: float | None,
         options: MessageOptions,
@@ -266,7 +266,7 @@ class Producer(Generic[T]):
             RpcError: one of those that `send_nowait` or `send_pipelined` took in since the last flush was not stored,
                 whether or not its future said so already.
         """
-        lanes = self._lanes
+        lanes = self._routing
         if lanes is None:
             return
         futures = lanes.unanswered()
@@ -291,12 +291,12 @@ class Producer(Generic[T]):
     def _stop(self) -> None:
         """Take no more messages and wait for nothing."""
         self._is_closed = True
-        if self._lanes is not None:
-            self._lanes.stop()
+        if self._routing is not None:
+            self._routing.stop()
 
     # -- steps that all share ----------------------------------------------------------------------------
 
-    def _enter(self, timeout: float | None) -> Lanes:
+    def _enter(self, timeout: float | None) -> Routing:
         """Return the lanes, made by the first message.
 
         Raises:
@@ -304,7 +304,7 @@ class Producer(Generic[T]):
         """
         if timeout is not None:
             _check_timeout(timeout)
-        loop, lanes = asyncio._get_running_loop(), self._lanes
+        loop, lanes = asyncio._get_running_loop(), self._routing
         if lanes is not None and lanes.loop is loop and not self._is_closed:
             return lanes
         if self._is_closed:
@@ -314,10 +314,10 @@ class Producer(Generic[T]):
         if lanes is not None:
             raise UsageError(f"the producer of topic {self.topic} belongs to another event loop; each needs its own")
         terms = Terms(self._topic_bytes, self._in_flight, timeout_s=self._timeout_s, declares=self._declares)
-        self._lanes = Lanes(terms, self._brokers, self._selector)
-        return self._lanes
+        self._routing = Routing(terms, self._brokers, self._selector)
+        return self._routing
 
-    def _lane_of(self, lanes: Lanes, key: str | None, messages: int, size: int) -> "Sender":
+    def _lane_of(self, lanes: Routing, key: str | None, messages: int, size: int) -> "Sender":
         """Return the lane for what has its room already, which is given back where the selector fails."""
         try:
             return lanes.only or lanes.choose(key)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Final
 
-from zbusrpc.cluster.endpoint import Choice, Station
+from zbusrpc.cluster.endpoint import Choice, Endpoint
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.cluster.fleets import fleet_of_loop
 from zbusrpc.cluster.loops import begin
@@ -38,7 +38,7 @@ _BY_KEY: Final = LeastLoaded()
 log = get_logger("producer")
 
 
-class Lanes:
+class Routing:
     """The lanes of one producer."""
 
     def __init__(self, terms: Terms, seeds: tuple[Address, ...] | None, selector: Selector) -> None:
@@ -53,10 +53,10 @@ class Lanes:
         ignores_keys = isinstance(selector, MostConsumers | RoundRobin | Random)
         self._key_selector: Selector = _BY_KEY if ignores_keys else selector
         self._waiting = Sender(terms, self, None)
-        self._lanes: dict[Station, Sender] = {}
+        self._senders: dict[Endpoint, Sender] = {}
         self._choices: list[Choice] = []
         self._key_choices: list[Choice] = []
-        self._resting: dict[Station, float] = {}
+        self._resting: dict[Endpoint, float] = {}
         """Brokers that have refused, and until when they are left alone."""
         self._current: Sender | None = None
         self._searching: asyncio.Task[None] | None = None
@@ -71,38 +71,38 @@ class Lanes:
             self._refresh()
         if self.only is not None:
             return self.only
-        lane = self._current
+        sender = self._current
         if key:
-            lane, *self.others = self._select(self._key_selector, self._key_choices, key)
-        elif lane is None or not lane.is_collecting:
-            lane, *self.others = self._select(self._selector, self._choices, None)
-            self._current = None if self.others else lane
+            sender, *self.others = self._select(self._key_selector, self._key_choices, key)
+        elif sender is None or not sender.is_collecting:
+            sender, *self.others = self._select(self._selector, self._choices, None)
+            self._current = None if self.others else sender
         else:
             self.others = ()
-        return lane
+        return sender
 
     def copy(self, entries: Sequence[bytes], given_id: bytes, timeout: float | None, *, is_batch: bool = False) -> None:
         """Hand a message, or those of a batch, to the other lanes as well."""
-        for lane in self.others:
+        for sender in self.others:
             self.terms.in_flight.take(len(entries), sum(map(len, entries)))
             if is_batch:
-                lane.add_batch(entries, timeout).is_unwatched = True
+                sender.add_batch(entries, timeout).is_unwatched = True
             else:
-                lane.add(entries[0], given_id, timeout, is_unwatched=True)
-            lane.flush_soon()
+                sender.add(entries[0], given_id, timeout, is_unwatched=True)
+            sender.flush_soon()
 
     def _select(self, selector: Selector, choices: list[Choice], key: str | bytes | None) -> list[Sender]:
         if not choices:
             return [self._waiting]
         if len(choices) > 1:
-            return [self._lane_to(choice.station) for choice in select_by(selector, choices, key)]
-        return [self._lane_to(choices[0].station)]
+            return [self._sender_to(choice.endpoint) for choice in select_by(selector, choices, key)]
+        return [self._sender_to(choices[0].endpoint)]
 
-    def _lane_to(self, station: Station) -> Sender:
-        lane = self._lanes.get(station)
-        if lane is None:
-            lane = self._lanes[station] = Sender(self.terms, self, station)
-        return lane
+    def _sender_to(self, endpoint: Endpoint) -> Sender:
+        sender = self._senders.get(endpoint)
+        if sender is None:
+            sender = self._senders[endpoint] = Sender(self.terms, self, endpoint)
+        return sender
 
     # -- which brokers -----------------------------------------------------------------------------------
 
@@ -112,9 +112,9 @@ class Lanes:
         own = weakref.ref(self, lambda gone: fleet.listeners.pop(gone, None))
 
         def note_change() -> None:
-            lanes = own()
-            if lanes is not None:
-                lanes._note_change()
+            senders = own()
+            if senders is not None:
+                senders._note_change()
 
         fleet.listeners[own] = note_change
         self._leave_fleet: Callable[[], object] = lambda: fleet.listeners.pop(own, None)
@@ -133,52 +133,54 @@ class Lanes:
             self._leave_fleet()
             self._fleet = self._join_fleet()
         self._choices = choices = self._find()
-        silent = [choice for choice in self._key_choices if choice.station.is_suspect]
+        silent = [choice for choice in self._key_choices if choice.endpoint.is_suspect]
         self._key_choices = sorted([*choices, *silent], key=attrgetter("address")) if silent else choices
         self._current, self.others = None, ()
         self.only = self._select(self._selector, choices, None)[0] if len(self._key_choices) < 2 else None
         cut = self._cut()
         if cut or (choices and self._waiting.has_batches):
-            for lane in cut:
-                self._note_given_up(lane, "the connection was lost")
-            self._place([batch for lane in (*cut, self._waiting) for batch in lane.give_up()])
-        for station in [station for station, lane in self._lanes.items() if not lane.has_batches]:
-            if station.connection is None:
-                del self._lanes[station]
+            for sender in cut:
+                self._note_given_up(sender, "the connection was lost")
+            self._place([batch for sender in (*cut, self._waiting) for batch in sender.give_up()])
+        for endpoint in [endpoint for endpoint, sender in self._senders.items() if not sender.has_batches]:
+            if endpoint.connection is None:
+                del self._senders[endpoint]
 
     def _find(self) -> list[Choice]:
         now, topic = self.loop.time(), self.terms.topic
-        self._resting = {station: until for station, until in self._resting.items() if until > now}
-        found = [choice for choice in self._fleet.choices(topic) if choice.station not in self._resting]
+        self._resting = {endpoint: until for endpoint, until in self._resting.items() if until > now}
+        found = [choice for choice in self._fleet.choices(topic) if choice.endpoint not in self._resting]
         serving = [choice for choice in found if choice.consumers]
         if serving or self._fleet.is_expecting(topic, consumers=1):
             return serving
         if found or self._fleet.is_expecting(topic):
             return found
-        everyone = [choice for choice in self._fleet.everyone() if choice.station not in self._resting]
-        named = [choice for choice in everyone if choice.station.is_seed]
+        everyone = [choice for choice in self._fleet.everyone() if choice.endpoint not in self._resting]
+        named = [choice for choice in everyone if choice.endpoint.is_seed]
         return everyone if self.terms.declares else named or everyone
 
     def _cut(self) -> list[Sender]:
         """Return the lanes whose broker was lost with something unanswered."""
-        return [lane for station, lane in self._lanes.items() if station.connection is None and lane.has_batches]
+        return [
+            sender for endpoint, sender in self._senders.items() if endpoint.connection is None and sender.has_batches
+        ]
 
     # -- batches move ------------------------------------------------------------------------------------
 
-    def _note_given_up(self, lane: Sender, reason: str) -> None:
-        if lane.station is not None and not self._fleet.is_closed:  # else it was not lost, but closed here
-            messages, broker = len(lane.unanswered()), lane.station.address
+    def _note_given_up(self, sender: Sender, reason: str) -> None:
+        if sender.endpoint is not None and not self._fleet.is_closed:  # else it was not lost, but closed here
+            messages, broker = len(sender.unanswered()), sender.endpoint.address
             log.warning("producer.link_lost", topic=self.terms.name, broker=broker, unanswered=messages, reason=reason)
 
     def _place(self, batches: list[Batch]) -> None:
         """Have batches take the lanes that there are now."""
         touched: dict[Sender, None] = {}
         for batch in batches:
-            for lane, part in batch.parted(self._place_of):
-                lane.take(part)
-                touched[lane] = None
-        for lane in touched:
-            lane.flush()
+            for sender, part in batch.parted(self._place_of):
+                sender.take(part)
+                touched[sender] = None
+        for sender in touched:
+            sender.flush()
 
     def _place_of(self, key: bytes) -> Sender:
         """Return the lane for a message that has to move: a selector that fails now must not keep it."""
@@ -189,26 +191,26 @@ class Lanes:
             log.error("producer.selector_failed", topic=self.terms.name, reason=str(error))
             return self._select(_BY_KEY, choices, key or None)[0]
 
-    def lane_refused(self, lane: Sender, error: RpcError) -> None:
+    def lane_refused(self, sender: Sender, error: RpcError) -> None:
         """Move what a lane has to others; where there is none that could take it, tell the messages."""
-        station = lane.station
-        assert station is not None
-        is_here = station.connection is not None and not was_lost(error)
+        endpoint = sender.endpoint
+        assert endpoint is not None
+        is_here = endpoint.connection is not None and not was_lost(error)
         if is_here:
-            self._resting[station] = self.loop.time() + REST_S
+            self._resting[endpoint] = self.loop.time() + REST_S
         self._refresh()
         if is_here and error.code is not Code.UNAVAILABLE and not self._choices:
-            del self._resting[station]
+            del self._resting[endpoint]
             self._is_stale, self.only = True, None
-            lane.fail_unsent(error)
+            sender.fail_unsent(error)
             return
         if is_here:
             self.loop.call_later(REST_S, self._note_change)
-        if lane.has_batches:
-            self._note_given_up(lane, str(error))
-            self._place(lane.give_up())
+        if sender.has_batches:
+            self._note_given_up(sender, str(error))
+            self._place(sender.give_up())
 
-    def lane_stuck(self, lane: Sender) -> None:
+    def lane_stuck(self, sender: Sender) -> None:
         """See that brokers are dialled, now that something waits for one."""
         if self._searching is None:
             self._searching = begin(self.loop, self._search())
@@ -219,7 +221,7 @@ class Lanes:
             while self._waiting.has_batches:
                 fleet = self._fleet
                 try:
-                    await fleet.wait_station(self.terms.topic, None, wait_for_ready=True)
+                    await fleet.wait_endpoint(self.terms.topic, None, wait_for_ready=True)
                     if self._waiting.has_batches:
                         await fleet.wait_change()
                 except RpcError as error:
@@ -238,13 +240,13 @@ class Lanes:
 
     def unanswered(self) -> list["asyncio.Future[Receipt]"]:
         """Return the futures of all messages that are to be told yet."""
-        return [future for lane in (*self._lanes.values(), self._waiting) for future in lane.unanswered()]
+        return [future for sender in (*self._senders.values(), self._waiting) for future in sender.unanswered()]
 
     def stop(self) -> None:
         """Send nothing more, and tell those that are left."""
         self._leave_fleet()
         if self._searching is not None:
             self._searching.cancel()
-        for lane in (*self._lanes.values(), self._waiting):
-            lane.stop()
+        for sender in (*self._senders.values(), self._waiting):
+            sender.stop()
         self.terms.deadlines.close()

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.loops import begin
 from zbusrpc.cluster.policy import lost
 from zbusrpc.cluster.timers import DeadlineTimer
@@ -89,16 +89,16 @@ class Router(Protocol):
 class Sender:
     """The messages of one producer that are on their way to one broker."""
 
-    def __init__(self, terms: Terms, router: Router, station: Station | None) -> None:
+    def __init__(self, terms: Terms, router: Router, endpoint: Endpoint | None) -> None:
         """Make a lane.
 
         Args:
             terms: What holds for all lanes of the producer.
             router: Who is told when batches must go elsewhere.
-            station: The broker; None where batches wait for one.
+            endpoint: The broker; None where batches wait for one.
         """
         self.loop = asyncio.get_running_loop()
-        self.station = station
+        self.endpoint = endpoint
         self._terms, self._router = terms, router
         self._connection: Connection | None = None
         self._collecting: Batch | None = None
@@ -200,31 +200,31 @@ class Sender:
         self._is_flush_due = False
         self._collecting = None
         if self._reopening is None and not self._send_unsent():
-            if self.station is None:
+            if self.endpoint is None:
                 self._router.lane_stuck(self)
             else:
-                self._reopening = begin(self.loop, self._reopen(self.station))
+                self._reopening = begin(self.loop, self._reopen(self.endpoint))
 
     def _send_unsent(self) -> bool:
         """Send as much as the connection takes; return whether that is all."""
         while self._unsent:
-            station, connection = self.station, self._connection
-            if station is None or connection is None:
+            endpoint, connection = self.endpoint, self._connection
+            if endpoint is None or connection is None:
                 return False
-            caller = station.caller
-            if caller.connection is not connection or not caller.is_ready:
+            channel = endpoint.channel
+            if channel.connection is not connection or not channel.is_ready:
                 return False
-            self._send(self._unsent.popleft(), station, connection)
+            self._send(self._unsent.popleft(), endpoint, connection)
         return True
 
-    def _send(self, batch: Batch, station: Station, connection: Connection) -> None:
+    def _send(self, batch: Batch, endpoint: Endpoint, connection: Connection) -> None:
         limit = self._size_max(connection)
         if batch.size <= limit:
             self._sent[batch] = None
             batch.began = now = self.loop.time()
-            station.health.begun(now)
+            endpoint.health.begun(now)
             message = Message(_PRODUCE, 0, self._terms.topic, batch.seal())
-            station.caller.begin(message, batch, connection, is_urgent=True)
+            endpoint.channel.begin(message, batch, connection, is_urgent=True)
         elif batch.is_atomic or len(batch.futures) == 1:
             batch.fail(too_large(batch.size, limit))
         else:  # it was collected before the limit was known
@@ -247,28 +247,28 @@ class Sender:
     def _size_max(self, connection: Connection) -> int:
         return connection.message_bytes_max - len(self._terms.topic)
 
-    async def _reopen(self, station: Station) -> None:
+    async def _reopen(self, endpoint: Endpoint) -> None:
         """Send what is unsent as soon as the connection takes it."""
         try:
             while not self._send_unsent():
                 try:
-                    await self._open(station)
+                    await self._open(endpoint)
                 except RpcError as error:
                     self._router.lane_refused(self, error)
         finally:
             self._reopening = None
 
-    async def _open(self, station: Station) -> None:
+    async def _open(self, endpoint: Endpoint) -> None:
         """Wait until the connection takes more, and the broker has the topic.
 
         Raises:
             RpcError: UNAVAILABLE: the connection was lost. Any other: the broker refuses.
         """
-        caller = station.caller
-        connection = await caller.wait_connection(None, wait_for_ready=False)
+        channel = endpoint.channel
+        connection = await channel.wait_connection(None, wait_for_ready=False)
         if connection is not self._connection:
             if self._terms.declares:
-                await declare_by(caller, connection, self._terms.name)
+                await declare_by(channel, connection, self._terms.name)
             self._connection = connection
 
     def fail_unsent(self, error: RpcError) -> None:
@@ -303,9 +303,9 @@ class Sender:
         self._terms.in_flight.give(len(batch.futures), batch.size)
 
     def _note_end(self, batch: Batch, *, is_ok: bool) -> None:
-        if self.station is not None:
+        if self.endpoint is not None:
             now = self.loop.time()
-            self.station.health.ended(now, now - batch.began, is_ok)
+            self.endpoint.health.ended(now, now - batch.began, is_ok)
 
     def _note_failure(self, batch: Batch, error: RpcError) -> None:
         if error.code is Code.NOT_FOUND:  # the topic was removed: the next frame is preceded by another declaration
@@ -320,7 +320,7 @@ class Sender:
         if batch.was_sent:
             text = f"the broker did not answer in time: {message} may or may not be stored"
         else:
-            trouble = self.station.caller.error if self.station is not None else self._router.trouble()
+            trouble = self.endpoint.channel.error if self.endpoint is not None else self._router.trouble()
             text = f"{message} was not sent in time: {trouble or 'the broker is too busy'}"
         return knowing(Code.DEADLINE_EXCEEDED, text, may_have_run=batch.was_sent)
 

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.cluster.channel import Caller
+from zbusrpc.cluster.channel import Channel
 from zbusrpc.config import TIMEOUT_S
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Kind, Message
@@ -61,7 +61,7 @@ class Subscription:
 
     def __init__(
         self,
-        caller: Caller,
+        channel: Channel,
         connection: Connection,
         topic: str,
         *,
@@ -86,10 +86,10 @@ class Subscription:
         self.place = 0
         """Once it is over: where a group goes on that is made anew; nothing of what was not done comes before."""
         self.is_over = False
-        self.ended: asyncio.Future[RpcError | None] = caller.loop.create_future()
+        self.ended: asyncio.Future[RpcError | None] = channel.loop.create_future()
         """Why the broker has ended it, or None for any other end."""
-        self.caller = caller
-        self.loop = caller.loop
+        self.channel = channel
+        self.loop = channel.loop
         """Where all this happens."""
         self._connection = connection
         self._on_filled, self._on_moved = on_filled, on_moved
@@ -104,7 +104,7 @@ class Subscription:
         self._trouble = "the connection that it came by is gone; it is delivered again"
         self._number = 0
         self._received = 0
-        self._begun: asyncio.Future[None] = caller.loop.create_future()
+        self._begun: asyncio.Future[None] = channel.loop.create_future()
         self._acknowledged: list[int] = []
         self._open: dict[int, bool] = {}  # handed out and not answered, and whether the broker was told
         self._telling: asyncio.TimerHandle | None = None
@@ -119,7 +119,7 @@ class Subscription:
         self._asked_at, self._careful = self.loop.time(), fields["window"]
         self._keeps_place = fields["group"] is None or bool(fields.get("delete_on_exit"))
         message = Message(Kind.CONSUME, 0, self.topic.encode(), envelope.dump({**fields, "says_begun": True}))
-        self.caller.begin(message, self, self._connection, is_urgent=True)
+        self.channel.begin(message, self, self._connection, is_urgent=True)
         await self._begun
 
     # -- what the caller calls: the answer to CONSUME ----------------------------------------------------
@@ -143,7 +143,7 @@ class Subscription:
         if self._begun.done():
             self._send(Kind.LEAVE, SEEN.pack(0))
             return
-        self.caller.subscribers[self._number] = self
+        self.channel.subscribers[self._number] = self
         self._begun.set_result(None)
         if self.needs_ack:
             self.leases.begin(lease_s, self._asked_at)
@@ -190,13 +190,13 @@ class Subscription:
         """Let another subscription go on: the group was moved, and what is here must neither come nor be answered."""
         said = orjson.loads(message.body)
         successor = Subscription(
-            self.caller, self._connection, self.topic, on_filled=self._on_filled, on_moved=self._on_moved
+            self.channel, self._connection, self.topic, on_filled=self._on_filled, on_moved=self._on_moved
         )
         successor.group, successor.needs_ack = self.group, self.needs_ack
         successor._number, successor._next, successor._careful = said["subscription"], said["next"], self._careful
         successor._keeps_place = self._keeps_place
         successor._begun.set_result(None)
-        self.caller.subscribers[successor._number] = successor
+        self.channel.subscribers[successor._number] = successor
         if successor.needs_ack:
             successor.leases.begin(self.leases.lease_s, self.leases.awake_at)
         self._trouble = "its group was moved; it is delivered again if it comes behind that place"
@@ -211,7 +211,7 @@ class Subscription:
         if self.is_over:
             return
         self.is_over = True
-        self.caller.subscribers.pop(self._number, None)
+        self.channel.subscribers.pop(self._number, None)
         self.place = min([self._next, *self._open, *self._owed, *(entry.first for entry in self.buffer)])
         self.buffer.clear()
         self._live_until.clear()
@@ -261,7 +261,7 @@ class Subscription:
         """Say at the end of this turn that a message is done."""
         self._note_answered(offset)
         if not self._acknowledged:
-            self.caller.loop.call_soon(self.flush)
+            self.channel.loop.call_soon(self.flush)
         self._acknowledged.append(offset)
 
     def flush(self) -> None:
@@ -292,7 +292,7 @@ class Subscription:
         message = Message(Kind.ACK, 0, b"", encode_ranges([offset]), session=self._number)
         self._doubles.begin_confirming(offset)
         try:
-            reply = await self.caller.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
+            reply = await self.channel.exchange(message, time.monotonic() + TIMEOUT_S, self._connection)
         finally:
             self._doubles.end_confirming(offset)
         if not result_of(reply):
@@ -377,7 +377,7 @@ class Subscription:
         self._end(None)
         message = Message(Kind.LEAVE, body=SEEN.pack(self._received), session=self._number)
         with suppress(RpcError):
-            await self.caller.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
+            await self.channel.exchange(message, time.monotonic() + LEAVE_TIMEOUT_S, self._connection)
 
     async def pull(self, count: int, timeout_s: float, patience_s: float) -> None:
         """Have up to `count` messages delivered, and return when they are in the buffer.
@@ -392,12 +392,12 @@ class Subscription:
         message = Message(Kind.PULL, body=envelope.dump({"max": count}), session=self._number)
         message.timeout_ms = math.ceil(timeout_s * 1000)
         deadline = time.monotonic() + timeout_s + patience_s
-        result_of(await self.caller.exchange(message, deadline, self._connection))
+        result_of(await self.channel.exchange(message, deadline, self._connection))
 
     def ask(self, sign: Sign) -> None:
         """Have the broker answer in its turn: a renewal of nothing says nothing else."""
         message = Message(Kind.EXTEND, 0, b"", b"", session=self._number)
-        self.caller.begin(message, sign, self._connection, is_urgent=False)
+        self.channel.begin(message, sign, self._connection, is_urgent=False)
 
     def _nack(self, ranges: list[tuple[int, int]], then: Then, delay: float | None, reason: str) -> None:
         shown = reason[:REASON_CHARACTERS_MAX].encode(errors="replace").decode()  # an error's text may be no UTF-8

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from zbusrpc import envelope
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message
@@ -86,13 +86,13 @@ class Running:
         """Whether its end has been said."""
 
 
-class Post:
+class Attachment:
     """A worker's place at one broker."""
 
-    def __init__(self, worker: "Worker", station: Station) -> None:
+    def __init__(self, worker: "Worker", endpoint: Endpoint) -> None:
         """Prepare; `attach` begins."""
         self._worker = worker
-        self.station = station
+        self.endpoint = endpoint
         """The broker."""
         self.service = worker.definition.name
         self._topic = worker.definition.name.encode()
@@ -121,11 +121,11 @@ class Post:
 
     def attach(self) -> None:
         """Have the broker give requests by the connection that there is now, unless it was asked for that."""
-        connection = self.station.connection
+        connection = self.endpoint.connection
         if connection is None or connection is self.connection or self._is_leaving:
             return
         self.connection, self.error, self._window = connection, None, 0
-        self.station.caller.server = self
+        self.endpoint.channel.server = self
         self._ask()
 
     def _ask(self) -> None:
@@ -139,7 +139,7 @@ class Post:
         body = orjson.dumps({"window": window, "about": about})
         asked = _Asked(lambda reply: self._note_subscription(reply, connection))
         message = Message(Kind.SUBSCRIBE, 0, self._topic, body)
-        self.station.caller.begin(message, asked, connection, is_urgent=True)
+        self.endpoint.channel.begin(message, asked, connection, is_urgent=True)
 
     def _about(self, connection: Connection) -> dict[str, Any]:
         """Return what the broker is told of the service."""
@@ -158,8 +158,8 @@ class Post:
             log.error("worker.refused", service=self.service, reason=self.error.message)
         elif not self.is_subscribed:
             self.is_subscribed = True
-            log.debug("worker.subscribed", service=self.service, broker=self.station.address)
-        self._worker.post_changed()
+            log.debug("worker.subscribed", service=self.service, broker=self.endpoint.address)
+        self._worker.attachment_changed()
 
     # -- what the caller calls ---------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class Post:
         self._left_over.update(lost.values())
         for running in lost.values():
             self._cancel(running)
-        self._worker.post_changed()
+        self._worker.attachment_changed()
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -309,7 +309,7 @@ class Post:
         self._is_leaving = True
         if self.connection is not None:
             message, left = Message(Kind.UNSUBSCRIBE, 0, self._topic), _Asked(lambda _: self._note_left())
-            self.station.caller.begin(message, left, self.connection, is_urgent=True)
+            self.endpoint.channel.begin(message, left, self.connection, is_urgent=True)
         else:
             self._note_left()
         return self._left

@@ -20,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
-from zbusrpc.service.attachment import Post
+from zbusrpc.service.attachment import Attachment
 from zbusrpc.telemetry import get_logger
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ BLOCKED_S: Final = 1.0
 """Who blocks for so long hurts: calls have 10 s, and an instance that is silent for 30 s is taken for dead."""
 FRAMES_MAX: Final = 4
 """Frames that a line names, innermost first."""
-_WORK: Final = Post._work.__code__
+_WORK: Final = Attachment._work.__code__
 
 log = get_logger("service")
 
@@ -96,8 +96,8 @@ class Watch:
         """Return whose handler runs; where that is a task which a handler has begun, whose it may be."""
         for frame in frames:
             if frame.f_code is _WORK:
-                post, running = frame.f_locals["self"], frame.f_locals["running"]
-                return f"{post.service}.{running.method}"
+                attachment, running = frame.f_locals["self"], frame.f_locals["running"]
+                return f"{attachment.service}.{running.method}"
         under_way = [
             f"{worker.definition.name}.{running.method}"
             for worker in list(self._workers)

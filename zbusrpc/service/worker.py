@@ -22,11 +22,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
-from zbusrpc.cluster.endpoint import Station
+from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.fleet import Fleet
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
 from zbusrpc.message import Flag, Kind, Message, decode_headers
-from zbusrpc.service.attachment import Post, Running
+from zbusrpc.service.attachment import Attachment, Running
 from zbusrpc.service.context import Context, ambient_limit
 from zbusrpc.service.definition import Definition
 from zbusrpc.service.dispatcher import BoundMethod, Dispatcher, Invocation
@@ -85,7 +85,7 @@ class Worker:
         own = hello or Hello(name=definition.name, message_bytes_max=CLIENT_MESSAGE_BYTES_MAX)
         self._hello, self._seeds = own, brokers
         self._fleet: Fleet | None = None
-        self._posts: dict[Station, Post] = {}
+        self._attachments: dict[Endpoint, Attachment] = {}
         self._changed = asyncio.Event()
         self._is_closing = False
         self._watch: Watch | None = None
@@ -109,7 +109,7 @@ class Worker:
         try:
             while not self._is_serving:
                 self._changed.clear()
-                if not self._posts:
+                if not self._attachments:
                     await self._attach_first(fleet, waits=waits)
                 await self._changed.wait()
                 self._check_refusals(fleet)
@@ -119,7 +119,7 @@ class Worker:
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 await fleet.settle()
-                while any(post.is_settling for post in self._posts.values()):
+                while any(attachment.is_settling for attachment in self._attachments.values()):
                     self._changed.clear()
                     await self._changed.wait()
         self._watch = watch_of_loop()
@@ -133,41 +133,41 @@ class Worker:
         """
         name = self.definition.name
         try:
-            station = await fleet.wait_station(name.encode(), None, wait_for_ready=False)
+            endpoint = await fleet.wait_endpoint(name.encode(), None, wait_for_ready=False)
         except RpcError as error:
             if not waits or fleet.is_refused:
                 raise _reason(fleet, error) from None
             log.warning("worker.waits_for_broker", service=name, reason=error.message)
-            station = await self._wait_first(fleet)
-        if not self._posts and station.is_mere_tracker:
-            reason = LinkError(f"tracker {station.address} takes no services itself, and no broker reports to it")
+            endpoint = await self._wait_first(fleet)
+        if not self._attachments and endpoint.is_mere_tracker:
+            reason = LinkError(f"tracker {endpoint.address} takes no services itself, and no broker reports to it")
             if not waits:
                 raise reason
             log.warning("worker.waits_for_broker", service=name, reason=str(reason))
             await self._changed.wait()
-        elif not self._posts:
-            self._attach(station)
+        elif not self._attachments:
+            self._attach(endpoint)
 
-    async def _wait_first(self, fleet: Fleet) -> Station:
+    async def _wait_first(self, fleet: Fleet) -> Endpoint:
         """Return a broker once one can be reached.
 
         Raises:
             LinkError: none knows the token.
         """
         try:
-            return await fleet.wait_station(self.definition.name.encode(), None, wait_for_ready=True)
+            return await fleet.wait_endpoint(self.definition.name.encode(), None, wait_for_ready=True)
         except RpcError as error:
             raise _reason(fleet, error) from None
 
     def _check_refusals(self, fleet: Fleet) -> None:
         """Raise the reason where all brokers that there are refuse."""
-        errors = [post.error for post in self._posts.values()]
+        errors = [attachment.error for attachment in self._attachments.values()]
         if errors and None not in errors and not fleet.is_linking():
             raise next(error for error in errors if error is not None)
 
     @property
     def _is_serving(self) -> bool:
-        return any(post.is_subscribed for post in self._posts.values())
+        return any(attachment.is_subscribed for attachment in self._attachments.values())
 
     async def close(self, grace_s: float = 0.0) -> None:
         """Leave the group, let what has started finish for `grace_s` seconds, return the rest, and end.
@@ -179,15 +179,15 @@ class Worker:
             self._fleet.listeners.pop(self, None)
         watch, self._watch = self._watch, None
         until = time.monotonic() + grace_s
-        posts = list(self._posts.values())
-        if posts:
-            await asyncio.wait([post.leave() for post in posts], timeout=LEAVE_TIMEOUT_S)
+        attachments = list(self._attachments.values())
+        if attachments:
+            await asyncio.wait([attachment.leave() for attachment in attachments], timeout=LEAVE_TIMEOUT_S)
         await self._wait_unfinished(until)
-        for post in posts:
-            post.return_all()
+        for attachment in attachments:
+            attachment.return_all()
         if stuck := await self._wait_unfinished(time.monotonic() + CLEANUP_S):
-            for post in posts:
-                post.abandon_all()
+            for attachment in attachments:
+                attachment.abandon_all()
             _, stuck = await asyncio.wait(stuck, timeout=GIVE_UP_S)
         await asyncio.sleep(0)  # the last replies leave before the connection does
         if self._fleet is not None:
@@ -205,7 +205,7 @@ class Worker:
 
     def unfinished(self) -> list[Running]:
         """Return the requests whose handlers have not ended."""
-        return [running for post in list(self._posts.values()) for running in post.unfinished()]
+        return [running for attachment in list(self._attachments.values()) for running in attachment.unfinished()]
 
     # -- brokers -----------------------------------------------------------------------------------------
 
@@ -215,26 +215,26 @@ class Worker:
         if self._is_closing or fleet is None:
             return
         for choice in fleet.everyone():
-            self._attach(choice.station)
-        for station, post in list(self._posts.items()):
-            if not fleet.knows(station) and not post.unfinished():
-                del self._posts[station]
+            self._attach(choice.endpoint)
+        for endpoint, attachment in list(self._attachments.items()):
+            if not fleet.knows(endpoint) and not attachment.unfinished():
+                del self._attachments[endpoint]
         if fleet.is_refused and not self._is_serving and not self.refused.done():
             self.refused.set_result(reason := _reason(fleet))
             log.error("worker.token_refused", service=self.definition.name, reason=str(reason))
         self._changed.set()
 
-    def _attach(self, station: Station) -> None:
+    def _attach(self, endpoint: Endpoint) -> None:
         """Ask a broker for requests, unless another link leads to it."""
-        posts = self._posts.values()
-        if any(post.connection and post.station.address == station.address for post in posts):
+        attachments = self._attachments.values()
+        if any(attachment.connection and attachment.endpoint.address == endpoint.address for attachment in attachments):
             return
-        post = self._posts.get(station)
-        if post is None:
-            post = self._posts[station] = Post(self, station)
-        post.attach()
+        attachment = self._attachments.get(endpoint)
+        if attachment is None:
+            attachment = self._attachments[endpoint] = Attachment(self, endpoint)
+        attachment.attach()
 
-    def post_changed(self) -> None:
+    def attachment_changed(self) -> None:
         """Take note that a broker gives requests, or does no more: another link may lead to it."""
         self._attach_all()
 
@@ -308,7 +308,7 @@ class Worker:
 
 def _reason(fleet: Fleet, error: RpcError | None = None) -> ZbusError:
     """Return why the brokers that the user has named cannot be reached."""
-    reasons = (seed.caller.error for seed in fleet.seeds)
+    reasons = (seed.channel.error for seed in fleet.seeds)
     return next((reason for reason in reasons if reason is not None), LinkError(error.message if error else ""))
 
 

@@ -48,7 +48,7 @@ class Progress:
         return True
 
 
-class Node:
+class DataDirectory:
     """The data directory of a running broker."""
 
     def __init__(self, broker: Broker, data_dir: str, durability: Durability, clock: Clock) -> None:

@@ -15,7 +15,7 @@ from time import monotonic
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
 from zbusrpc.broker.assembly.clock import Clock
-from zbusrpc.broker.assembly.data_directory import Node
+from zbusrpc.broker.assembly.data_directory import DataDirectory
 from zbusrpc.broker.assembly.usage import own_usage
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.core.turns import Turns
@@ -110,7 +110,7 @@ class Server:
         self._trackers, self._zbus_trackers = trackers, zbus_trackers
         self._is_tracker_only = is_tracker_only
         self._reporting: Reporting | None = None
-        self._node: Node | None = None
+        self._data_directory: DataDirectory | None = None
 
     async def start(self, host: str, port: int) -> str:
         """Open the data directory, listen, and return the address as `host:port`; port 0 takes a free one.
@@ -119,13 +119,13 @@ class Server:
             ConfigError: the directory cannot be used or the address not be listened on; the text says why.
         """
         if self.data_dir is not None:
-            node = Node(self.broker, self.data_dir, self._durability, self._clock)
-            await node.open()
-            node.scheduler.after, self._node = self.turns.flush, node
+            data_directory = DataDirectory(self.broker, self.data_dir, self._durability, self._clock)
+            await data_directory.open()
+            data_directory.scheduler.after, self._data_directory = self.turns.flush, data_directory
         try:
             self._listener = await self._listen(host, port)
         except OSError as error:
-            await self._close_node()
+            await self._close_data_directory()
             reason = (error.strerror or str(error)).rpartition(": ")[2]  # asyncio puts the address before it
             raise ConfigError(f"cannot listen on {host}:{port}: {reason.lower()}") from None
         bound = self._listener.sockets[0].getsockname()[1]
@@ -184,12 +184,12 @@ class Server:
         self.turns.close()
         if isinstance(self._listener, TlsListener):
             await self._listener.wait_closed()
-        await self._close_node()
+        await self._close_data_directory()
 
-    async def _close_node(self) -> None:
-        if self._node is not None:
-            node, self._node = self._node, None
-            await node.close()
+    async def _close_data_directory(self) -> None:
+        if self._data_directory is not None:
+            data_directory, self._data_directory = self._data_directory, None
+            await data_directory.close()
 
     def replace_access(self, access: Access) -> None:
         """Let other rules hold from now on, also for sessions that there are.

@@ -13,7 +13,7 @@ from zbusrpc.broker.sessions.session import Session
 from zbusrpc.message import Message
 
 
-class Consumer:
+class Instance:
     """One session serving one topic."""
 
     __slots__ = (
@@ -50,7 +50,7 @@ class Consumer:
         """What it says of itself, for listings."""
         self.methods = methods_of(about)
         """What it says it can do; None for everything."""
-        self.pool: CreditPool[Consumer]
+        self.pool: CreditPool[Instance]
         """Where its credit counts; set when it joins the others."""
         self.statistics: CallStatistics
         """Where its calls are counted, with those of the other instances; set when it joins them."""
@@ -88,7 +88,7 @@ class Call:
         """Where it is stored; -1 when it is not, or not yet."""
         self.deadline = deadline
         """When it ends by itself, on the broker's clock; None for never."""
-        self.consumer: Consumer | None = None
+        self.consumer: Instance | None = None
         """Who works on it; None while it waits in its topic's queue."""
         self.payer: int | None = None
         """Of whose share it takes while it waits; see `shares.py`. Known when it does."""

@@ -12,11 +12,11 @@ from typing import Final
 
 from zbusrpc import envelope
 from zbusrpc.broker.calls import refusals, unserved
-from zbusrpc.broker.calls.call import Call, Consumer
+from zbusrpc.broker.calls.call import Call, Instance
 from zbusrpc.broker.calls.contents import is_too_large, note_attempt, parse_subscription, topic_name
 from zbusrpc.broker.calls.listing import Counters
-from zbusrpc.broker.calls.service_queue import Topic
-from zbusrpc.broker.calls.service_queues import CallTopics
+from zbusrpc.broker.calls.service_queue import ServiceQueue
+from zbusrpc.broker.calls.service_queues import ServiceQueues
 from zbusrpc.broker.sessions.limits import ATTEMPTS_MAX, Limits
 from zbusrpc.broker.sessions.session import NOBODY, Session
 from zbusrpc.broker.sessions.shares import payer_of
@@ -48,7 +48,7 @@ class Calls:
         self.is_draining = False
         """Whether new calls are refused because the broker is about to end."""
         self._send = send
-        self.topics = CallTopics(limits)
+        self.topics = ServiceQueues(limits)
         self.deadlines: Deadlines[Call] = Deadlines()
         """When calls end by themselves: `expire` is to be called at its `next_at`."""
         self.commands: dict[int, Command] = {
@@ -158,7 +158,7 @@ class Calls:
         else:
             self._deliver(call, consumer, now)
 
-    def _topic_to_wait_in(self, call: Call, now: float) -> Topic | None:
+    def _topic_to_wait_in(self, call: Call, now: float) -> ServiceQueue | None:
         """Return the topic in which a call may wait for the first instance, or refuse the call."""
         if not call.message.flags & _WAIT_FOR_READY:
             self.refuse(call, unserved.no_instance(call, self.topics, self.name, now))
@@ -169,7 +169,7 @@ class Calls:
             self.refuse(call, refusal)
             return None
 
-    def _enqueue(self, call: Call, topic: Topic) -> None:
+    def _enqueue(self, call: Call, topic: ServiceQueue) -> None:
         refusal = self.topics.no_room(call, topic)
         if refusal is None:
             self.topics.put(call)
@@ -252,24 +252,24 @@ class Calls:
 
     def join(
         self, session: Session, name: bytes, window: int, about: dict[str, object], *, is_pulling: bool = False
-    ) -> Consumer:
+    ) -> Instance:
         """Let a session serve a topic until it leaves: by `leave`, or its end. One that pulls says `ask` for each call.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED: there are too many topics.
         """
         topic = self.topics.serve(name, session)
-        consumer = session.consumers[name] = Consumer(session, name, window, about, is_pulling=is_pulling)
+        consumer = session.consumers[name] = Instance(session, name, window, about, is_pulling=is_pulling)
         topic.join(consumer)
         self.on_change(topic_name(name))
         return consumer
 
-    def ask(self, consumer: Consumer, now: float) -> None:
+    def ask(self, consumer: Instance, now: float) -> None:
         """Have one more call given to a consumer that pulls."""
         consumer.pool.give(consumer)
         self._dispatch(self.topics[consumer.topic], now)
 
-    def withdraw(self, consumer: Consumer) -> None:
+    def withdraw(self, consumer: Instance) -> None:
         """Have one call less given to a consumer that pulls."""
         if consumer.credit:
             consumer.pool.withdraw(consumer, 1)
@@ -297,7 +297,7 @@ class Calls:
         else:
             self._send(session, message)
 
-    def _deliver(self, call: Call, consumer: Consumer, now: float) -> None:
+    def _deliver(self, call: Call, consumer: Instance, now: float) -> None:
         """Give `call` to `consumer`, whose credit was taken."""
         message, session = call.message, consumer.session
         if call.attempts:
@@ -313,7 +313,7 @@ class Calls:
             message.timeout_ms = max(1, round((call.deadline - now) * 1000))
         self._send(session, message)
 
-    def _dispatch(self, topic: Topic, now: float) -> None:
+    def _dispatch(self, topic: ServiceQueue, now: float) -> None:
         """Give waiting calls to consumers with credit, as long as there are both."""
         while topic.queue:
             consumer = topic.take()
@@ -334,7 +334,7 @@ class Calls:
         self._dispatch(topic, now)
         self._fail_unserved(name, topic)
 
-    def _fail_unserved(self, name: bytes, topic: Topic) -> None:
+    def _fail_unserved(self, name: bytes, topic: ServiceQueue) -> None:
         """Fail what nobody will take; while draining, nobody comes for whom a call that is not stored could wait."""
         for call in topic.unserved():
             if not call.message.flags & _WAIT_FOR_READY or (self.is_draining and not call.is_stored):

@@ -15,7 +15,7 @@ Pure.
 from collections.abc import Collection
 from typing import Final
 
-from zbusrpc.broker.calls.call import Consumer
+from zbusrpc.broker.calls.call import Instance
 from zbusrpc.broker.calls.methods import method_of
 from zbusrpc.broker.sessions.credits import CreditPool
 from zbusrpc.errors import one_of
@@ -38,7 +38,7 @@ class Edition:
         self.methods = methods
         """None for all there could be."""
         self.bit = bit
-        self.pool: CreditPool[Consumer] = CreditPool()
+        self.pool: CreditPool[Instance] = CreditPool()
         self.last_taken = 0
         """When an instance of it was chosen last, in choices."""
 
@@ -62,7 +62,7 @@ class Editions:
         """Whether not all instances have the same methods."""
         return len(self.all) > 1
 
-    def join(self, consumer: Consumer, *, is_suspended: bool) -> bool:
+    def join(self, consumer: Instance, *, is_suspended: bool) -> bool:
         """Let an instance take part; say whether it is the first of its edition."""
         methods = consumer.methods
         if methods not in self.all and len(self.all) >= EDITIONS_MAX - 1:
@@ -78,7 +78,7 @@ class Editions:
         pool.join(consumer, is_suspended=is_suspended)
         return is_new
 
-    def _tell(self, consumer: Consumer) -> None:
+    def _tell(self, consumer: Instance) -> None:
         """Warn, once for each set of methods, that instances differ."""
         if consumer.methods in self._told or len(self._told) >= TOLD_MAX:
             return
@@ -88,7 +88,7 @@ class Editions:
             service, instance = consumer.topic.decode(errors="replace"), consumer.session.name
             log.warning("broker.methods_differ", service=service, instance=instance, methods=one_of(missing))
 
-    def leave(self, consumer: Consumer) -> bool:
+    def leave(self, consumer: Instance) -> bool:
         """Give an instance nothing more; say whether it was the last of its edition."""
         consumer.pool.leave(consumer)
         emptied = [one for one in self.all.values() if one.pool is consumer.pool and not one.pool.members]
@@ -115,7 +115,7 @@ class Editions:
             return sum(edition.bit for edition in self.all.values())
         return self._having.get(method, self.any_method)
 
-    def bit_of(self, consumer: Consumer) -> int:
+    def bit_of(self, consumer: Instance) -> int:
         """Return the bit of the edition that an instance is of."""
         return next(edition.bit for edition in self.all.values() if edition.pool is consumer.pool)
 
@@ -123,7 +123,7 @@ class Editions:
         """Return the bits of the editions of which an instance would take a call now."""
         return sum(edition.bit for edition in self.all.values() if edition.pool.has_credit())
 
-    def take(self, able: int) -> Consumer | None:
+    def take(self, able: int) -> Instance | None:
         """Return the instance with the most credit of some editions, with one taken from it; None without any."""
         best: Edition | None = None
         most = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zbusrpc.broker.calls.contents import topic_name
-from zbusrpc.broker.calls.service_queue import Topic
+from zbusrpc.broker.calls.service_queue import ServiceQueue
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Counters:
     """Replies to calls that had already ended; they were dropped."""
 
 
-def list_services(topics: Mapping[bytes, Topic]) -> list[dict[str, Any]]:
+def list_services(topics: Mapping[bytes, ServiceQueue]) -> list[dict[str, Any]]:
     """Return topics with their instances and queues, in their order."""
     return [
         {

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 from typing import Final
 
-from zbusrpc.broker.calls.call import Call, Consumer
+from zbusrpc.broker.calls.call import Call, Instance
 from zbusrpc.broker.calls.editions import Editions
 from zbusrpc.broker.calls.statistics import CallStatistics
 from zbusrpc.broker.sessions.credits import CreditPool
@@ -23,7 +23,7 @@ from zbusrpc.message import Flag
 _WAIT_FOR_READY: Final = int(Flag.WAIT_FOR_READY)
 
 
-class Topic:
+class ServiceQueue:
     """The calls that wait for one service, and its instances."""
 
     __slots__ = (
@@ -43,11 +43,11 @@ class Topic:
     def __init__(self, payer: int = 0) -> None:
         self.payer = payer
         """Of whose share it takes; see `shares.py`."""
-        self.consumers: dict[int, Consumer] = {}
+        self.consumers: dict[int, Instance] = {}
         """The instances, by session number."""
         self.editions = Editions()
         """The same, by the methods they have."""
-        self.pool: CreditPool[Consumer] = CreditPool()
+        self.pool: CreditPool[Instance] = CreditPool()
         """The same, by credit; where calls are routed only those of one edition."""
         self.is_routed = False
         """Whether it matters for which method a call is."""
@@ -67,7 +67,7 @@ class Topic:
 
     # -- consumers ---------------------------------------------------------------------------------------
 
-    def join(self, consumer: Consumer) -> bool:
+    def join(self, consumer: Instance) -> bool:
         """Let `consumer` take part; say whether it is the first with its methods."""
         self.consumers[consumer.session.number] = consumer
         consumer.statistics = self.statistics
@@ -76,7 +76,7 @@ class Topic:
             self._route()
         return is_new
 
-    def widen(self, consumer: Consumer, window: int) -> None:
+    def widen(self, consumer: Instance, window: int) -> None:
         """Give `consumer` a larger window: it may have begun with a small one, for old work that has ended now.
 
         Raises:
@@ -88,13 +88,13 @@ class Topic:
         more, consumer.window = window - consumer.window, window
         consumer.pool.give(consumer, more)
 
-    def leave(self, consumer: Consumer) -> None:
+    def leave(self, consumer: Instance) -> None:
         """Give `consumer` nothing more; what it works on stays its own."""
         self.consumers.pop(consumer.session.number, None)
         if self.editions.leave(consumer):
             self._route()
 
-    def take(self) -> Consumer | None:
+    def take(self) -> Instance | None:
         """Return a consumer that can take one of the calls that wait, with one credit taken from it; or None."""
         if not self.is_routed:
             return self.pool.take()
@@ -102,7 +102,7 @@ class Topic:
         heads = [(next(iter(line.values())), able) for able, line in self._lines.items() if able & ready]
         return self.editions.take(min(heads)[1]) if heads else None
 
-    def take_able(self, call: Call) -> Consumer | None:
+    def take_able(self, call: Call) -> Instance | None:
         """Return a consumer that can take a call that came now, with one credit taken from it; or None."""
         return self.editions.take(self.editions.able(call.message.body))
 
@@ -134,7 +134,7 @@ class Topic:
                 if not able or not self.queue:
                     self._route()
 
-    def take_call(self, consumer: Consumer) -> Call | None:
+    def take_call(self, consumer: Instance) -> Call | None:
         """Return the next call for a consumer, taken out of the queue, or None when none waits for it."""
         if not self.is_routed:
             return self.queue.popitem(last=False)[0] if self.queue else None

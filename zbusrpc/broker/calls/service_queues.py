@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Final
 
 from zbusrpc.broker.calls import refusals
-from zbusrpc.broker.calls.call import Call, Consumer
+from zbusrpc.broker.calls.call import Call, Instance
 from zbusrpc.broker.calls.contents import topic_name
-from zbusrpc.broker.calls.service_queue import Topic
+from zbusrpc.broker.calls.service_queue import ServiceQueue
 from zbusrpc.broker.sessions.hints import Hints
 from zbusrpc.broker.sessions.limits import SERVICE_SHARE, Limits, share_used_up, too_many
 from zbusrpc.broker.sessions.session import Session
@@ -23,7 +23,7 @@ RUNNING_SEEN_MAX: Final = 1000
 """Services that are looked at to tell a caller which run."""
 
 
-class CallTopics(dict[bytes, Topic]):
+class ServiceQueues(dict[bytes, ServiceQueue]):
     """The topics of calls, by name."""
 
     def __init__(self, limits: Limits) -> None:
@@ -48,7 +48,7 @@ class CallTopics(dict[bytes, Topic]):
 
     # -- topics ------------------------------------------------------------------------------------------
 
-    def open(self, name: bytes, session: Session) -> Topic:
+    def open(self, name: bytes, session: Session) -> ServiceQueue:
         """Return a topic, made if need be, for which a session pays then.
 
         Raises:
@@ -63,7 +63,7 @@ class CallTopics(dict[bytes, Topic]):
             topic = self._make(name, payer)
         return topic
 
-    def serve(self, name: bytes, session: Session) -> Topic:
+    def serve(self, name: bytes, session: Session) -> ServiceQueue:
         """Return a topic, made if need be, that a session is to serve.
 
         Raises:
@@ -82,8 +82,8 @@ class CallTopics(dict[bytes, Topic]):
             of_what = f"of {self._made.whole} services"
             raise share_used_up(whose(session.rights, session.name), self._made.most, of_what)
 
-    def _make(self, name: bytes, payer: Payer) -> Topic:
-        topic = self[name] = Topic(payer)
+    def _make(self, name: bytes, payer: Payer) -> ServiceQueue:
+        topic = self[name] = ServiceQueue(payer)
         self._made.take(payer)
         return topic
 
@@ -94,7 +94,7 @@ class CallTopics(dict[bytes, Topic]):
         some = islice(self.items(), RUNNING_SEEN_MAX)
         return session.visible(name.decode(errors="replace") for name, topic in some if topic.consumers)
 
-    def forget_if_unused(self, name: bytes, topic: Topic) -> None:
+    def forget_if_unused(self, name: bytes, topic: ServiceQueue) -> None:
         """Let go of a topic with which nothing would be lost."""
         if topic.is_unused and self.get(name) is topic:
             del self[name]
@@ -102,7 +102,7 @@ class CallTopics(dict[bytes, Topic]):
 
     # -- calls -------------------------------------------------------------------------------------------
 
-    def no_room(self, call: Call, topic: Topic) -> RpcError | None:
+    def no_room(self, call: Call, topic: ServiceQueue) -> RpcError | None:
         """Return why a call may not wait, or None where it may."""
         name, size, limits = call.message.topic, call.size, self._limits
         is_full = len(topic.queue) >= limits.queue_calls_max or self._waiting.is_full()
@@ -133,7 +133,7 @@ class CallTopics(dict[bytes, Topic]):
             self._bytes.take(payer, size)
             self._service_bytes.take(name, size)
 
-    def take(self, topic: Topic, consumer: Consumer) -> Call:
+    def take(self, topic: ServiceQueue, consumer: Instance) -> Call:
         """Return the next call of a topic for a consumer that may take one, taken out of the queue."""
         call = topic.take_call(consumer)
         assert call is not None

@@ -10,18 +10,18 @@ from zbusrpc.broker.calls import refusals
 from zbusrpc.broker.calls.call import Call
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.methods import method_of
-from zbusrpc.broker.calls.service_queue import Topic
-from zbusrpc.broker.calls.service_queues import CallTopics
+from zbusrpc.broker.calls.service_queue import ServiceQueue
+from zbusrpc.broker.calls.service_queues import ServiceQueues
 from zbusrpc.errors import RpcError
 from zbusrpc.message import Flag, Message
 
 
-def no_instance(call: Call, topics: CallTopics, broker: str, now: float) -> RpcError:
+def no_instance(call: Call, topics: ServiceQueues, broker: str, now: float) -> RpcError:
     """Return what a call is told for which there is no instance."""
     return refusals.no_instance(topic_name(call.message.topic), broker, topics.running(call.caller, now))
 
 
-def no_method(message: Message, topics: CallTopics, now: float) -> RpcError | None:
+def no_method(message: Message, topics: ServiceQueues, now: float) -> RpcError | None:
     """Return what a request is told at once that is not to wait: there are instances, and none has its method."""
     topic = topics.get(message.topic)
     if topic is None or not topic.consumers or message.flags & Flag.WAIT_FOR_READY or topic.is_able(message.body):
@@ -29,7 +29,7 @@ def no_method(message: Message, topics: CallTopics, now: float) -> RpcError | No
     return _no_method(message, topic, topics, now)
 
 
-def expiry(call: Call, topics: CallTopics, broker: str, now: float) -> RpcError:
+def expiry(call: Call, topics: ServiceQueues, broker: str, now: float) -> RpcError:
     """Return what a call is told whose deadline has passed."""
     name, topic = topic_name(call.message.topic), topics.get(call.message.topic)
     if call.consumer is not None or topic is None or not topic.is_unserved(call):
@@ -39,6 +39,6 @@ def expiry(call: Call, topics: CallTopics, broker: str, now: float) -> RpcError:
     return refusals.in_vain(no_instance(call, topics, broker, now))
 
 
-def _no_method(message: Message, topic: Topic, topics: CallTopics, now: float) -> RpcError:
+def _no_method(message: Message, topic: ServiceQueue, topics: ServiceQueues, now: float) -> RpcError:
     methods = sorted(topic.editions.methods) if topics.hints.has_time(now) else None
     return refusals.no_method(topic_name(message.topic), method_of(message.body), methods)

@@ -21,7 +21,7 @@ from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 TICK_S: Final = 1.0
 SHARE_MAX: Final = 0.05
@@ -51,12 +51,12 @@ class Live:
             rest: Is told when nobody watches any more.
         """
         self._now, self._later, self._measure, self._head, self._rest = now, later, measure, head, rest
-        self._viewers: dict[Dialect, Rights | None] = {}
-        self._behind: set[Dialect] = set()
+        self._viewers: dict[ZbusSession, Rights | None] = {}
+        self._behind: set[ZbusSession] = set()
         self._table = EMPTY
         self._is_ticking = False
 
-    def watch(self, dialect: "Dialect") -> bytes:
+    def watch(self, dialect: "ZbusSession") -> bytes:
         """Tell a session of every change from now on, and return the Snapshot that these changes are of."""
         if not self._is_ticking:
             self._is_ticking = True
@@ -65,7 +65,7 @@ class Live:
         self._viewers[dialect] = dialect.session.rights
         return self._snapshot(dialect.session.rights)
 
-    def leave(self, dialect: "Dialect") -> None:
+    def leave(self, dialect: "ZbusSession") -> None:
         """Tell a session of nothing any more."""
         self._viewers.pop(dialect, None)
 

@@ -35,7 +35,7 @@ from zbusrpc.transport.http import HttpRequest, HttpResponse
 from zbusrpc.version import __version__
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 
 _FIGURES: Final = ("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate", "journal_fails_because")
@@ -79,7 +79,9 @@ class Monitor:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def take(self, request: HttpRequest, exchange: Exchange, dialect: "Dialect", log_in: Callable[[str], None]) -> bool:
+    def take(
+        self, request: HttpRequest, exchange: Exchange, dialect: "ZbusSession", log_in: Callable[[str], None]
+    ) -> bool:
         """Answer a request, now or when its command has been carried out; say whether others wait for its answer.
 
         Args:
@@ -92,7 +94,7 @@ class Monitor:
         return request.method == "POST"
 
     def _take(
-        self, request: HttpRequest, exchange: Exchange, dialect: "Dialect", log_in: Callable[[str], None]
+        self, request: HttpRequest, exchange: Exchange, dialect: "ZbusSession", log_in: Callable[[str], None]
     ) -> None:
         rights = dialect.session.rights
         first = paths.parts_of(request.target)[0]
@@ -119,7 +121,7 @@ class Monitor:
         self,
         asked: api.Asked,
         exchange: Exchange,
-        dialect: "Dialect",
+        dialect: "ZbusSession",
         log_in: Callable[[str], None],
         *,
         is_login: bool,
@@ -142,7 +144,7 @@ class Monitor:
         set_cookie = login.cookie(self._logins.cookie, id_, is_secure=is_secure)
         exchange.answer_http(login.answer(rights, self.access, set_cookie))
 
-    def _watch(self, exchange: Exchange, dialect: "Dialect", asked: api.Asked) -> bytes:
+    def _watch(self, exchange: Exchange, dialect: "ZbusSession", asked: api.Asked) -> bytes:
         asked.require(Operation.QUERY)
         if exchange.is_ordered:  # HTTP: there is nothing to be pushed to
             found = snapshot(self._head(asked.rights), self.table(), asked.rights)
@@ -150,7 +152,7 @@ class Monitor:
             found = self.live.watch(dialect)
         return envelope.result_body(found)
 
-    def _carry_out(self, command: dict[str, Any], exchange: Exchange, dialect: "Dialect") -> None:
+    def _carry_out(self, command: dict[str, Any], exchange: Exchange, dialect: "ZbusSession") -> None:
         try:
             body = orjson.dumps(command)
         except orjson.JSONEncodeError as error:  # a number of more than 64 bits, or a hundred levels

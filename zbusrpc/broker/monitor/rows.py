@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 
 from zbusrpc.broker.calls.contents import topic_name
 from zbusrpc.broker.calls.methods import METHODS_MAX
-from zbusrpc.broker.calls.service_queue import Topic as CallTopic
+from zbusrpc.broker.calls.service_queue import ServiceQueue as CallTopic
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.zbus.masks import Mask
 from zbusrpc.broker.monitor.rates import Rate

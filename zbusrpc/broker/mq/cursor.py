@@ -18,7 +18,7 @@ from zbusrpc.transport.entries import runs
 Describing = tuple[Iterator[int], Callable[[], dict[str, Any] | None]]
 
 
-class Place:
+class Cursor:
     """Where a group stands, and what of it is to be stored."""
 
     def __init__(self, name: str, options: GroupOptions, position: int) -> None:

@@ -17,7 +17,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from zbusrpc.broker.mq.counters import GroupCounters
-from zbusrpc.broker.mq.cursor import Place
+from zbusrpc.broker.mq.cursor import Cursor
 from zbusrpc.broker.mq.delays import Delays
 from zbusrpc.broker.mq.delivery import Delivery, State
 from zbusrpc.broker.mq.keys import KeyOrder
@@ -37,7 +37,7 @@ Load = Callable[[int], Record | None]
 """Return the record at an offset, or None where it is gone."""
 
 
-class Deliveries(Place):
+class Deliveries(Cursor):
     """The messages that a group has in hand."""
 
     def __init__(

@@ -14,7 +14,7 @@ from zbusrpc.broker.access.rights import Rights, visible
 from zbusrpc.transport.native import HEADERS_BYTES_MAX, TOPIC_BYTES_MAX
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.calls.call import Call, Consumer
+    from zbusrpc.broker.calls.call import Call, Instance
     from zbusrpc.broker.mq.subscription import Subscription
 
 BYTES_MAX: Final = sys.maxsize
@@ -56,7 +56,7 @@ class Session:
         """What is to be sent to this peer, in order: messages, and of a text peer exchanges that have their answer."""
         self.calls: dict[int, Call] = {}
         """The peer's calls that have not ended, by id."""
-        self.consumers: dict[bytes, Consumer] = {}
+        self.consumers: dict[bytes, Instance] = {}
         """What the peer serves, by topic."""
         self.deliveries: dict[tuple[int, int], Call] = {}
         """What the peer works on, by the caller's session and id: also calls that ended without it."""

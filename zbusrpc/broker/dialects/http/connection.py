@@ -21,11 +21,11 @@ from zbusrpc.broker.dialects.http import gateway, sse
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.lingering import LAST_ANSWERS_S, Lingering
 from zbusrpc.broker.dialects.http.patience import Patience, Verdict
-from zbusrpc.broker.dialects.http.pipeline import Line
-from zbusrpc.broker.dialects.http.router import Reception, is_message
+from zbusrpc.broker.dialects.http.pipeline import Pipeline
+from zbusrpc.broker.dialects.http.router import Router, is_message
 from zbusrpc.broker.dialects.http.socket_messages import SocketMessages
 from zbusrpc.broker.dialects.http.weighed import House, Weighed
-from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.zbus.session import ZbusSession
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.broker.sessions.session import Session
 from zbusrpc.errors import Code, RpcError
@@ -53,7 +53,7 @@ class TextPeer(Weighed):
         """Those whose messages go back if what is written next meets no live connection."""
         self._patience = Patience()
         self._is_zbus = self._is_ending = self._is_reading_paused = self._is_move_due = False
-        self._line = Line(self._take, self._takes_answers, house.hub.now)
+        self._pipeline = Pipeline(self._take, self._takes_answers, house.hub.now)
         self._fault: HttpError | None = None
         """What was wrong after the requests in the line."""
         self._lingering: Lingering | None = None
@@ -66,8 +66,8 @@ class TextPeer(Weighed):
         keep_alive(transport)
         name = format_peername(transport.get_extra_info("peername"))
         self._session: Session = self._house.turns.connect(f"http@{name}", self, self._place)
-        self._dialect = Dialect(self._house.hub, self._session, self._push)
-        self._reception = Reception(self._house, self._dialect)
+        self._dialect = ZbusSession(self._house.hub, self._session, self._push)
+        self._router = Router(self._house, self._dialect)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._tick)
 
@@ -80,14 +80,14 @@ class TextPeer(Weighed):
         if self._socket is not None:
             self._receive_frames(data)
         else:
-            request = self._decoder.repeat(data) if self._line.is_free else None
+            request = self._decoder.repeat(data) if self._pipeline.is_free else None
             if request is not None:
                 self._take(request)
             else:
                 self._receive_requests(data)
             if self._decoder.wants_continue:
                 self._flush()
-        if not self._line.is_free:
+        if not self._pipeline.is_free:
             self._adjust_reading()
             self._weigh_waiting()
         held_bytes = self._decoder.held_bytes if self._socket is None else self._socket.held_bytes
@@ -99,7 +99,7 @@ class TextPeer(Weighed):
         try:
             for request in self._decoder.feed(data):
                 self._patience.note_whole()
-                self._line.join(request)
+                self._pipeline.join(request)
         except HttpError as error:
             self._fault = error.with_traceback(None)  # which holds what was received
         self._move()
@@ -109,14 +109,14 @@ class TextPeer(Weighed):
 
     def _move(self) -> None:
         """Carry out what stands in the line, some of it a turn, and at its end say what was wrong."""
-        self._line.move()
-        if self._line:
+        self._pipeline.move()
+        if self._pipeline:
             self._move_soon()
         elif self._fault is not None and not self._is_ending:
             self._end_by(self._fault)
 
     def _move_soon(self) -> None:
-        if self._line.can_move and not self._is_move_due:
+        if self._pipeline.can_move and not self._is_move_due:
             self._is_move_due = True
             self._loop.call_soon(self._move_on)
 
@@ -146,11 +146,11 @@ class TextPeer(Weighed):
         self._timer.cancel()
         self._weigh_nothing()
         self._is_ending = True
-        self._line.drain(is_message)
+        self._pipeline.drain(is_message)
         self._dialect.close()
         self._drop_exchanges()
         self._house.turns.disconnect(self._session)
-        self._line.end()  # memory must not wait for the collector: nothing keeps what refers to this peer
+        self._pipeline.end()  # memory must not wait for the collector: nothing keeps what refers to this peer
         self._decoder.close()
         if self._socket is not None:
             self._socket.end()
@@ -174,8 +174,8 @@ class TextPeer(Weighed):
         is_ordered = self._socket is None and not (is_zbus and request.keep_alive)
         exchange = self._open(is_ordered=is_ordered, keep_alive=request.keep_alive and not request.is_upgrade)
         exchange.takes_chunks = request.takes_chunks
-        if self._reception.take(request, exchange):
-            self._line.wait_for(exchange)
+        if self._router.take(request, exchange):
+            self._pipeline.wait_for(exchange)
         if request.is_upgrade:  # answered when all requests before it are
             self._upgrade(request)
 
@@ -215,7 +215,7 @@ class TextPeer(Weighed):
     def _take_message(self, data: bytes) -> None:
         """Let the request that a WebSocket message is join the line."""
         try:
-            self._line.join(self._messages.request_of(data))
+            self._pipeline.join(self._messages.request_of(data))
         except HttpError as error:
             self._open(is_ordered=False).answer_text(error.status, str(error))
 
@@ -225,7 +225,7 @@ class TextPeer(Weighed):
         """Have an answer written at the end of this turn."""
         if not exchange.is_stream:
             self._weigh_answer(exchange.data)
-        if self._line.note_answer(exchange):
+        if self._pipeline.note_answer(exchange):
             self._move_soon()
         self._house.turns.broker.send(self._session, exchange)
 
@@ -266,7 +266,7 @@ class TextPeer(Weighed):
             and item.keep_alive
             and not item.is_stream
             and not self._is_reading_paused
-            and not self._line
+            and not self._pipeline
             and not self._decoder.wants_continue
         )
 
@@ -303,7 +303,7 @@ class TextPeer(Weighed):
             self._out.append(CONTINUE)
         if self._socket is not None:
             if self._socket.is_closing:
-                self._line.drain(is_message)
+                self._pipeline.drain(is_message)
             self._out.append(self._socket.data_to_send())
             keep_alive = not self._socket.is_closing
         self._write()
@@ -362,7 +362,7 @@ class TextPeer(Weighed):
 
     def _adjust_reading(self) -> None:
         """Read only from a peer that reads, and that does not have too much unanswered."""
-        is_full = self._lingering is None and (self._is_held_back or not self._line.is_free)
+        is_full = self._lingering is None and (self._is_held_back or not self._pipeline.is_free)
         if is_full == self._is_reading_paused or self._transport.is_closing():
             return
         self._is_reading_paused = is_full
@@ -373,7 +373,7 @@ class TextPeer(Weighed):
 
     def _tick(self) -> None:
         """Close a connection that is idle or dribbling, and show one that waits that it is alive."""
-        is_waited_for = self._is_congested or self._is_held_back or self._line.awaits_step
+        is_waited_for = self._is_congested or self._is_held_back or self._pipeline.awaits_step
         is_stuck = self._is_reading_paused and not is_waited_for  # else it is not seen that the peer has gone
         is_partial = (self._decoder.is_partial or is_stuck) if self._socket is None else self._socket.is_partial
         is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested

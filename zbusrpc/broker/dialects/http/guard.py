@@ -59,7 +59,7 @@ class Shown(NamedTuple):
     """Whether a browser may have put it there by itself."""
 
 
-class Doorkeeper:
+class Guard:
     """Lets the requests of one connection in."""
 
     def __init__(self, house: House) -> None:

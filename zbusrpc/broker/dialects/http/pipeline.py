@@ -24,7 +24,7 @@ REQUEST_BYTES: Final = 512
 the block in which they came, of which there is one for each connection."""
 
 
-class Line:
+class Pipeline:
     """Requests that wait for their turn."""
 
     def __init__(

@@ -11,12 +11,11 @@ from functools import partial
 from http import HTTPStatus
 from typing import Final, Protocol
 
-from zbusrpc.broker.dialects.http import gateway
-from zbusrpc.broker.dialects.http import guard as doorkeeper
+from zbusrpc.broker.dialects.http import gateway, guard
 from zbusrpc.broker.dialects.http.answer import Exchange, clean_id
 from zbusrpc.broker.dialects.http.gateway import GatewayCall, GatewayRequest
-from zbusrpc.broker.dialects.http.guard import Doorkeeper
-from zbusrpc.broker.dialects.zbus.session import Dialect
+from zbusrpc.broker.dialects.http.guard import Guard
+from zbusrpc.broker.dialects.zbus.session import ZbusSession
 from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.monitor import paths
 from zbusrpc.broker.monitor.monitor import Monitor
@@ -32,18 +31,18 @@ MESSAGES: Final = frozenset({"produce", "rpc", "route", "ack"})
 log = get_logger("broker")
 
 
-class House(doorkeeper.House, Protocol):
+class House(guard.House, Protocol):
     """What all sessions of a broker share."""
 
     monitor: Monitor
 
 
-class Reception:
+class Router:
     """Takes the requests of one session."""
 
-    def __init__(self, house: House, dialect: Dialect) -> None:
+    def __init__(self, house: House, dialect: ZbusSession) -> None:
         self._dialect = dialect
-        self._doorkeeper = Doorkeeper(house)
+        self._guard = Guard(house)
         self._monitor = house.monitor
 
     def take(self, request: HttpRequest, exchange: Exchange) -> bool:
@@ -65,10 +64,10 @@ class Reception:
         if id_ is not None:
             exchange.id = id_ if id_.isprintable() else clean_id(id_)
         exchange.is_head = request.method == "HEAD"
-        if not self._doorkeeper.admits(request, command, exchange, self._dialect.session) or request.is_upgrade:
+        if not self._guard.admits(request, command, exchange, self._dialect.session) or request.is_upgrade:
             return False
         if is_monitor:
-            return self._monitor.take(request, exchange, self._dialect, self._doorkeeper.show)
+            return self._monitor.take(request, exchange, self._dialect, self._guard.show)
         if command is None:
             self._ask_gateway(request, exchange)
             return False

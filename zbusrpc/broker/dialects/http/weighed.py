@@ -7,7 +7,7 @@ from zbusrpc.broker.dialects import seams
 from zbusrpc.broker.dialects.http import router
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.guard import is_known
-from zbusrpc.broker.dialects.http.pipeline import Line
+from zbusrpc.broker.dialects.http.pipeline import Pipeline
 from zbusrpc.broker.dialects.zbus.hub import Hub
 from zbusrpc.broker.sessions.memory import SMALL_BYTES
 from zbusrpc.telemetry import get_logger
@@ -26,7 +26,7 @@ class Weighed(asyncio.Protocol):
     """What text connections have in common with others that are counted."""
 
     _transport: asyncio.Transport
-    _line: Line
+    _pipeline: Pipeline
     """Whole requests that wait."""
 
     def __init__(self, house: House) -> None:
@@ -69,7 +69,7 @@ class Weighed(asyncio.Protocol):
 
     def _weigh_waiting(self) -> None:
         """Count what was written and waits for a peer that reads too slowly, and its requests behind that."""
-        waiting = self._line.held_bytes
+        waiting = self._pipeline.held_bytes
         if self._is_congested:
             waiting += self._transport.get_write_buffer_size()
         self._house.output.hold(self, waiting)

@@ -23,7 +23,7 @@ from zbusrpc.broker.mq.delivery import Delivery
 from zbusrpc.broker.mq.group import Group
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 GIVEN_MAX: Final = 1000
 """Offsets of which is known what a session was given, the latest: as many as a group may leave unacknowledged."""
@@ -69,7 +69,7 @@ def delivery_id(dialect_name: str, delivery: Delivery) -> str:
     return f"{dialect_name}-{delivery.consumer.number}-{delivery.number}"
 
 
-def acknowledge(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def acknowledge(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Carry out `ack`."""
     topic, group = finding.topic_and_group(dialect, command, exchange, Operation.CONSUME)
     if topic is None or group is None:
@@ -90,7 +90,7 @@ def acknowledge(dialect: "Dialect", command: Command, exchange: Exchange) -> Non
         exchange.answer(HTTPStatus.OK, b"%d" % dialect.hub.now_ms())
 
 
-def _meant(dialect: "Dialect", group: Group, offset: int, named: str) -> Delivery | None:
+def _meant(dialect: "ZbusSession", group: Group, offset: int, named: str) -> Delivery | None:
     """Return the delivery that an acknowledgement settles, or None where it is about one that is over."""
     given, current = dialect.given.take(group, offset), group.pending.get(offset)
     if current is None or current.consumer is None:

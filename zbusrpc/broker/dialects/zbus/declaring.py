@@ -33,7 +33,7 @@ from zbusrpc.transport.text import JSON_HEADER
 from zbusrpc.version import __version__
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 ACK_TIMEOUT_MS: Final = 10_000
 EXPIRES_S: Final = 7 * 86_400
@@ -46,7 +46,7 @@ ACK_WINDOW: Final = 100
 # -- declaring -----------------------------------------------------------------------------------------------
 
 
-def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def declare(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Carry out `declare`."""
     if not command.topic:
         exchange.answer_text(HTTPStatus.BAD_REQUEST, "Missing topic")
@@ -74,7 +74,7 @@ def declare(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
 
 
 def _check_declare(
-    dialect: "Dialect", command: Command, name: str, known: Topic | None, options: dict[str, Any]
+    dialect: "ZbusSession", command: Command, name: str, known: Topic | None, options: dict[str, Any]
 ) -> None:
     """See that whoever declares may: a topic that is made or changed is all its groups', else the group is meant.
 
@@ -92,7 +92,7 @@ def _check_declare(
 
 
 def _declare_group(
-    dialect: "Dialect",
+    dialect: "ZbusSession",
     topic: Topic,
     command: Command,
     wanted: tuple[dict[str, Any], StartAt | None],
@@ -137,7 +137,7 @@ def _declare_group(
 
 
 def _change_group(
-    dialect: "Dialect", topic: Topic, group: Group, wanted: tuple[dict[str, Any], StartAt | None], done: GroupDone
+    dialect: "ZbusSession", topic: Topic, group: Group, wanted: tuple[dict[str, Any], StartAt | None], done: GroupDone
 ) -> None:
     """Let a group have other options and another place, one after the other, and tell."""
     (options, start), store = wanted, dialect.hub.queues.store
@@ -162,7 +162,7 @@ def _change_group(
     store.when_started(group, lambda made, error: step(error))
 
 
-def _refuse(dialect: "Dialect", exchange: Exchange, error: RpcError) -> None:
+def _refuse(dialect: "ZbusSession", exchange: Exchange, error: RpcError) -> None:
     """Refuse a declaration; never by 404, which clients take for "declare it first"."""
     if error.code is Code.NOT_FOUND:  # where the group should begin
         error = RpcError(Code.INVALID_ARGUMENT, error.message)
@@ -179,7 +179,7 @@ def _masked(options: dict[str, Any], topic: Topic) -> dict[str, Any]:
 
 
 def make_own_group(
-    dialect: "Dialect", command: Command, exchange: Exchange, then: Callable[[Command, Exchange], None]
+    dialect: "ZbusSession", command: Command, exchange: Exchange, then: Callable[[Command, Exchange], None]
 ) -> bool:
     """Make the group of its own name that a topic lacks, as one that a native client has declared does, and go on.
 
@@ -270,7 +270,7 @@ def _free_name(topic: Topic, name: str) -> str:
 # -- asking and removing -------------------------------------------------------------------------------------
 
 
-def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def query(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Carry out `query`."""
     name, hub = command.topic, dialect.hub
     topic = hub.topic(name) if name else None
@@ -294,7 +294,7 @@ def query(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
     exchange.answer(HTTPStatus.OK, orjson.dumps(info), JSON_HEADER)
 
 
-def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def remove(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Carry out `remove`."""
     store = dialect.hub.queues.store
     dialect.hub.queues.intake.flush()
@@ -308,7 +308,7 @@ def remove(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
         store.remove_topic(topic, _telling(dialect, exchange))
 
 
-def empty(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def empty(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Carry out `empty`."""
     store = dialect.hub.queues.store
     dialect.hub.queues.intake.flush()
@@ -323,7 +323,7 @@ def empty(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
         store.empty_topic(topic, lambda count, error: tell(error))
 
 
-def _telling(dialect: "Dialect", exchange: Exchange) -> Callable[[RpcError | None], None]:
+def _telling(dialect: "ZbusSession", exchange: Exchange) -> Callable[[RpcError | None], None]:
     """Return what answers when something was done: with the time, as zbus does."""
 
     def tell(error: RpcError | None) -> None:

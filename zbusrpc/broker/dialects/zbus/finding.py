@@ -14,10 +14,10 @@ from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 
-def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation) -> Topic | None:
+def topic_of(dialect: "ZbusSession", command: Command, exchange: Exchange, operation: Operation) -> Topic | None:
     """Return the stored topic that a command for all its groups names; where there is none, answer 400 or 404.
 
     Raises:
@@ -32,7 +32,7 @@ def topic_of(dialect: "Dialect", command: Command, exchange: Exchange, operation
 
 
 def topic_and_group(
-    dialect: "Dialect", command: Command, exchange: Exchange, operation: Operation
+    dialect: "ZbusSession", command: Command, exchange: Exchange, operation: Operation
 ) -> tuple[Topic | None, Group | None]:
     """Return topic and group that a command names, by default the topic's own; where one is missing, answer.
 
@@ -56,7 +56,7 @@ def topic_and_group(
     return topic, group
 
 
-def answer_no_topic(dialect: "Dialect", command: Command, exchange: Exchange) -> None:
+def answer_no_topic(dialect: "ZbusSession", command: Command, exchange: Exchange) -> None:
     """Say that there is no such topic, or that none is named.
 
     Raises:

@@ -35,7 +35,7 @@ from zbusrpc.transport.address import TLS_SCHEME
 from zbusrpc.transport.topology import ServerFacts, TopicFacts
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 OF_TRACKERS: Final = frozenset({"server", "tracker", "track_sub", "track_pub", "heartbeat", "ping", "ssl", "home"})
 """Commands that have nothing to do with topics."""
@@ -59,8 +59,8 @@ class Hub:
         """Of the broker, in PEM."""
         self._boot = secrets.token_hex(6)
         self._key = secrets.token_bytes(32)
-        self._sessions: dict[str, Dialect] = {}
-        self._subscribers: dict[Dialect, Rights | None] = {}
+        self._sessions: dict[str, ZbusSession] = {}
+        self._subscribers: dict[ZbusSession, Rights | None] = {}
         self._names: dict[str, str] | None = None
         self._is_broadcasting = False
         self._started_ms = now_ms()
@@ -103,16 +103,16 @@ class Hub:
         """
         return f"{name} {blake2b(id_ + name.encode(), key=self._key, digest_size=8).hexdigest()}"
 
-    def enter(self, dialect: "Dialect") -> None:
+    def enter(self, dialect: "ZbusSession") -> None:
         """Let a session be found."""
         self._sessions[dialect.name] = dialect
 
-    def leave(self, dialect: "Dialect") -> None:
+    def leave(self, dialect: "ZbusSession") -> None:
         """Let go of a session."""
         self._sessions.pop(dialect.name, None)
         self._subscribers.pop(dialect, None)
 
-    def session(self, name: str) -> "Dialect | None":
+    def session(self, name: str) -> "ZbusSession | None":
         """Return a session that is there, by its name on the wire."""
         return self._sessions.get(name)
 
@@ -207,7 +207,7 @@ class Hub:
         self._names = None
         self.tracker.note(topic)
 
-    def subscribe(self, dialect: "Dialect", rights: Rights | None) -> None:
+    def subscribe(self, dialect: "ZbusSession", rights: Rights | None) -> None:
         """Tell a session of every change from now on, as far as `rights` go."""
         self._subscribers[dialect] = rights
         if not self._is_broadcasting:
@@ -232,7 +232,7 @@ class Hub:
         self.tracker.renew(access)
         self.tracker.push_soon()
 
-    def catch_up(self, dialect: "Dialect") -> None:
+    def catch_up(self, dialect: "ZbusSession") -> None:
         """Tell a subscriber that reads again what it has missed."""
         if dialect in self._subscribers:
             self.tracker.push_soon()

@@ -10,7 +10,7 @@ Pure.
 from collections.abc import Callable
 from typing import Any, Final
 
-from zbusrpc.broker.calls.service_queue import Topic as CallTopic
+from zbusrpc.broker.calls.service_queue import ServiceQueue as CallTopic
 from zbusrpc.broker.dialects.zbus.masks import Mask
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.topic import Topic

@@ -18,7 +18,7 @@ from zbusrpc.broker.mq.options import Start
 from zbusrpc.broker.mq.topic import Topic
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 
 def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:
@@ -31,7 +31,7 @@ def read_at(topic: Topic, offset: int, exchange: Exchange) -> None:
     exchange.answer(HTTPStatus.OK, record.body, head)
 
 
-def begin_stream(dialect: "Dialect", place: Place, command: Command, exchange: Exchange) -> None:
+def begin_stream(dialect: "ZbusSession", place: Place, command: Command, exchange: Exchange) -> None:
     """Send messages as events from now on; an EventSource that comes back is sent what it has not seen."""
     seen = command.headers.get("last-event-id", "")
     topic, group = place.topic, place.group

@@ -49,7 +49,7 @@ LINGER_S: Final = 3.0
 log = get_logger("broker")
 
 
-class Dialect:
+class ZbusSession:
     """One text session."""
 
     def __init__(self, hub: Hub, session: Session, push: Callable[[bytes], None]) -> None:
@@ -379,24 +379,24 @@ class Dialect:
 
 _PUSH_HEAD: Final = f"cmd: track_pub\r\n{JSON_HEADER}"
 
-Carry = Callable[[Dialect, Command, Exchange], None]
+Carry = Callable[[ZbusSession, Command, Exchange], None]
 _COMMANDS: Final[dict[str, Carry]] = {
-    "produce": Dialect._produce,
-    "rpc": Dialect._produce,
-    "consume": Dialect._consume,
-    "unconsume": Dialect._unconsume,
+    "produce": ZbusSession._produce,
+    "rpc": ZbusSession._produce,
+    "consume": ZbusSession._consume,
+    "unconsume": ZbusSession._unconsume,
     "ack": acknowledging.acknowledge,
-    "route": Dialect._route,
+    "route": ZbusSession._route,
     "declare": declaring.declare,
     "query": declaring.query,
     "remove": declaring.remove,
     "empty": declaring.empty,
-    "server": Dialect._server,
-    "tracker": Dialect._tracker,
-    "track_sub": Dialect._track_sub,
-    "track_pub": Dialect._track_pub,
-    "heartbeat": Dialect._heartbeat,
-    "ping": Dialect._ping,
-    "ssl": Dialect._ssl,
-    "home": Dialect._home,
+    "server": ZbusSession._server,
+    "tracker": ZbusSession._tracker,
+    "track_sub": ZbusSession._track_sub,
+    "track_pub": ZbusSession._track_pub,
+    "heartbeat": ZbusSession._heartbeat,
+    "ping": ZbusSession._ping,
+    "ssl": ZbusSession._ssl,
+    "home": ZbusSession._home,
 }

@@ -15,7 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from zbusrpc.broker.access.rights import Rights
-from zbusrpc.broker.calls.call import Consumer
+from zbusrpc.broker.calls.call import Instance
 from zbusrpc.broker.dialects.http import sse
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.zbus.acknowledging import DELIVERY_ID, delivery_id
@@ -29,7 +29,7 @@ from zbusrpc.broker.storage.record import Record
 from zbusrpc.telemetry import get_logger
 
 if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import Dialect
+    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 log = get_logger("mq")
 
@@ -47,14 +47,14 @@ class Timer(Protocol):
 class Place:
     """One session in one consume group."""
 
-    def __init__(self, dialect: "Dialect", topic: Topic, group: Group) -> None:
+    def __init__(self, dialect: "ZbusSession", topic: Topic, group: Group) -> None:
         """Take part.
 
         Raises:
             RpcError: RESOURCE_EXHAUSTED, or FAILED_PRECONDITION where the group is another's alone.
         """
         self.topic, self.group = topic, group
-        self.consumer: Consumer | None = None
+        self.consumer: Instance | None = None
         """Takes the calls of a service, where the topic is one."""
         self._dialect = dialect
         self._waiting: deque[Exchange] = deque()

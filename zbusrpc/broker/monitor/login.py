@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from zbusrpc.broker.access.rights import ALL, Access, Operation, Rights
-from zbusrpc.broker.monitor.api import Asked
+from zbusrpc.broker.monitor.asked import Asked
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.transport.http import HttpResponse
 

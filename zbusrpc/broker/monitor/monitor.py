@@ -23,6 +23,7 @@ from zbusrpc.broker.dialects.http.guard import cookie_in, note_refusal
 from zbusrpc.broker.dialects.zbus.hub import Hub
 from zbusrpc.broker.dialects.zbus.infos import plain_address
 from zbusrpc.broker.monitor import api, login, pages, paths
+from zbusrpc.broker.monitor.asked import Asked
 from zbusrpc.broker.monitor.live import Live, snapshot
 from zbusrpc.broker.monitor.others import other_servers
 from zbusrpc.broker.monitor.rates import Rates
@@ -105,7 +106,7 @@ class Monitor:
             exchange.answer_http(pages.page(request))
             return
         route, names = api.find(request)
-        asked = api.Asked(request=request, rights=rights, names=names)
+        asked = Asked(request=request, rights=rights, names=names)
         if route.order is not None:
             self._carry_out(route.order(asked), exchange, dialect)
         elif route.look is not None:
@@ -119,7 +120,7 @@ class Monitor:
 
     def _log_in_or_out(
         self,
-        asked: api.Asked,
+        asked: Asked,
         exchange: Exchange,
         dialect: "ZbusSession",
         log_in: Callable[[str], None],
@@ -144,7 +145,7 @@ class Monitor:
         set_cookie = login.cookie(self._logins.cookie, id_, is_secure=is_secure)
         exchange.answer_http(login.answer(rights, self.access, set_cookie))
 
-    def _watch(self, exchange: Exchange, dialect: "ZbusSession", asked: api.Asked) -> bytes:
+    def _watch(self, exchange: Exchange, dialect: "ZbusSession", asked: Asked) -> bytes:
         asked.require(Operation.QUERY)
         if exchange.is_ordered:  # HTTP: there is nothing to be pushed to
             found = snapshot(self._head(asked.rights), self.table(), asked.rights)

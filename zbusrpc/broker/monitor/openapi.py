@@ -1,12 +1,13 @@
 """The description of the API, OpenAPI 3.1: made of the routes, the rows and the commands of the message queue."""
 
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from typing_extensions import TypedDict
 
-from zbusrpc.broker.monitor.api import ROUTES, Route
+from zbusrpc.broker.monitor.asked import Route
 from zbusrpc.broker.monitor.rows import GroupRow, ServerRow, ServiceRow, TopicRow, described
 from zbusrpc.broker.mq import requests
 from zbusrpc.version import __version__
@@ -147,10 +148,10 @@ _RESULTS: Final[dict[str, Any]] = {
 
 
 @lru_cache(maxsize=1)
-def description() -> dict[str, Any]:
+def description(routes: Iterable[Route]) -> dict[str, Any]:
     """Return the document."""
     document_paths: dict[str, Any] = {}
-    for route in ROUTES:
+    for route in routes:
         document_paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     document_paths["/metrics"] = {"get": _metrics_operation()}
     return {

@@ -63,10 +63,10 @@ class NativePeer:
         self._house.turns.receive(self._session, message)  # type: ignore[arg-type]  # it was set when the peer said HELLO
 
     def turn_ended(self, held_bytes: int) -> None:
-        server = self._server
-        if held_bytes > SMALL_BYTES or server.input.used:
-            server.input.hold(self, held_bytes)
-        server.flush()
+        house = self._house
+        if held_bytes > SMALL_BYTES or house.input.used:
+            house.input.hold(self, held_bytes)
+        house.turns.flush()
 
     def hold_back(self, is_held_back: bool) -> None:
         """Read no more, or go on: the broker holds too many parts of messages."""

@@ -160,6 +160,30 @@ class Dog(BaseModel):
     tricks: int = 0
 
 
+class Painted(BaseModel):
+    color: Color
+
+
+class Dyed(BaseModel):
+    color: Color
+
+
+class Lettered(BaseModel):
+    kind: str
+
+
+class Kitten(Cat):
+    age: int
+
+
+class Shade(NamedTuple):
+    color: Color
+
+
+class Hue(NamedTuple):
+    color: Color
+
+
 class Renamed(BaseModel):
     kind: Literal["renamed"] = Field("renamed", serialization_alias="theKind")
 
@@ -310,6 +334,10 @@ EQUAL: list[tuple[Any, list[Any]]] = [
     (Point | Named, [Point(x=1), Named(x=1, name="a")]),
     (Named | Point, [Point(x=1), Named(x=1, name="a")]),
     (Cat | Dog, [Cat(), Dog(tricks=1)]),
+    (Cat | Kitten, [Cat(), Kitten(age=1)]),
+    (list[Literal["a"]] | list[str], [["a"], ["b"]]),
+    (tuple[Literal["a"], int] | tuple[str, int], [("a", 1), ("b", 1)]),
+    (tuple[Literal["a"], int] | tuple[Literal["b"], str], [("a", 1), ("b", "1")]),
     (Point | list[Point] | str | None, [Point(x=1), [Point(x=1)], [], "x", None]),
     (Point | dict[str, list[int]], [Point(x=1), {"x": [1]}, {}]),
     (Annotated[Cat | Dog, Field(discriminator="kind")], [Cat(), Dog(tricks=2)]),
@@ -387,6 +415,14 @@ REFUSED: list[tuple[Any, str]] = [
     (SecretStr | str, "JSON does not tell"),
     (Point | Twin, r"JSON does not tell Point from Twin, .*; tell them apart by a Literal field"),
     (Point | Loose, "JSON does not tell Point from Loose"),
+    (Painted | Dyed, r"JSON does not tell Painted from Dyed, .*; tell them apart by a Literal field"),
+    (list[Painted | Dyed], "JSON does not tell Painted from Dyed"),
+    (dict[str, Painted] | dict[str, Dyed], r"JSON does not tell dict\[str, Painted\] from dict\[str, Dyed\]"),
+    (Lettered | Cat, "JSON does not tell Lettered from Cat"),
+    (Annotated[Lettered | Cat, Field(union_mode="left_to_right")], "JSON does not tell Cat from Lettered"),
+    (Shade | Hue, "JSON does not tell Shade from Hue"),
+    (tuple[Color, int] | tuple[Color, str], r"JSON does not tell tuple\[Color, str\] from tuple\[Color, int\]"),
+    (tuple[Color] | list[Color], "JSON does not tell tuple from list"),
     (Point | dict[str, Any], "JSON does not tell"),
     (Point | dict[str, str], "JSON does not tell dict from Point"),
     (RootModel[int | None] | None, "JSON does not tell None from"),
@@ -536,6 +572,7 @@ RESULTS: list[tuple[Any, list[Any]]] = [
     (Annotated[int, Field(ge=0)], [5]),
     (Annotated[str, BeforeValidator(str.strip)], ["x"]),
     (HttpUrl, [HttpUrl("http://a.b/c")]),
+    (Annotated[str | Level, Field(union_mode="left_to_right")], [Level.LOW, "1"]),
 ]
 
 

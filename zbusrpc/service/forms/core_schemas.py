@@ -162,6 +162,8 @@ def may_refuse(schema: Schema, config: Mapping[str, Any]) -> bool:
         return not schema.get("allow_inf_nan", False) or not _BOUNDS.isdisjoint(schema)
     if kind in _FUNCTIONS:
         return not is_known_text(schema) or last_name(schema).startswith("decode")
+    if kind == "union" and schema.get("mode") == "left_to_right":  # str takes the member of an enum, and makes it text
+        return True
     if kind == "str" and any(config.get(setting) for setting in _SETTINGS):
         return True
     return any(schema.get(bound) is not None for bound in _BOUNDS & schema.keys())

@@ -32,6 +32,11 @@ def first_lost(schema: Schema) -> list[Any]:
 
 def misread(schema: Schema, read: Callable[[bytes], Any]) -> Iterator[Any]:
     """Yield the values whose JSON another type reads as something else."""
+    return (value for value, found in taken(schema, read) if type(found) is not type(value) or found != value)
+
+
+def taken(schema: Schema, read: Callable[[bytes], Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield the values whose JSON another type reads, each with what it is read as."""
     write = SchemaSerializer({key: value for key, value in schema.items() if key != "ref"}, CONFIG).to_json
     for value in values_of(schema):
         try:
@@ -40,8 +45,7 @@ def misread(schema: Schema, read: Callable[[bytes], Any]) -> Iterator[Any]:
                 found = read(write(value))
         except Exception:  # a validator may raise anything
             continue
-        if type(found) is not type(value) or found != value:
-            yield value
+        yield value, found
 
 
 def names_infinity(schema: Schema) -> bool:

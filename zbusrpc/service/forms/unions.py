@@ -37,7 +37,7 @@ from zbusrpc.service.forms.core_schemas import (
     is_of_pydantic,
     last_name,
 )
-from zbusrpc.service.forms.finite import CONFIG, misread, names_infinity
+from zbusrpc.service.forms.finite import CONFIG, misread, names_infinity, taken
 from zbusrpc.service.forms.wire_names import read_paths, wire_name
 
 Resolve = Callable[[Schema], Schema]
@@ -104,6 +104,8 @@ class Judge:
         self._resolve = resolve
         self._definitions = definitions
         self._open: set[tuple[int, int]] = set()
+        self._wholes = 0
+        """Around what is compared stand so many pairs of two types: of those, equal parts make no equal values."""
 
     def confusion(self, union: Schema) -> tuple[Schema, Schema] | None:
         """Return two members of which one may be read as the other; None where that cannot be.
@@ -238,10 +240,13 @@ class Judge:
             return STRICT if theirs == "any" else EXACT
         if is_finite(writer) or is_finite(reader):
             return self._fit_of_values(writer, reader)
-        if ours in ARRAYS:
-            return self._fit_of_arrays(writer, reader)
-        if ours in OBJECTS or ours in RECORDS:
-            return self._fit_of_objects(writer, reader)
+        if ours in ARRAYS or ours in OBJECTS or ours in RECORDS:
+            are_two = ours != theirs or ours == "named-tuple" or ours in RECORDS
+            self._wholes += are_two
+            try:
+                return (self._fit_of_arrays if ours in ARRAYS else self._fit_of_objects)(writer, reader)
+            finally:
+                self._wholes -= are_two
         return self._fit_of_text(ours, theirs) if ours in _TEXTS else self._fit_of_number(ours, theirs)
 
     def _fit_of_number(self, ours: str, theirs: str) -> int:
@@ -274,12 +279,21 @@ class Judge:
         if mine is not None and other is not None:
             if mine != other:
                 return NO
-            pairs = list(zip(_items(writer), _items(reader), strict=True))
-            return min([_OWN_ARRAYS[theirs], *(self._fit(w, r) for w, r in pairs)])
+            return self._fit_of_items(list(zip(_items(writer), _items(reader), strict=True)), _OWN_ARRAYS[theirs])
         if not mine and not other and ours != theirs:
             return EXACT  # both may be empty, and [] is read as either
         fits = [self._fit(w, r) for w in _items(writer) for r in _items(reader)]
         return min(_OWN_ARRAYS[theirs], max(fits, default=EXACT))
+
+    def _fit_of_items(self, pairs: list[tuple[Schema, Schema]], whole: int) -> int:
+        """Return how well one item after the other fits; arrays whose items are all equal are equal."""
+        if not self._wholes and all(w == r or self._fit(w, r) is NO for w, r in pairs):
+            return NO
+        self._wholes += 1
+        try:
+            return min([whole, *(self._fit(w, r) for w, r in pairs)])
+        finally:
+            self._wholes -= 1
 
     def _fit_of_objects(self, writer: Schema, reader: Schema) -> int:
         theirs = self.kind(reader)
@@ -339,7 +353,8 @@ class Judge:
         """Try each of a finite type's values: they are few."""
         few, other = (writer, reader) if is_finite(writer) else (reader, writer)
         whole: Any = {"type": "definitions", "schema": other, "definitions": self._definitions()}
-        if any(True for _ in misread(few, SchemaValidator(whole, CONFIG).validate_json)):
+        confused = taken if self._wholes else misread
+        if any(True for _ in confused(few, SchemaValidator(whole, CONFIG).validate_json)):
             return LAX if reader["type"] == "enum" else EXACT
         return LAX if reader["type"] == "enum" and not is_finite(writer) else NO
 
@@ -367,7 +382,7 @@ def _is_always_written(record: Schema, field: Schema) -> bool:
 
 def _is_plain_and_equal(ours: Schema, theirs: Schema) -> bool:
     a, b = (field["schema"].get("schema", field["schema"]) for field in (ours, theirs))
-    return bool(a == b) and (a["type"] in _NUMBERS or a["type"] in _TEXTS)
+    return bool(a == b) and (a["type"] in _NUMBERS or a["type"] in _TEXTS or is_finite(a))
 
 
 def _items(array: Schema) -> list[Schema]:

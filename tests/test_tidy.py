@@ -7,7 +7,7 @@ Imports point down. A module may import modules of its own layer and of those be
     3  cores             what decides: broker core; service dispatcher, schema, definition; selection, ring, health, ...
     2  codecs            how bytes become messages
     1  base              errors, bounds, outcome, message, config, web_origins, log_lines, telemetry, deadlines,
-                         envelope, version
+                         envelope, long_integers, version
 
 New modules in transport/ and broker/ count as pure; what waits must be named here.
 """
@@ -39,6 +39,7 @@ BASE_MODULES = {
     "envelope",
     "version",
     "web_origins",
+    "long_integers",
 }
 ASSEMBLY_MODULES = {"cli", "testing", "__main__"}
 TRANSPORT_SHELLS = {"connection", "link", "dial", "memory", "tls"}
@@ -95,7 +96,17 @@ WAITING = {
     "concurrent",
 }
 """Libraries that wait, or that know the time or the network."""
-PURE_BASE = {"errors", "bounds", "outcome", "message", "deadlines", "envelope", "version", "web_origins"}
+PURE_BASE = {
+    "errors",
+    "bounds",
+    "outcome",
+    "message",
+    "deadlines",
+    "envelope",
+    "version",
+    "web_origins",
+    "long_integers",
+}
 HEAVY = {"typer", "httptools", "uvloop", "opentelemetry.sdk", "prometheus_client", "zbusrpc.broker", "zbusrpc.cli"}
 """What `import zbusrpc` must not load: a client does without it. (structlog loads rich.)"""
 

@@ -6,16 +6,17 @@ that over the defaults here.
 
 import os
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationError
 
 from zbusrpc import bounds
 from zbusrpc.errors import ConfigError, nearest
+from zbusrpc.long_integers import load_toml
 from zbusrpc.web_origins import as_browsers_write
 
 DEFAULT_PORT: Final = 15555
@@ -227,8 +228,8 @@ def _read_file() -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        return load_toml(path.read_text(encoding="utf-8"))
+    except (TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{CONFIG_FILE}: {error}") from None
 
 

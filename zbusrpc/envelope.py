@@ -15,6 +15,7 @@ import orjson
 from pydantic_core import from_json, to_json
 
 from zbusrpc.errors import Code, RpcError, code_of, message_of
+from zbusrpc.long_integers import LongIntegerError, long_integer_in
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.outcome import note_origin, note_run
 
@@ -50,8 +51,9 @@ def parse_request(body: bytes | bytearray) -> Request:
 
     Raises:
         RpcError: INVALID_ARGUMENT, with the place and the reason.
+        LongIntegerError: an integer in it cannot be read.
     """
-    return read_request(load(body))
+    return read_request(read_json(body))
 
 
 def read_request(value: Any) -> Request:
@@ -208,9 +210,23 @@ def load(body: bytes | bytearray) -> Any:
         RpcError: INVALID_ARGUMENT, with the place and the reason.
     """
     try:
+        return read_json(body)
+    except LongIntegerError as error:
+        raise RpcError(Code.INVALID_ARGUMENT, f"the request cannot be read: {error}") from None
+
+
+def read_json(body: bytes | bytearray) -> Any:
+    """Return the JSON value in the body of a request, as `load` does.
+
+    Raises:
+        RpcError: INVALID_ARGUMENT: it is not JSON.
+        LongIntegerError: it is, and an integer in it cannot be read.
+    """
+    try:
         return from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}") from None
+        refusal = RpcError(Code.INVALID_ARGUMENT, f"the request is not JSON: {error}")
+        raise long_integer_in(body, str(error)) or refusal from None
 
 
 def dump(value: Any) -> bytes:

@@ -1,13 +1,17 @@
 """The pure parts of the queue's client: bodies, entries of messages, options and places, receipts, infos."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
-from enum import Enum
-from typing import Annotated, Any
+from enum import Enum, IntEnum, StrEnum
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Base64Bytes, BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Json, TypeAdapter
+from typing_extensions import TypedDict
 
 from zbusrpc.errors import Code, DefinitionError, RpcError, UsageError
 from zbusrpc.mq import AtMessage, GroupOptions, LikeGroup, TopicOptions
@@ -18,6 +22,12 @@ from zbusrpc.mq.options import from_wire, start_to_wire, to_wire
 from zbusrpc.mq.outgoing import prepare
 from zbusrpc.mq.receipt import receipts_of
 from zbusrpc.transport.entries import Entry, decode_entries
+
+
+class Hue(StrEnum):
+    """A text with a name."""
+
+    RED = "red"
 
 
 class Size(Enum):
@@ -193,6 +203,94 @@ def test_body_without_a_form_is_refused(kind: Any, body: Any, reason: str) -> No
         writer_of(kind)(body)
 
     assert caught.value.code is Code.INVALID_ARGUMENT
+
+
+class Twin(BaseModel):
+    """A model with the fields of an order."""
+
+    item: str
+    count: int = 1
+
+
+class Named(NamedTuple):
+    """A body that is a tuple."""
+
+    item: str
+
+
+class Keys(TypedDict):
+    """A body that is a dict."""
+
+    item: str
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "reason"),
+    [
+        (str, 5, "a body of type int is no str"),
+        (str, b"a", "a body of type bytes is no str"),
+        (str, None, "None is no str"),
+        (str, Order(item="tea"), "a body of type Order is no str"),
+        (bytes, "a", "a body of type str is no bytes"),
+        (bytes, 5, "a body of type int is no bytes"),
+        (bytes, [1], "a body of type list is no bytes"),
+        (Order, Twin(item="tea"), "a body of type Twin is no Order"),
+        (Order, Parcel(Size.LARGE), "the body does not fit Order: item: Field required"),
+        (Order, Size.LARGE, "the body does not fit Order: item: Field required"),
+        (Order | None, Twin(item="tea"), r"a body of type Twin is no Order \| None"),
+        (list[Order], [Order(item="tea"), Twin(item="tea")], r"does not fit list\[Order\]: 1 is of type Twin"),
+        (dict[str, Order], {"a": Twin(item="tea")}, r"does not fit dict\[str, Order\]: a is of type Twin"),
+        (Parcel, Order(item="tea"), "a body of type Order is no Parcel"),
+        (Keys, {}, "the body does not fit Keys: item: Field required"),
+        (Literal["a", 1], "b", "the body does not fit Literal: Input should be 'a' or 1"),
+        (Path, "a", "a body of type str is no Path"),
+        (IPv4Address, "x", "the body does not fit IPv4Address"),
+        (Size, "L", "a body of type str is no Size"),
+        (datetime, date(2026, 1, 2), "a body of type date is no datetime"),
+        (set[int], [1], r"a body of type list is no set\[int\]"),
+    ],
+)
+def test_body_of_another_type_is_refused(kind: Any, body: Any, reason: str) -> None:
+    """By its producer, in one line, also where its JSON could be read as the type."""
+    with pytest.raises(RpcError, match=reason) as caught:
+        writer_of(kind)(body)
+
+    assert caught.value.code is Code.INVALID_ARGUMENT
+    assert "\n" not in str(caught.value)
+
+
+class Grade(IntEnum):
+    """An integer with a name."""
+
+    FIRST = 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (str, Hue.RED),
+        (bytes, bytearray(b"ab")),
+        (bytes, memoryview(b"ab")),
+        (int, True),
+        (int, Grade.FIRST),
+        (float, 5),
+        (Order | None, None),
+        (Order | Parcel, Parcel(Size.LARGE)),
+        (Json[list[int]], [1, 2]),
+        (Base64Bytes, b"abc"),
+        (ByteSize, ByteSize(1024)),
+        (Named, Named("tea")),
+        (Keys, {"item": "tea"}),
+        (Annotated[str, BeforeValidator(str.strip)], "tea"),
+        (Sequence[int], [1]),
+        (Literal["a", 1], 1),
+    ],
+)
+def test_body_of_the_type_is_taken(kind: Any, body: Any) -> None:
+    """Whatever a type checker takes for it, and what it is although its validation reads something else."""
+    read = reader_of(kind) or bytes
+
+    assert read(writer_of(kind)(body)[0]) == body
 
 
 def test_type_without_a_form_is_refused() -> None:

@@ -19,11 +19,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.long_integers import LongIntegerError, check_json, long_integer_in
 from zbusrpc.message import encode_headers
 from zbusrpc.outcome import of_command
 from zbusrpc.service import untyped
 from zbusrpc.service.forms.form import Form
-from zbusrpc.service.forms.guards import WRITE_ERRORS, guard_reason
+from zbusrpc.service.forms.guards import WRITE_ERRORS, alike, guard_reason
 from zbusrpc.service.schema import value_form
 from zbusrpc.service.undecodable import reason_of
 
@@ -61,21 +62,28 @@ def writer_of(body_type: Any) -> Write:
     Raises:
         DefinitionError: pydantic has no form for it.
     """
-    if any(body_type is kind for kind in (None, bytes, str)):
-        return write
+    for kind, written in ((None, write), (bytes, _write_bytes), (str, _write_text)):
+        if body_type is kind:
+            return written
     form = _form_of(body_type)
     to_json = form.writer(warnings="error")
 
     def write_typed(body: Any) -> tuple[bytes, str]:
         try:
             data = to_json(body)
+            check_json(data)
         except WRITE_ERRORS as error:
             misfit = None if guard_reason(error) else _misfit(body, body_type, str(error))
             raise misfit or _unwritable(body, error) from None
+        except LongIntegerError as error:
+            raise _unwritable(body, error) from None
         if _NULL in data:
             _check_nulls(form, body, body_type, data)
-        if form.has_checks:
-            _check_read(form, body_type, data)
+        is_of_type = form.holds(body)
+        if form.has_checks or not is_of_type:
+            found = _read_back(form, body_type, data)
+            if not is_of_type and not alike(body, found):
+                raise _refusal(body, body_type, _misplaced(form, body))
         return data, JSON
 
     return write_typed
@@ -94,9 +102,25 @@ def write(body: Any) -> tuple[bytes, str]:
     if isinstance(body, bytearray | memoryview):
         return bytes(body), NO_TYPE
     try:
-        return envelope.dump(untyped.plain(body)), JSON
-    except WRITE_ERRORS as error:
+        data = envelope.dump(untyped.plain(body))
+        check_json(data)
+    except (*WRITE_ERRORS, LongIntegerError) as error:
         raise _unwritable(body, error) from None
+    return data, JSON
+
+
+def _write_bytes(body: Any) -> tuple[bytes, str]:
+    if isinstance(body, bytes):
+        return body, NO_TYPE
+    if not isinstance(body, bytearray | memoryview):
+        raise _refusal(body, bytes, "")
+    return bytes(body), NO_TYPE
+
+
+def _write_text(body: Any) -> tuple[bytes, str]:
+    if not isinstance(body, str):
+        raise _refusal(body, str, "")
+    return encode_text("the body", body), TEXT
 
 
 def reader_of(body_type: Any) -> Read | None:
@@ -116,7 +140,7 @@ def reader_of(body_type: Any) -> Read | None:
         try:
             return form.validator.validate_json(body)
         except ValidationError as error:
-            raise BodyError(_explain(name, error)) from None
+            raise BodyError(_explain(name, error, body)) from None
 
     return read_typed
 
@@ -146,9 +170,11 @@ def _form_of(body_type: Any) -> Form:
     return value_form(body_type, "body")
 
 
-def _explain(name: str, error: ValidationError) -> str:
+def _explain(name: str, error: ValidationError, body: bytes) -> str:
     """Say in one line what is wrong with the first thing that is."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    if (long := long_integer_in(body, first["msg"])) is not None:
+        return f"the body does not fit {name}: {long}"
     where = f"{'.'.join(str(part) for part in first['loc'])}: " if first["loc"] else ""
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"the body does not fit {name}: {where}{first['msg']}{more}"
@@ -175,13 +201,24 @@ def _check_nulls(form: Form, body: Any, body_type: Any, data: bytes) -> None:
                 raise _refusal(body, body_type, f": {place} is None" if place else "") from None
 
 
-def _check_read(form: Form, body_type: Any, data: bytes) -> None:
-    """Refuse a body that no consumer of its type could read: its bounds and validators say so."""
+def _read_back(form: Form, body_type: Any, data: bytes) -> Any:
+    """Return what a consumer reads, or refuse a body that none of its type could read."""
     try:
-        form.validator.validate_json(data)
+        return form.validator.validate_json(data)
     except ValidationError as error:
-        reason = _explain(getattr(body_type, "__name__", str(body_type)), error)
+        reason = _explain(getattr(body_type, "__name__", str(body_type)), error, data)
         raise of_command(Code.INVALID_ARGUMENT, reason) from None
+
+
+def _misplaced(form: Form, body: Any) -> str:
+    """Return what in a body is of another type than is written there; nothing where it is the body itself."""
+    try:
+        form.validator.validate_python(body, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        if first["input"] is not body and first["loc"]:
+            return f": {'.'.join(map(str, first['loc']))} is of type {type(first['input']).__name__}"
+    return ""
 
 
 def _refusal(body: Any, body_type: Any, what: str) -> RpcError:

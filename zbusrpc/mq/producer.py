@@ -74,8 +74,10 @@ class Producer(Generic[T]):
         Args:
             topic: Name of the topic.
             broker: Brokers as `host:port;host2:port`, which tell of others; by default those that `connect` uses.
-            body: Type of the bodies, for type checkers and to write them by it; by default anything goes: bytes as
-                they are, str as UTF-8, all else as JSON by pydantic.
+            body: Type of the bodies; others are refused, and so is what a consumer of the type would not get equal.
+                By default anything goes, written by its class: bytes as they are, str as UTF-8, all else as JSON. A
+                consumer without the type then has JSON values (of a tuple a list, of a date its text), which
+                `body=Any` refuses.
             timeout: Seconds in which a message is to be stored, reconnecting included, where `send` names none.
             declare: Make the topic, with default options, if it does not exist.
             in_flight_max: So many messages may be unanswered.

@@ -15,6 +15,7 @@ from pydantic_core import from_json
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.long_integers import long_integer_in
 from zbusrpc.outcome import note_type
 from zbusrpc.service import schema, untyped
 from zbusrpc.service.arguments import options_of, type_of
@@ -60,8 +61,8 @@ class DynamicCodec:
         """Return the result, integers of any size as they are (orjson rounds them)."""
         try:
             return from_json(body)["result"]
-        except (ValueError, KeyError, TypeError):
-            shown = bytes(body[:80]).decode(errors="replace")
+        except (ValueError, KeyError, TypeError) as error:
+            shown = long_integer_in(body, str(error)) or bytes(body[:80]).decode(errors="replace")
             raise RpcError(Code.INTERNAL, f"unreadable reply of {self.service}.{self.method}: {shown}") from None
 
     def revive(self, error: envelope.WireError) -> RpcError:
@@ -119,6 +120,7 @@ class TypedCodec(DynamicCodec):
             return self._reply.validator.validate_json(body)["result"]
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
+            reason = str(long_integer_in(body, reason) or reason)
             message = f"the result of {self.service}.{self.method} does not fit its annotation: {reason}"
             raise RpcError(Code.INTERNAL, message) from None
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
-from pydantic_core import from_json
+from pydantic_core import PydanticCustomError, from_json
 
 from zbusrpc import envelope
 from zbusrpc.envelope import Request
 from zbusrpc.errors import Code, ProtocolError, RpcError, cut, did_you_mean, one_of
+from zbusrpc.long_integers import LongIntegerError
 from zbusrpc.message import HEADER_PARAMS, decode_headers
 from zbusrpc.service import error_codec, schema
 from zbusrpc.service.arguments import Mixture
@@ -164,7 +165,10 @@ class Dispatcher:
     # -- the thorough way --------------------------------------------------------------------------------
 
     def _prepare_thoroughly(self, invocation: Invocation, body: bytes | bytearray, header_bytes: bytes) -> None:
-        invocation.request = request = envelope.parse_request(body)
+        try:
+            invocation.request = request = envelope.parse_request(body)
+        except LongIntegerError as error:
+            raise self._unread(error) from None
         bound = invocation.bound = self._bound.get(request.method)
         try:
             is_text = decode_headers(header_bytes).get(HEADER_PARAMS) == "text"
@@ -181,6 +185,16 @@ class Dispatcher:
             raise self._unknown_method(request.method)
         convert = _convert_text if is_text else _convert
         invocation.args, invocation.kwargs = convert(bound, request.params, request.named, self._definition.name)
+
+    def _unread(self, error: LongIntegerError) -> RpcError:
+        """Return the error for a request that an integer has kept from being read: by the parameter, if it is one."""
+        method = error.before.get("method") if isinstance(error.before, dict) else None
+        bound = self._bound.get(method) if isinstance(method, str) else None
+        if bound is None or len(error.place) < 2 or error.place[0] not in {"params", "named"}:
+            return RpcError(Code.INVALID_ARGUMENT, f"the request cannot be read: {error}")
+        kind = PydanticCustomError("int_parsing_size", error.reason)
+        problem = ValidationError.from_exception_data("", [{"type": kind, "loc": error.place[1:], "input": None}])
+        return schema.invalid_arguments(problem, self._definition.name, bound.method)
 
     def _unknown_method(self, name: str) -> RpcError:
         names = list(self._bound)

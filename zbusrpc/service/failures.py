@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from zbusrpc import envelope
 from zbusrpc.errors import Code, RpcError, code_of, message_of
+from zbusrpc.long_integers import check_json
 from zbusrpc.outcome import OF_COMMAND, origin_of
 from zbusrpc.service import error_codec
 from zbusrpc.service.definition import Definition
@@ -44,11 +45,13 @@ class Failures:
             is_late: Whether the deadline of the call has passed, so that nested calls could not be answered in time.
         """
         try:
-            return self._body(method, error, is_late=is_late)
-        except Exception as unwritable:  # its fields or its text have no form in JSON
+            body = self._body(method, error, is_late=is_late)
+            check_json(body)
+        except Exception as unwritable:  # its fields or its text have no form in JSON, or none that can be read
             log.error("service.unwritable_error", service=self._definition.name, method=method, exc_info=unwritable)
             message = f"{self._definition.name}.{method} failed, and its error cannot be written as JSON"
             return envelope.error_body(RpcError(Code.INTERNAL, message))
+        return body
 
     def _body(self, method: str, error: BaseException, *, is_late: bool) -> bytes:
         service = self._definition.name

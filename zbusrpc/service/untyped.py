@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 
 from zbusrpc.errors import DefinitionError
+from zbusrpc.long_integers import long_integer_in
 from zbusrpc.service.forms.form import Write
 from zbusrpc.service.forms.guards import NotEqualError
 from zbusrpc.service.schema import value_form
@@ -39,8 +40,16 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, BaseModel) or is_dataclass(kind):
         cls: Any = kind
-        return from_json(_writer(cls)(value))
+        return _read(kind, _writer(cls)(value))
     return plain(value.get_secret_value()) if hasattr(kind, "get_secret_value") else value
+
+
+def _read(kind: type, data: bytes) -> Any:
+    """Return what an instance is as a JSON value."""
+    try:
+        return from_json(data)
+    except ValueError as error:
+        raise NotEqualError(f"{kind.__name__}: {long_integer_in(data, str(error)) or error}") from None
 
 
 @functools.lru_cache(maxsize=CLASSES_MAX)

@@ -40,6 +40,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from zbusrpc.broker.access.rights import ALL, ANONYMOUS, Access, Operation, Rights, Rule, digest_of
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.errors import ConfigError, did_you_mean
+from zbusrpc.long_integers import load_toml
 from zbusrpc.transport.naming import one_spelling
 
 SECRET_BYTES: Final = 32
@@ -188,7 +189,7 @@ def remove_token(path: str, name: str) -> None:
 
 def _parse(path: str, text: str) -> TokenFile:
     try:
-        found = TokenFile.model_validate(tomllib.loads(text))
+        found = TokenFile.model_validate(load_toml(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {str(error)[0].lower()}{str(error)[1:]}") from None
     except ValidationError as error:

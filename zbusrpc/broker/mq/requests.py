@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from zbusrpc import bounds
 from zbusrpc.broker.mq.options import GroupOptions, Name, Options, Start, StartAt, TopicOptions, given
 from zbusrpc.errors import Code, RpcError, did_you_mean
+from zbusrpc.long_integers import long_integer_in
 from zbusrpc.message import Kind, Message
 
 REASON_CHARACTERS_MAX: Final = 1024
@@ -273,6 +274,8 @@ def _refusal(error: ValidationError, what: str, fields: Collection[str]) -> RpcE
     errors = _errors_in(error, what)
     worst = max(errors, key=lambda one: (one["type"] != "model_type", len(one["loc"])))  # what fits best
     path = [str(part)[:SHOWN_CHARACTERS_MAX] for part in worst["loc"]]
+    if worst["type"] == "json_invalid" and (long := long_integer_in(worst["input"], worst["msg"])) is not None:
+        return RpcError(Code.INVALID_ARGUMENT, f"{what}: {long}")
     reason = worst["msg"][0].lower() + worst["msg"][1:SHOWN_CHARACTERS_MAX]
     if worst["type"] == "extra_forbidden":
         return RpcError(Code.INVALID_ARGUMENT, f"{what} has no option {path[-1]}{did_you_mean(path[-1], fields)}")

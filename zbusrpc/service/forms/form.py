@@ -115,6 +115,13 @@ class Form:
             return None
         return body if alike(value, found) else None
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value is of the type as it is. One of a type that reads others, as `Json` does, never is."""
+        try:
+            return self.validator.isinstance_python(value, strict=True)
+        except Exception:  # a user's functions get a value of any type here
+            return False
+
     def json_schema(
         self, mode: JsonSchemaMode, generator: type[GenerateJsonSchema] = GenerateJsonSchema
     ) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from zbusrpc import envelope
 from zbusrpc.broker.dialects.http.gateway import STATUS
 from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.errors import Code, RpcError
+from zbusrpc.long_integers import LongIntegerError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.text import JSON_HEADER
 
@@ -123,7 +124,9 @@ def reply_of(request: Message, command: Command, status: int, head: str, jsonrpc
 def _read_answer(body: bytes, status: int, *, is_bare: bool) -> tuple[bytes, Any]:
     """Return the result as JSON, and the error or None."""
     try:
-        value = envelope.load(body) if body else None
+        value = envelope.read_json(body) if body else None
+    except LongIntegerError as unread:
+        return b"null", f"the answer cannot be read: {unread}"
     except RpcError:
         value = body.decode(errors="replace")
         body = orjson.dumps(value)

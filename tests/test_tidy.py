@@ -50,12 +50,12 @@ BROKER_SHELLS = {
     "connection",
     "data_directory",
     "dialect",
+    "dialects.seams",
     "lingering",
     "loop_scheduler",
     "peer",
     "reporter",
     "reporting",
-    "seams",
     "server",
     "tls_listener",
     "turns",
@@ -129,7 +129,7 @@ def layer_of(module: str) -> int:
         return faces.get(package, ASSEMBLY)
     layers = {
         "transport": SHELL if name in TRANSPORT_SHELLS else CODEC,
-        "broker": SHELL if name in BROKER_SHELLS else CORE,
+        "broker": SHELL if BROKER_SHELLS & {name, ".".join(parts[1:])} else CORE,
         "service": CORE if SERVICE_CORES & set(parts) else SHELL,
         "mq": CORE if name in MQ_CORES else SHELL,
         "cluster": CORE if name in CLUSTER_CORES else SHELL,

@@ -12,7 +12,8 @@ import pytest
 from tests.support.storage import compact, read_all
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.segment import index_path

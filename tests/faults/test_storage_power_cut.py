@@ -8,7 +8,7 @@ from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.storage import DIRECTORY, Turns, batch, bodies, open_at, read_all
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.finding import FindingKind
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.broker.storage.segment import index_path
 

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.support.faulty_disk import FaultyDisk, PowerCut
 from tests.support.storage import open_at, read_all, table
 from zbusrpc.broker.storage.compaction_job import TOMBSTONE_GRACE_MS, CompactionJob
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.segment import OFFSETS_END
 

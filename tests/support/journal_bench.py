@@ -8,7 +8,7 @@ from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import GroupOptions
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.retention import Retention
 
 SMALL = LogOptions(segment_bytes_max=2000, retention=Retention(when_passed=True))

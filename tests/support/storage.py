@@ -7,9 +7,11 @@ from zbusrpc.broker.storage.compaction_job import CompactionJob
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
+from zbusrpc.broker.storage.seams import TopicLog
 from zbusrpc.broker.storage.segment import OFFSETS_END
 
 DIRECTORY = "/topic"
@@ -29,7 +31,7 @@ def open_at(
     return open_log(disk, Handles(disk), directory, options, now_ms=now_ms, next_offset_min=next_offset_min)
 
 
-def read_all(log: Log, offset: int = 0, *, bytes_max: int = 400) -> list[Record]:
+def read_all(log: TopicLog, offset: int = 0, *, bytes_max: int = 400) -> list[Record]:
     """Return all records from `offset` on, read in small steps."""
     records: list[Record] = []
     while more := log.read(offset, bytes_max=bytes_max):
@@ -38,7 +40,7 @@ def read_all(log: Log, offset: int = 0, *, bytes_max: int = 400) -> list[Record]
     return records
 
 
-def bodies(log: Log) -> dict[int, bytes]:
+def bodies(log: TopicLog) -> dict[int, bytes]:
     """Return the bodies of all records by offset."""
     return {record.offset: record.body for record in read_all(log)}
 
@@ -46,7 +48,7 @@ def bodies(log: Log) -> dict[int, bytes]:
 class Turns:
     """Stands for loop and worker threads: what they would do is done when the test says so."""
 
-    def __init__(self, log: Log, durability: Durability = Durability.DISK, **options: int) -> None:
+    def __init__(self, log: TopicLog, durability: Durability = Durability.DISK, **options: int) -> None:
         self.now_ms = 1000
         self.soon: list[Callable[[], None]] = []
         self.work: list[tuple[Callable[[], None], Callable[[BaseException | None], None]]] = []

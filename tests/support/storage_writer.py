@@ -13,8 +13,8 @@ from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import LogOptions
 from zbusrpc.broker.storage.on_loop import committer_on_loop
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
 

@@ -18,7 +18,7 @@ from zbusrpc.broker.storage.errors import (
     WriteFailedError,
 )
 from zbusrpc.broker.storage.files import Disk, RealDisk
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 
 LARGE = LogOptions()

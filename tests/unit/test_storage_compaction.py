@@ -14,7 +14,8 @@ from zbusrpc.broker.storage.compaction import PAUSE_MS
 from zbusrpc.broker.storage.compaction_job import TOMBSTONE_GRACE_MS, whole_batches
 from zbusrpc.broker.storage.errors import DamageError, LogClosedError, ReadFailedError
 from zbusrpc.broker.storage.finding import FindingKind
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import CONTINUES, MORE, Record, encode_batch, heads
 from zbusrpc.broker.storage.retention import Retention
 

@@ -8,7 +8,8 @@ import pytest
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.storage import compact, open_at, read_all
 from zbusrpc.broker.storage.index import ENTRY_EVERY_BYTES, SparseIndex
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.segment import SEEK_BYTES, Segment, index_path
 from zbusrpc.broker.storage.segments import INDEXES_LOADED_MAX

@@ -15,7 +15,8 @@ from zbusrpc.broker.storage.errors import FormatVersionError, LogClosedError, Re
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.finding import FindingKind
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.broker.storage.segment import index_path, segment_name

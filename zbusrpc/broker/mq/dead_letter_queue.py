@@ -91,7 +91,7 @@ class Letters:
 
     def _all(self, start: int) -> Iterator[Record]:
         offset = max(start, self.topic.log.start_offset)
-        while records := self.topic.fetch(offset):
+        while records := self.topic.read(offset):
             yield from records
             offset = records[-1].offset + 1
 

@@ -12,6 +12,7 @@ from zbusrpc.broker.storage.errors import (
     LogClosedError,
     RecordLimitError,
     StorageError,
+    StoreFullError,
     WriteFailedError,
     reason_of,
 )
@@ -27,7 +28,7 @@ def as_rpc_error(topic: str, error: StorageError) -> RpcError:
     if isinstance(error, RecordLimitError):
         return RpcError(Code.INVALID_ARGUMENT, text)
     is_full = isinstance(error, WriteFailedError) and _is_full(error.__cause__)
-    if is_full or isinstance(error, BacklogFullError):
+    if is_full or isinstance(error, BacklogFullError | StoreFullError):
         return not_run(Code.RESOURCE_EXHAUSTED, text, {"retry_after_s": RETRY_AFTER_S})
     if isinstance(error, LogClosedError):
         text += "; look at the disk, then restart the broker"
@@ -37,7 +38,7 @@ def as_rpc_error(topic: str, error: StorageError) -> RpcError:
 def cannot(what: str, error: OSError | StorageError) -> RpcError:
     """Return what a client is told that wanted something made or changed: that it cannot be, and why."""
     reason = reason_of(error) if isinstance(error, OSError) else str(error)
-    is_full = _is_full(error) or _is_full(error.__cause__)
+    is_full = isinstance(error, StoreFullError) or _is_full(error) or _is_full(error.__cause__)
     return RpcError(Code.RESOURCE_EXHAUSTED if is_full else Code.INTERNAL, f"{what}: {reason}")
 
 

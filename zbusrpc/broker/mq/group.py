@@ -42,8 +42,9 @@ EXPIRE_MAX: Final = 1024
 DISPATCH_BYTES_MAX: Final = 1024 * 1024
 """About so many bytes of them: then a consumer that does not read must have shown it before it gets more."""
 
-Fetch = Callable[[int], list[Record]]
-"""Return some records from an offset on; none where there are no more before the end that may be read."""
+Fetch = Callable[[int], list[Record] | None]
+"""Return some records from an offset on; none where there are no more before the end that may be read, None while they
+are on their way."""
 Handout = tuple[Subscription, Delivery, Record]
 Act = Callable[[Delivery], None]
 
@@ -86,6 +87,8 @@ class Group(Deliveries):
         """Whether it was removed."""
         self.has_more = False
         """Whether the last `dispatch` ended before everything was handed out that could be."""
+        self.is_reading = False
+        """Whether the last `dispatch` ended because messages are on their way from the store."""
         self._fetch, self._end = fetch, end
         self._matches = compile_filter(options.filter)
         self._buffer: deque[Record] = deque()
@@ -139,7 +142,7 @@ class Group(Deliveries):
             ReadFailedError: the disk did not give a message; nothing has changed.
         """
         handouts: list[Handout] = []
-        self.has_more = False
+        self.has_more = self.is_reading = False
         if self.options.paused:
             return handouts
         if not self._learn_keys():
@@ -211,8 +214,11 @@ class Group(Deliveries):
     def _fill(self) -> bool:
         """Read on; False when there is nothing, or no room."""
         if self._room.has_room(self):
-            self._buffer.extend(self._fetch(self.position))
-            if not self._buffer:
+            records = self._fetch(self.position)
+            self.is_reading = records is None
+            if records:
+                self._buffer.extend(records)
+            elif records is not None:
                 self._pass_missing(self._end())  # what stood there last is removed, damaged, or compacted
         return bool(self._buffer)
 

@@ -30,7 +30,7 @@ from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import StorageError, is_damage, reason_of
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.finding import MENDED, Finding, FindingKind
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.errors import one_of
 
 _MOVE: Final = "move it away, or put back what was there"

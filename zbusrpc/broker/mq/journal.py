@@ -32,7 +32,7 @@ from zbusrpc.broker.mq.slices import in_slices
 from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.telemetry import get_logger

@@ -154,7 +154,7 @@ class _Tally:
         """Read what is not counted, a block at each step."""
         topic = self.topic
         while not topic.is_removed and self._until < (end := topic.readable_offset):
-            records = topic.fetch(self._until)
+            records = topic.read(self._until)
             self._add(records)
             if not records:
                 self._until = end

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from zbusrpc import bounds
 from zbusrpc.broker.storage.commit import Durability
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.transport.naming import one_spelling
 

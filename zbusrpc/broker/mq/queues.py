@@ -380,7 +380,7 @@ class Queues:
             self._courier.send(subscription)
         if group.has_more:
             self._awake[group] = None
-        else:
+        elif not group.is_reading:
             self._courier.end_satisfied(group)
         self._note(group)
 

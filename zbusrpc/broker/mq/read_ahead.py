@@ -11,8 +11,8 @@ from bisect import bisect_left
 from operator import attrgetter
 from typing import Final
 
-from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record
+from zbusrpc.broker.storage.seams import TopicLog
 
 AHEAD_BYTES: Final = 64 * 1024
 """Of one block: a hundred messages, or some."""
@@ -27,11 +27,11 @@ class ReadAhead:
     __slots__ = ("_block", "_last", "_log")
 
     def __init__(self) -> None:
-        self._log: Log | None = None
+        self._log: TopicLog | None = None
         self._last = -1
         self._block: list[Record] = []
 
-    def load(self, log: Log, offset: int) -> Record | None:
+    def load(self, log: TopicLog, offset: int) -> Record | None:
         """Return the record at `offset` of a log, or None where it is gone.
 
         Raises:

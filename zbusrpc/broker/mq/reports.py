@@ -145,7 +145,7 @@ def show(
     shown: list[dict[str, Any]] = []
     size = scanned = 0
     while len(shown) < count and size < PEEK_BYTES_MAX and scanned < PEEK_SCAN_MAX:
-        records = topic.fetch(offset)
+        records = topic.read(offset)
         if not records:
             offset = max(offset, topic.readable_offset)  # what stood there last was damaged, or is compacted
             break

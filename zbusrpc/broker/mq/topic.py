@@ -26,11 +26,10 @@ from zbusrpc.broker.sessions.limits import RETRY_AFTER_S
 from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.storage.commit import Committer
 from zbusrpc.broker.storage.errors import StorageError
-from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.retention import count_expendable
+from zbusrpc.broker.storage.seams import Removal, TopicLog
 from zbusrpc.broker.storage.segment import OFFSETS_END
-from zbusrpc.broker.storage.sync import Retired
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.outcome import not_run
 from zbusrpc.transport.entries import Entry
@@ -89,11 +88,12 @@ class Topic:
         self._filling: DuplicateWindow | None = None  # after a restart, until it has all ids
         self._late: list[tuple[Sequence[Entry], Told, int]] = []  # what waits for that
         self._ahead = ahead
+        committer.log.on_readable = partial(on_readable, self)
         self._tail: list[Record] = []
         self._tail_bytes = 0
 
     @property
-    def log(self) -> Log:
+    def log(self) -> TopicLog:
         """Its records."""
         return self.committer.log
 
@@ -313,17 +313,30 @@ class Topic:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def fetch(self, offset: int) -> list[Record]:
-        """Return some records from `offset` on that groups may see; none where there are no more."""
+    def fetch(self, offset: int) -> list[Record] | None:
+        """Return some records from `offset` on that groups may see; none where there are no more.
+
+        None says that the store is reading them: groups are woken when it has.
+        """
         readable = self.readable_offset
         if offset >= readable:
             return []
+        return self._from_tail(offset) or self.log.fetch(offset, readable)
+
+    def read(self, offset: int) -> list[Record]:
+        """Return what `fetch` does, now: for those who do not come back."""
+        readable = self.readable_offset
+        if offset >= readable:
+            return []
+        return self._from_tail(offset) or self.log.read(offset, until=readable)
+
+    def _from_tail(self, offset: int) -> list[Record]:
         tail = self._tail
         if tail and tail[0].offset <= offset <= tail[-1].offset:
             start = offset - tail[0].offset
             if tail[start].offset == offset:
                 return tail[start : start + TAIL_READ]
-        return self.log.read(offset, until=readable)
+        return []
 
     def load(self, offset: int) -> Record | None:
         """Return the record at `offset`, or None where it is gone; for those who were shown it once.
@@ -360,7 +373,7 @@ class Topic:
                 lowest, name = offset, group.name
         return lowest, name
 
-    def retire(self, now_ms: int) -> Retired:
+    def retire(self, now_ms: int) -> Removal:
         """Let go of what retention does not keep, and note which group keeps it from more.
 
         A message counts as consumed when there are groups, and all have passed it. The ids of late messages are read

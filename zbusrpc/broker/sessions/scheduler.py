@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from zbusrpc.broker.storage.commit import Committer, Durability
-from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.seams import TopicLog
 
 
 class Scheduler(Protocol):
@@ -32,7 +32,7 @@ class Scheduler(Protocol):
         """Do `work` in another thread, then tell `done` here what it raised."""
 
 
-def committer_on(scheduler: Scheduler, opened: Log, durability: Durability) -> Committer:
+def committer_on(scheduler: Scheduler, opened: TopicLog, durability: Durability) -> Committer:
     """Return what writes a log, with the turns, workers and clock of a scheduler."""
     return Committer(
         opened,

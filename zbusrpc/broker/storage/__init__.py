@@ -10,6 +10,8 @@
     commit     group commit and durability levels   on_loop    the same on an asyncio loop
     finding    what is wrong with a log [pure]      survey     the look that opening and checking share
     check      looks at a log, and puts it in order lock       one process at a time has a data directory
+    seams      what the message queue asks of a log memory     a log without a disk
+    options    what somebody wants of a log [pure]
 
 It knows records and offsets, and neither groups nor sessions nor the network. docs/storage.md draws the format
 and names, for each promise, the test that holds it.

@@ -13,7 +13,7 @@ from zbusrpc.broker.storage.errors import DamageError, ReadFailedError
 from zbusrpc.broker.storage.files import Disk, opened
 from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import LogOptions
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record, decode, heads
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.salvage import QUARANTINED_SUFFIX, describe_damage, good_runs

@@ -29,9 +29,8 @@ from enum import StrEnum
 from typing import Final
 
 from zbusrpc.broker.storage.errors import BacklogFullError, LogClosedError, StorageError, reason_of
-from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record, check_record
-from zbusrpc.broker.storage.sync import SyncJob
+from zbusrpc.broker.storage.seams import SyncWork, TopicLog
 from zbusrpc.telemetry import get_logger
 
 Done = Callable[[int, StorageError | None], None]
@@ -87,7 +86,7 @@ class Committer:
 
     def __init__(
         self,
-        log: Log,
+        log: TopicLog,
         durability: Durability,
         *,
         soon: Soon,
@@ -119,7 +118,7 @@ class Committer:
         self._waiting_bytes = 0
         self._syncing: list[tuple[int, Done]] = []  # what the running sync makes safe
         self._syncing_bytes = 0
-        self._job: SyncJob | None = None
+        self._job: SyncWork | None = None
         self._on_idle: list[Callable[[], None]] = []
         if durability is Durability.DISK and log.is_dirty:
             self._start_sync()

@@ -31,6 +31,10 @@ class WriteFailedError(StorageError):
     """The disk did not take a write, for example because it is full. Nothing of it is stored; the log goes on."""
 
 
+class StoreFullError(WriteFailedError):
+    """The store holds as much as it may. Nothing of it is stored; when something was removed there is room again."""
+
+
 class RemainsError(WriteFailedError):
     """What was written of a failed write cannot be taken back: nothing may follow it, so that the log is closed."""
 

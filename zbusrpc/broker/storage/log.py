@@ -16,8 +16,7 @@ Not thread-safe, except as said. Time comes in as `now_ms`.
 import contextlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from zbusrpc.broker.storage.compaction import Compaction
 from zbusrpc.broker.storage.compaction_job import CompactionJob
@@ -33,33 +32,18 @@ from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.finding import Finding
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.index import ENTRY_EVERY_BYTES
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record, encode_batch
-from zbusrpc.broker.storage.retention import KEEP_EVERYTHING, Retention, count_expendable
+from zbusrpc.broker.storage.retention import count_expendable
 from zbusrpc.broker.storage.salvage import salvage
+from zbusrpc.broker.storage.seams import READ_BYTES
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, next_generation, segment_name
 from zbusrpc.broker.storage.segments import Segments
 from zbusrpc.broker.storage.sync import Replaced, Retired, SyncJob, Unsafe
 from zbusrpc.broker.storage.tail import begin_segment, store_index, write
 from zbusrpc.telemetry import get_logger
 
-READ_BYTES: Final = 256 * 1024
-"""Of one `read`, unless told: enough to make its cost small beside that of the records."""
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LogOptions:
-    """Sizes and ages of a log."""
-
-    segment_bytes_max: int = 64 * 1024 * 1024
-    """A segment is sealed before it would become larger. Retention goes by whole segments; so does salvage."""
-    segment_age_ms_max: int = 7 * 24 * 3600 * 1000
-    """A segment that was begun so long ago is sealed by the next append or `retire`."""
-    checkpoint_bytes: int = 8 * 1024 * 1024
-    """The index is stored so often: what is scanned after a kill -9, about 50 ms for small records."""
-    retention: Retention = KEEP_EVERYTHING
-    compact: bool = False
-    """Of the records with a key only the latest of each is kept; see `compaction`."""
 
 
 class Log:
@@ -75,6 +59,7 @@ class Log:
         "directory",
         "findings",
         "on_finding",
+        "on_readable",
         "options",
     )
 
@@ -87,6 +72,8 @@ class Log:
         """What was wrong when it was opened, and what reading found since."""
         self.on_finding: Callable[[Finding], None] | None = None
         """Called with each finding of a read."""
+        self.on_readable: Callable[[], None] | None = None
+        """Of the seam; never called: a disk is waited for."""
         self.closed_because: str | None = None
         """Why it takes no records, or None while it does."""
         self._disk = disk
@@ -262,6 +249,10 @@ class Log:
         end = min(until, self.next_offset)
         return self._serving_the_rest(lambda: self._segments.read(offset, end, bytes_max))
 
+    def fetch(self, offset: int, until: int) -> list[Record]:
+        """Return what `read` does: see `TopicLog`."""
+        return self.read(offset, until=until)
+
     def read_one(self, offset: int, *, until: int = OFFSETS_END) -> Record | None:
         """Return the record at `offset`, or None when it is gone, never was, or is not before `until`.
 
@@ -339,18 +330,23 @@ class Log:
 
     # -- letting go --------------------------------------------------------------------------------------
 
-    def retire(self, now_ms: int, needed_offset: int = 0, **offsets: int) -> Retired:
+    def retire(
+        self, now_ms: int, needed_offset: int = 0, *, passed_offset: int | None = None, spared_offset: int = OFFSETS_END
+    ) -> Retired:
         """Let go of the segments that retention does not keep, and return what removes their files.
 
-        What is needed, and the other offsets, are those of `count_expendable`. Removing may take long and may be done
+        The offsets are those of `count_expendable`. Removing may take long and may be done
         in another thread; until then a restart brings the segments back, which retention then finds again.
         """
         active = self._segments.all[-1]
         if now_ms - active.created_ms >= self.options.segment_age_ms_max and not active.is_empty:
             with contextlib.suppress(WriteFailedError):  # a full disk needs retention most
                 self._roll(active.next_offset, now_ms)
-        retention = self.options.retention
-        return self._let_go(count_expendable(self._segments.all, retention, now_ms, needed_offset, **offsets))
+        segments, retention = self._segments.all, self.options.retention
+        count = count_expendable(
+            segments, retention, now_ms, needed_offset, passed_offset=passed_offset, spared_offset=spared_offset
+        )
+        return self._let_go(count)
 
     def empty(self, now_ms: int) -> Retired:
         """Let go of every record there is, and return what removes their files; offsets go on.

@@ -17,7 +17,8 @@ from zbusrpc.broker.storage.errors import ReadFailedError, place_of
 from zbusrpc.broker.storage.files import Disk, opened
 from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.log import Log, LogOptions
+from zbusrpc.broker.storage.log import Log
+from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.salvage import finish_salvage, salvage, seal_gap
 from zbusrpc.broker.storage.segment import OFFSETS_END, Segment, index_path, segment_name
 from zbusrpc.broker.storage.survey import (

@@ -7,9 +7,9 @@ limits that hold whether or not somebody still needs the records, because they a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
-from zbusrpc.broker.storage.segment import OFFSETS_END, Segment
+from zbusrpc.broker.storage.segment import OFFSETS_END
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +31,28 @@ class Retention:
 KEEP_EVERYTHING: Final = Retention()
 
 
+class Stretch(Protocol):
+    """A run of records that a log lets go as a whole, in whatever it keeps them: of files a segment."""
+
+    @property
+    def base_offset(self) -> int:
+        """No record has a lower offset."""
+
+    @property
+    def next_offset(self) -> int:
+        """The offset after its last record."""
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes."""
+
+    @property
+    def latest_ms(self) -> int:
+        """When its last record was appended."""
+
+
 def count_expendable(
-    segments: Sequence[Segment],
+    segments: Sequence[Stretch],
     retention: Retention,
     now_ms: int,
     needed_offset: int,

@@ -64,6 +64,7 @@ BROKER_SHELLS = {
 }
 SERVICE_CORES = {
     "arguments",
+    "assignable",
     "call_options",
     "checks",
     "declared",

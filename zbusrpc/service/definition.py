@@ -14,11 +14,12 @@ from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints, ov
 from zbusrpc.config import CONCURRENCY, CONCURRENCY_MAX
 from zbusrpc.errors import DefinitionError, RpcError
 from zbusrpc.service.arguments import options_of, type_of
+from zbusrpc.service.assignable import is_assignable, shown_type
 from zbusrpc.service.checks import check_kind, check_name, check_seconds, check_whole
 from zbusrpc.service.declared import Errors, errors_of
 from zbusrpc.service.forms.form import NotReadyError, check_type
 from zbusrpc.service.generics import Types, resolve, types_of_bases, unresolved
-from zbusrpc.service.members import RPC_ATTRIBUTE, Member, check_method, check_override, methods_of
+from zbusrpc.service.members import RPC_ATTRIBUTE, VARIABLE, Member, check_method, check_override, methods_of
 from zbusrpc.transport.naming import one_spelling
 from zbusrpc.transport.native import TOPIC_BYTES_MAX
 
@@ -238,7 +239,8 @@ def define(cls: type) -> Definition:
 
 
 def _check_forms(definition: Definition) -> None:
-    """Refuse parameters and results that would not come out as they went in."""
+    """Refuse parameters and results that would not come out as they went in, or not be those of what is overridden."""
+    _check_overrides(definition)
     for method in definition.methods.values():
         where = f"{definition.name}.{method.name}"
         for parameter in method.signature.parameters.values():
@@ -246,6 +248,42 @@ def _check_forms(definition: Definition) -> None:
             for name, annotation in (options or {parameter.name: type_of(parameter)}).items():
                 check_type(annotation, f"{where}, parameter {name}")
         check_type(method.signature.return_annotation, f"result of {where}")
+
+
+def _check_overrides(definition: Definition) -> None:
+    """Refuse methods that do not take, or give, the types of those that they override: callers go by either."""
+    types = types_of_bases(definition.cls)
+    ours = {method.attribute: method for method in definition.methods.values()}
+    for attribute, members in methods_of(definition.cls).items():
+        for inherited in members[1:]:
+            try:
+                theirs = _read_method(definition.cls, [inherited], types.get(inherited.owner, {}))
+            except DefinitionError:  # a base may leave its types open
+                continue
+            contract = f"{inherited.owner.__name__}.{attribute}"
+            _check_types(
+                f"{definition.cls.__name__}.{attribute}", ours[attribute].signature, contract, theirs.signature
+            )
+
+
+def _check_types(where: str, ours: inspect.Signature, contract: str, theirs: inspect.Signature) -> None:
+    by_position = [one for one in ours.parameters.values() if one.kind is not one.KEYWORD_ONLY]
+    for place, parameter in enumerate(theirs.parameters.values()):
+        taking = ours.parameters.get(parameter.name)
+        if taking is None and parameter.kind is parameter.POSITIONAL_ONLY and place < len(by_position):
+            taking = by_position[place]
+        if taking is None or taking.kind in VARIABLE or parameter.kind in VARIABLE:
+            continue
+        if not is_assignable(parameter.annotation, taking.annotation):
+            raise DefinitionError(
+                f"{where}: parameter {taking.name} is {shown_type(taking.annotation)}, and {contract}, which it "
+                f"overrides, takes {shown_type(parameter.annotation)}; take that, or more"
+            )
+    if not is_assignable(ours.return_annotation, theirs.return_annotation):
+        raise DefinitionError(
+            f"{where} returns {shown_type(ours.return_annotation)}, and {contract}, which it overrides, "
+            f"{shown_type(theirs.return_annotation)}; return that"
+        )
 
 
 def _check_forms_early(cls: type) -> None:

@@ -26,7 +26,7 @@ def resolve(annotation: Any, types: Types) -> Any:
         return types.get(annotation, annotation)
     if own := _variables_of_model(annotation):  # what `Page[T]` is to pydantic where `T` is the variable of Page
         return annotation[tuple(types.get(variable, variable) for variable in own)]
-    origin, arguments = _parts(annotation)
+    origin, arguments = parts_of(annotation)
     resolved = tuple(resolve(argument, types) for argument in arguments)
     if all(new is old for new, old in zip(resolved, arguments, strict=True)):
         return annotation
@@ -39,7 +39,7 @@ def unresolved(annotation: Any) -> Any:
     """Return the first variable in a type that nothing is known of, or None."""
     if isinstance(annotation, TypeVar):
         return annotation
-    found = (unresolved(argument) for argument in _parts(annotation)[1])
+    found = (unresolved(argument) for argument in parts_of(annotation)[1])
     return next((variable for variable in found if variable is not None), None)
 
 
@@ -59,7 +59,7 @@ def _collect(cls: type, own: Types, found: dict[type, Types]) -> None:
         _collect(base, types, found)
 
 
-def _parts(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
+def parts_of(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
     """Return what a type is made of: `list[int]` is a list of int."""
     model = getattr(annotation, "__pydantic_generic_metadata__", None) if isinstance(annotation, type) else None
     if model and model["origin"]:

@@ -97,7 +97,7 @@ def check_method(where: str, member: Member) -> None:
         raise DefinitionError(f"{where} is a generator, and a call has one result; return a list")
     for parameter in member.parameters:
         if parameter.annotation is _EMPTY:
-            hidden = all(other.annotation is _EMPTY and other.kind in _VARIABLE for other in member.parameters)
+            hidden = all(other.annotation is _EMPTY and other.kind in VARIABLE for other in member.parameters)
             fix = "let its decorator use functools.wraps, " if hidden else ""
             raise DefinitionError(
                 f"{where}: parameter {parameter.name} has no type; {fix}annotate it, or name a method that is "
@@ -110,8 +110,7 @@ def check_method(where: str, member: Member) -> None:
 def check_override(where: str, method: Member, inherited: Member) -> None:
     """Refuse a method that cannot take the calls that the one it overrides takes: they come from other programs.
 
-    Names and numbers of parameters count, and whether its result is awaited. Types are for type checkers, which tell
-    a wider from a narrower one.
+    Names and numbers of parameters count, and whether its result is awaited; for types see `assignable.py`.
 
     Raises:
         DefinitionError: with one line that names both.
@@ -154,7 +153,7 @@ class _Ready:
         yield
 
 
-_VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+VARIABLE: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def _member_of(owner: type, attribute: str, value: Any, where: str) -> Member | None:
@@ -238,7 +237,7 @@ def _without_self(where: str, signature: inspect.Signature) -> list[inspect.Para
 def _calls(parameters: tuple[inspect.Parameter, ...]) -> Iterator[tuple[list[Any], dict[str, Any]]]:
     """Yield calls that a method takes: the shortest, and the longest by position and by name."""
     kinds = inspect.Parameter
-    fixed = [parameter for parameter in parameters if parameter.kind not in _VARIABLE]
+    fixed = [parameter for parameter in parameters if parameter.kind not in VARIABLE]
     required = [parameter for parameter in fixed if parameter.default is _EMPTY]
     more = ["more"] if any(parameter.kind is kinds.VAR_POSITIONAL for parameter in parameters) else []
     others = any(parameter.kind is kinds.VAR_KEYWORD for parameter in parameters)

@@ -47,6 +47,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from typing_extensions import TypeAliasType, TypedDict
 
+from tests.support.type_strategies import Rank, Rights
 from zbusrpc.errors import DefinitionError
 from zbusrpc.service import untyped
 from zbusrpc.service.definition import define, service
@@ -68,17 +69,8 @@ class Level(enum.Enum):
     HIGH = 2
 
 
-class Rank(enum.IntEnum):
-    FIRST = 1
-
-
 class Name(enum.StrEnum):
     ANN = "ann"
-
-
-class Rights(enum.Flag):
-    READ = 1
-    WRITE = 2
 
 
 class Corner(enum.Enum):
@@ -413,6 +405,9 @@ REFUSED: list[tuple[Any, str]] = [
     (pathlib.Path | str, "JSON does not tell"),
     (HttpUrl | str, "JSON does not tell a URL from str"),
     (SecretStr | str, "JSON does not tell"),
+    (SecretStr | Literal["a"], "JSON does not tell str from"),
+    (Secret[int] | Literal[1, 2] | None, "JSON does not tell int from"),
+    (RootModel[int] | Literal[1], "JSON does not tell int from"),
     (Point | Twin, r"JSON does not tell Point from Twin, .*; tell them apart by a Literal field"),
     (Point | Loose, "JSON does not tell Point from Loose"),
     (Painted | Dyed, r"JSON does not tell Painted from Dyed, .*; tell them apart by a Literal field"),

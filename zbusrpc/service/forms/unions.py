@@ -35,6 +35,7 @@ from zbusrpc.service.forms.core_schemas import (
     is_finite,
     is_known_text,
     is_of_pydantic,
+    is_secret,
     last_name,
 )
 from zbusrpc.service.forms.finite import CONFIG, misread, names_infinity, taken
@@ -90,6 +91,7 @@ _INFINITE: Final = frozenset({"str", "bytes", "complex", "path", "text", "any"})
 """Types that may take "Infinity" or "NaN"."""
 
 _OWN_ARRAYS: Final = dict.fromkeys(ARRAYS, STRICT) | {"list": EXACT}
+_HIDDEN: Final = "zbusrpc_hidden"
 _WRAPPERS: Final = frozenset({"default", "custom-error", "function-after"})
 
 
@@ -106,6 +108,7 @@ class Judge:
         self._open: set[tuple[int, int]] = set()
         self._wholes = 0
         """Around what is compared stand so many pairs of two types: of those, equal parts make no equal values."""
+        self._known_hidden: dict[int, tuple[Schema, Schema]] = {}
 
     def confusion(self, union: Schema) -> tuple[Schema, Schema] | None:
         """Return two members of which one may be read as the other; None where that cannot be.
@@ -169,9 +172,11 @@ class Judge:
 
     def atom(self, schema: Schema) -> Schema:
         """Return what is read in JSON, without what is wrapped around it."""
+        is_hidden = False
         while True:
             schema = self._resolve(schema)
             kind = schema["type"]
+            is_hidden = is_hidden or is_secret(schema) or bool(schema.get("root_model"))
             if is_known_text(schema) or is_byte_size(schema):
                 return schema
             if kind in _WRAPPERS:
@@ -185,7 +190,15 @@ class Judge:
             ):
                 schema = schema["schema"]
             else:
-                return schema
+                return self._hidden(schema) if is_hidden else schema
+
+    def _hidden(self, atom: Schema) -> Schema:
+        """Return an atom that stands in a secret or a root model, and is not equal to one that does not."""
+        known = self._known_hidden.get(id(atom))
+        if known is None:
+            metadata = {**(atom.get("metadata") or {}), _HIDDEN: True}
+            known = self._known_hidden[id(atom)] = (atom, {**atom, "metadata": metadata})
+        return known[1]
 
     def kind(self, schema: Schema) -> str:
         """Return the name that the tables know an atom by."""
@@ -353,7 +366,8 @@ class Judge:
         """Try each of a finite type's values: they are few."""
         few, other = (writer, reader) if is_finite(writer) else (reader, writer)
         whole: Any = {"type": "definitions", "schema": other, "definitions": self._definitions()}
-        confused = taken if self._wholes else misread
+        are_two = any(_HIDDEN in (atom.get("metadata") or {}) for atom in (writer, reader))
+        confused = taken if self._wholes or are_two else misread
         if any(True for _ in confused(few, SchemaValidator(whole, CONFIG).validate_json)):
             return LAX if reader["type"] == "enum" else EXACT
         return LAX if reader["type"] == "enum" and not is_finite(writer) else NO

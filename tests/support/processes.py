@@ -25,6 +25,13 @@ PROGRAM_S = 240.0
 """For a program that does much, such as an example or a type checker, on a slow machine."""
 
 
+def _stores_where_it_runs(command: list[str]) -> bool:
+    """Whether it is a broker on a port of its choice, or serves by one of its own: tests in parallel must not share."""
+    has_own = "serve" in command and "--broker" not in command
+    is_at_port = "broker" in command and "--port" in command and command[command.index("--port") + 1] != "0"
+    return (has_own or is_at_port) and "--data-dir" not in command
+
+
 class Process:
     """One running process."""
 
@@ -33,7 +40,7 @@ class Process:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         number = len(list(directory.glob("*.out")))
-        if "serve" in command and "--broker" not in command:  # its own broker stores topics where it runs
+        if _stores_where_it_runs(command):
             env = {"ZBUSRPC_DATA_DIR": str(directory / f"data-{number}"), **env}
         self._out, self._err = directory / f"{number}.out", directory / f"{number}.err"
         program = Program(command, str(cwd or ROOT), env, is_fresh)

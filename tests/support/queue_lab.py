@@ -22,6 +22,7 @@ import orjson
 
 from tests.support.faulty_disk import FaultyDisk
 from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.mq.backend import Backend, FileBackend
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.queues import Queues
@@ -96,9 +97,11 @@ class QueueLab:
         durability: Durability = Durability.DISK,
         seed: int = 1,
         limits: Limits | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.disk = disk or FaultyDisk()
         """A real one will do for what is no power cut."""
+        self._backend = backend
         self.scheduler = LabScheduler()
         self.are_workers_held = False
         """Whether workers wait for `work`."""
@@ -113,9 +116,8 @@ class QueueLab:
 
     def _open(self) -> None:
         self.scheduler.start_clock()
-        self.store = Store(
-            self.disk, self._data_dir, self.scheduler, durability=self._durability, rng=self._rng, limits=self._limits
-        )
+        backend = self._backend or FileBackend(self.disk, self._data_dir)
+        self.store = Store(backend, self.scheduler, durability=self._durability, rng=self._rng, limits=self._limits)
         self.queues = Queues(self.store, self._send, rng=self._rng)
         self._watch_for_faults()
         for _ in self.store.opening():

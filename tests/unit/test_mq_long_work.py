@@ -9,6 +9,7 @@ from tests.support.queue_lab import DATA_DIR, QueueLab, entry, lab_with
 from zbusrpc.broker.assembly.data_directory import SAID_EVERY_S, Progress
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.mq import deliveries
+from zbusrpc.broker.mq.backend import FileBackend
 from zbusrpc.broker.mq.deliveries import LEARN_MAX
 from zbusrpc.broker.mq.group import DISPATCH_MAX, EXPIRE_MAX
 from zbusrpc.broker.mq.names import LETTERS_GROUP
@@ -307,7 +308,7 @@ def test_opening_takes_a_turn_for_each_topic() -> None:
     for number in range(20):
         anna.declare(f"t{number}")
     lab.restart()
-    store = Store(lab.disk, DATA_DIR, lab.scheduler)
+    store = Store(FileBackend(lab.disk, DATA_DIR), lab.scheduler)
 
     steps, opened = store.opening(), [0]
     while do_slice(steps):
@@ -328,7 +329,7 @@ def test_restart_gives_one_group_back_what_it_had_turn_by_turn(monkeypatch: pyte
     consumer.leave()
     had = lab.group().pending_copy()
     lab.restart()
-    store = Store(lab.disk, DATA_DIR, lab.scheduler)
+    store = Store(FileBackend(lab.disk, DATA_DIR), lab.scheduler)
 
     steps, restored = store.opening(), [0]
     while do_slice(steps):

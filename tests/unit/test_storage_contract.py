@@ -8,6 +8,10 @@ import pytest
 from tests.support.faulty_disk import FaultyDisk
 from tests.support.queue_lab import LabScheduler, QueueLab, lab_with
 from tests.support.storage import DIRECTORY, SMALL, Turns, batch, bodies, open_at, read_all, table
+from zbusrpc.broker.mq.backend import Backend, FileBackend
+from zbusrpc.broker.mq.catalog import TopicFile, file_of
+from zbusrpc.broker.mq.memory_backend import MemoryBackend
+from zbusrpc.broker.mq.options import TopicOptions
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import LogClosedError, StoreFullError
 from zbusrpc.broker.storage.memory import MemoryLog
@@ -15,6 +19,7 @@ from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.retention import Retention
 from zbusrpc.broker.storage.seams import TopicLog
+from zbusrpc.errors import Code, RpcError
 
 Open = Callable[..., TopicLog]
 
@@ -250,6 +255,114 @@ def test_full_memory_refuses_until_something_goes(bounds: dict[str, int]) -> Non
     assert list(bodies(log)) == [0, 1, 2, 3]
     log.empty(1000)
     assert log.append([batch(b"one"), batch(b"two")], 1000) == 4
+
+
+# -- where topics and groups are kept --------------------------------------------------------------------
+
+
+@pytest.fixture(params=[lambda: FileBackend(FaultyDisk(), "/data"), MemoryBackend], ids=["files", "memory"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    made: Backend = request.param()
+    return made
+
+
+def topic_file(name: str = "orders", uid: str = "0" * 12, **options: Any) -> TopicFile:
+    return file_of(name, uid, 1000, TopicOptions(**options))
+
+
+def names_in(backend: Backend) -> set[str]:
+    return {found.name for found in backend.catalog.read()}
+
+
+def test_catalog_has_what_was_written(backend: Backend) -> None:
+    """Topics come and change; what is said of one is what was said last."""
+    catalog = backend.catalog
+    catalog.write(topic_file())
+    catalog.write(topic_file("bills", "1" * 12))
+
+    catalog.rewrite(topic_file(ttl_ms=5000))
+
+    by_name = {found.name: found for found in catalog.read()}
+    assert by_name == {"orders": topic_file(ttl_ms=5000), "bills": topic_file("bills", "1" * 12)}
+    assert catalog.strays() == []
+
+
+def test_discarded_topic_does_not_come_back(backend: Backend) -> None:
+    """Nor do its records, to another of the same name; and it is discarded once."""
+    catalog, topic = backend.catalog, topic_file()
+    catalog.write(topic)
+    log = backend.open_topic(topic, now_ms=1000, next_offset_min=0)
+    fill(log, 3)
+    log.close()
+
+    catalog.delete(catalog.discard(topic))
+
+    assert names_in(backend) == set()
+    with pytest.raises(FileNotFoundError):
+        catalog.discard(topic)
+    catalog.write(topic)
+    assert backend.open_topic(topic, now_ms=1000, next_offset_min=0).next_offset == 0
+
+
+def test_closed_log_is_opened_again(backend: Backend) -> None:
+    """With its records and the options that are given then; no offset is given out that a group has passed."""
+    backend.catalog.write(topic_file())
+    log = backend.open_topic(topic_file(), now_ms=1000, next_offset_min=0)
+    fill(log, 3)
+    log.close()
+
+    again = backend.open_topic(topic_file(keep_bytes=1000), now_ms=2000, next_offset_min=5)
+
+    assert list(bodies(again)) == [0, 1, 2]
+    assert again.options.retention.bytes_max == 1000
+    assert again.append([batch(b"next")], 2000) == 5
+    assert again.count_from(0) == 4
+
+
+def test_logs_of_groups_are_two(backend: Backend) -> None:
+    """Journal and register are there from the first time, and have their own records the next time."""
+    journal, register = backend.open_group_logs(1000, lambda what, findings: None)
+    fill(journal, 2)
+    fill(register, 1)
+    for log in (journal, register):
+        log.close()
+
+    journal, register = backend.open_group_logs(1000, lambda what, findings: None)
+
+    assert (journal.next_offset, register.next_offset) == (2, 1)
+
+
+def test_queue_works_on_it(backend: Backend) -> None:
+    """Messages and groups are where they were when another store opens the same backend; what was removed is not."""
+    lab = QueueLab(backend=backend)
+    anna = lab.peer()
+    anna.declare("orders")
+    anna.declare("gone")
+    consumer = anna.consume("orders", start="oldest", window=2)
+    anna.produce("orders", "one", "two", "three")
+    assert consumer.take() == ["one", "two"]
+    consumer.ack(0)
+    anna.command("remove", topic="gone")
+
+    lab.restart()
+
+    assert set(lab.store.topics) == {"orders"}
+    assert lab.peer().consume("orders").take() == ["two", "three"]
+
+
+def test_full_memory_is_told_to_producers() -> None:
+    """They are refused with RESOURCE_EXHAUSTED, as by a full disk, and can go on when the topic was emptied."""
+    lab = QueueLab(backend=MemoryBackend(messages_max=2))
+    anna = lab.peer()
+    anna.declare("orders")
+    anna.produce("orders", "one", "two")
+
+    with pytest.raises(RpcError, match="memory store has room") as caught:
+        anna.produce("orders", "three")
+
+    assert caught.value.code == Code.RESOURCE_EXHAUSTED
+    anna.command("empty", topic="orders")
+    assert anna.produce("orders", "three")["offset"] == 2
 
 
 # -- a store that answers later --------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Final
 from zbusrpc.broker.assembly.clock import Clock
 from zbusrpc.broker.assembly.loop_scheduler import LoopScheduler
 from zbusrpc.broker.core.broker import Broker
+from zbusrpc.broker.mq.backend import FileBackend
 from zbusrpc.broker.mq.slices import do_slice
 from zbusrpc.broker.mq.store import Store
 from zbusrpc.broker.mq.upkeep import Upkeep
@@ -68,7 +69,8 @@ class DataDirectory:
         self._reserve = Reserve()
         limits = broker.calls.limits
         try:
-            self.store = Store(RealDisk(self._reserve), data_dir, self.scheduler, durability=durability, limits=limits)
+            backend = FileBackend(RealDisk(self._reserve), data_dir)
+            self.store = Store(backend, self.scheduler, durability=durability, limits=limits)
         except OSError as error:
             self._give_back()
             raise self._cannot(error) from error

@@ -9,6 +9,7 @@
     journal     where groups stand, on disk
     dead_letters  what becomes of messages that nobody could handle
     catalog     the topics of a data directory
+    backend     the seam to where all of it is kept: a data directory, or memory
     commands    what people and tools ask for, as JSON
     queues      all of it together: the messages of sessions in, messages to sessions out
     scheduler   the seam to time, turns and threads

@@ -16,16 +16,15 @@ from typing import Final
 import orjson
 
 from zbusrpc.broker.mq.catalog import REGISTER_DIRECTORY, being_removed, is_foreign, is_removed, look_at_topic
-from zbusrpc.broker.mq.journal import OPTIONS, Journal
+from zbusrpc.broker.mq.journal import OPTIONS
 from zbusrpc.broker.mq.recollection import Said, recollect
-from zbusrpc.broker.sessions.scheduler import Scheduler, committer_on
 from zbusrpc.broker.storage.check import known_end, readable_records
-from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.enclosing import JOURNAL_DIRECTORY, TOPICS_DIRECTORY
 from zbusrpc.broker.storage.errors import ReadFailedError, StorageError
 from zbusrpc.broker.storage.files import Disk
 from zbusrpc.broker.storage.finding import Finding, FindingKind
 from zbusrpc.broker.storage.handles import Handles
+from zbusrpc.broker.storage.log import Log
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.broker.storage.salvage import SALVAGE_SUFFIX
@@ -63,8 +62,8 @@ def gone(disk: Disk, data_dir: str) -> list[Finding]:
     return [Finding(kind=FindingKind.NO_LOG, name=name, note=note) for name in missing]
 
 
-def open_group_logs(disk: Disk, handles: Handles, data_dir: str, scheduler: Scheduler, report: Report) -> Journal:
-    """Return the journal, with the register; one that is gone is begun again, and safe before there are groups.
+def open_group_logs(disk: Disk, handles: Handles, data_dir: str, now_ms: int, report: Report) -> tuple[Log, Log]:
+    """Return journal and register; one that is gone is begun again, and safe before there are groups.
 
     Raises:
         GroupsLostError: both are gone, and there are topics.
@@ -74,30 +73,22 @@ def open_group_logs(disk: Disk, handles: Handles, data_dir: str, scheduler: Sche
     missing = gone(disk, data_dir)
     check_not_lost(data_dir, missing)
     report("the data directory", missing)
-    register = _open(disk, handles, data_dir, REGISTER_DIRECTORY, scheduler, report)
-    return _open(disk, handles, data_dir, JOURNAL_DIRECTORY, scheduler, report, register)
+    register = _open(disk, handles, data_dir, REGISTER_DIRECTORY, now_ms, report)
+    return _open(disk, handles, data_dir, JOURNAL_DIRECTORY, now_ms, report), register
 
 
-def _open(
-    disk: Disk,
-    handles: Handles,
-    data_dir: str,
-    name: str,
-    scheduler: Scheduler,
-    report: Report,
-    register: Journal | None = None,
-) -> Journal:
+def _open(disk: Disk, handles: Handles, data_dir: str, name: str, now_ms: int, report: Report) -> Log:
     directory, what = os.path.join(data_dir, name), _WHAT[name]
     is_new = not _has_a_log(disk, directory)
     try:
-        opened = open_log(disk, handles, directory, OPTIONS, now_ms=scheduler.now_ms())
+        opened = open_log(disk, handles, directory, OPTIONS, now_ms=now_ms)
     except ReadFailedError as error:
         raise ReadFailedError(f"{what}, {directory}: {error}") from error.__cause__
     if is_new:
         opened.sync()
     report(what, opened.findings)
     opened.on_finding = lambda finding: report(what, [finding])
-    return Journal(committer_on(scheduler, opened, Durability.OS), scheduler, register)
+    return opened
 
 
 def check_not_lost(data_dir: str, missing: list[Finding]) -> None:

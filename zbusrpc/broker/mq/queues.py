@@ -67,7 +67,7 @@ class Queues:
         self._send = send
         self._scheduler = store.scheduler
         self._courier = Courier(send)
-        self.intake = Intake(store.scheduler, store.limits.storing_bytes_max)
+        self.intake = Intake(store.scheduler, store.limits)
         self._rng = rng or random.Random()
         self._awake: dict[Group, None] = {}
         self._times: Deadlines[Group] = Deadlines()

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, Final
 
 from zbusrpc.broker.access.rights import NO_OWNER
+from zbusrpc.broker.mq.delayed import Delayed
 from zbusrpc.broker.mq.duplicates import RESERVED, DuplicateWindow, Whose, whose
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.group import Group
@@ -70,6 +71,8 @@ class Topic:
         self.payer = payer
         """Whose share of topics it takes; see `shares.py`. None where nobody pays."""
         self.committer = committer
+        self.delayed = Delayed()
+        """Who has produced what is not due."""
         self.groups: dict[str, Group] = {}
         self.group_names: dict[str, str] = {}
         """Names of groups by what they are in lower case, for those who do not care."""
@@ -404,6 +407,7 @@ class Topic:
         """Keep nothing in memory of what was in the log: neither messages nor their ids."""
         self._tail.clear()
         self._tail_bytes = 0
+        self.delayed.forget()
         self._window = None
         if self._filling is not None:
             self._filling = self._empty_window()

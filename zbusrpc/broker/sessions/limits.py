@@ -43,6 +43,8 @@ class Limits:
     """Calls waiting in all topics together: each takes a KiB, however small it is."""
     storing_bytes_max: int = 256 * 1024 * 1024
     """Bytes of produced messages that wait for the disk, which may be slow or stuck."""
+    delayed_max: int = 100_000
+    """Messages of one topic that are not due, by tokens: so many a group may have in hand, and each takes a place."""
     topics_max: int = 10_000
     """Services with calls, and stored topics, each."""
     calls_per_session_max: int = 65_536

@@ -249,6 +249,18 @@ def test_broker_reads_downhill() -> None:
     assert [path.name for path in (PACKAGE / "broker").glob("*.py")] == ["__init__.py"]
 
 
+def test_broker_has_one_clock() -> None:
+    """Whoever needs the time is given it, by the clock of the assembly; how long a sync takes is a measurement."""
+    in_broker = [module for module in MODULES if module.startswith("zbusrpc.broker.")]
+    readers = {
+        module.removeprefix("zbusrpc.broker.")
+        for module in in_broker
+        if any(target.split(".")[0] == "time" for target, _ in imports_of(module))
+    }
+
+    assert readers == {"assembly.clock", "assembly.loop_scheduler"}
+
+
 def test_nothing_goes_in_circles() -> None:
     """No module imports itself by way of others."""
     below: dict[str, set[str]] = {module: set() for module in MODULES}

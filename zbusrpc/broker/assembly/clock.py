@@ -6,6 +6,9 @@ on a clock is followed that does not jump, and goes on while the machine sleeps.
 all waits keep their length. Where the clock on the wall differs, it is followed slowly, by SLEW at most, so that the
 times that people see come right.
 
+What is not stored goes by `now`, the system's monotonic clock, which that of the loop follows: calls, leases, logins.
+This is the one place where a broker is given its time; below, it comes in as `now` and `now_ms`.
+
 Promises: time never goes back, and never goes by SLEW faster or slower than it passes.
 """
 
@@ -29,11 +32,18 @@ if not hasattr(time, "CLOCK_BOOTTIME"):
 
 
 class Clock:
-    """Time in ms since 1970 that does not jump."""
+    """Time in ms since 1970 that does not jump, and seconds for what is not stored."""
 
-    __slots__ = ("_looked_ns", "_offset_ns", "_passed_ns", "_wall_ns")
+    __slots__ = ("_looked_ns", "_offset_ns", "_passed_ns", "_wall_ns", "now")
 
-    def __init__(self, wall_ns: Callable[[], int] = time.time_ns, passed_ns: Callable[[], int] = _passed_ns) -> None:
+    def __init__(
+        self,
+        wall_ns: Callable[[], int] = time.time_ns,
+        passed_ns: Callable[[], int] = _passed_ns,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.now = now
+        """Return seconds since some moment; they stand still while the machine sleeps, where the system's do."""
         self._wall_ns, self._passed_ns = wall_ns, passed_ns
         self._looked_ns = passed_ns()
         self._offset_ns = wall_ns() - self._looked_ns

@@ -21,16 +21,12 @@ class LoopScheduler:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock) -> None:
         self._loop = loop
-        self.now_ms = clock.now_ms
+        self.now, self.now_ms = clock.now, clock.now_ms
         self._threads = ThreadPoolExecutor(SYNC_THREADS, thread_name_prefix="zbusrpc-disk")
         self._pace = Pace()
         self._timers: set[asyncio.TimerHandle] = set()
         self.after: Callable[[], None] = lambda: None
         """Sends what a callback left to be sent."""
-
-    def now(self) -> float:
-        """Return seconds of a clock that never jumps."""
-        return self._loop.time()
 
     def soon(self, callback: Callable[[], None]) -> None:
         """Call `callback` when this turn ends."""

@@ -10,7 +10,6 @@ Promises: a peer that sends rubbish loses its own connection and nothing else; `
 import asyncio
 import socket
 import ssl
-from time import monotonic
 
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Rights
@@ -70,6 +69,7 @@ class Server:
         is_tracker_only: bool = False,
     ) -> None:
         self._loop = asyncio.get_running_loop()
+        self._clock = Clock()
         limits = limits or Limits()
         self.broker = Broker(limits=limits)
         self.access = access
@@ -78,17 +78,16 @@ class Server:
         """With it, every connection is encrypted."""
         self.origins = Origins(allow_origins, has_tokens=access is not None)
         """Which web pages may use the broker."""
-        self.logins = Logins(monotonic)
+        self.logins = Logins(self._clock.now)
         """Who is logged in by the page."""
         connections_max = connections_of(raise_limit(), OPEN_FILES_MAX if data_dir is not None else 0)
         self.quotas = Quotas(limits.connections_per_address_max, connections_max)
         """Where connections take their places."""
         self.input, self.output = Input(max(INPUT_BYTES_MAX, 2 * message_bytes_max)), Output()
         """What all peers together make this broker keep."""
-        self._clock = Clock()
-        self.turns = Turns(self.broker)
+        self.turns = Turns(self.broker, self._clock.now)
         """Where peers meet the core."""
-        self.hub = Hub(self.broker, now=monotonic, now_ms=self._clock.now_ms, later=self.turns.later)
+        self.hub = Hub(self.broker, now=self._clock.now, now_ms=self._clock.now_ms, later=self.turns.later)
         """What text sessions share."""
         self.hub.is_tls, self.hub.certificate = tls is not None, certificate
         self._advertise = advertise

@@ -2,15 +2,14 @@
 
     a peer's message ──> `receive` ──> the core decides ──> outboxes ──> `flush`: `Peer.send`
 
-The core's clock is the system's monotonic one, which that of the loop follows: uvloop's has whole milliseconds, and
-stands still within a turn, which is too coarse to time calls.
+The core's time is that of the broker's clock: uvloop's has whole milliseconds, and stands still within a turn, which is
+too coarse to time calls. But the loop's timers follow the same clock, so that what is due can be told to them.
 
 Promises: a fault at one peer keeps nothing from the others.
 """
 
 import asyncio
 from collections.abc import Callable
-from time import monotonic
 from typing import Any, Protocol
 
 from zbusrpc.broker.access.rights import Rights
@@ -42,8 +41,15 @@ class Place(Protocol):
 class Turns:
     """The peers of a broker, and the loop in which they are served."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(self, broker: Broker, now: Callable[[], float]) -> None:
+        """Serve nobody yet.
+
+        Args:
+            broker: The core.
+            now: Seconds of the system's monotonic clock.
+        """
         self.broker = broker
+        self._now = now
         self.anonymous: Rights | None = None
         """The rights of whoever shows no token; None where no tokens are configured."""
         self.peers: dict[int, Peer] = {}
@@ -81,12 +87,12 @@ class Turns:
         Raises:
             ProtocolError: the peer must not send this.
         """
-        self.broker.receive(session, message, monotonic())
+        self.broker.receive(session, message, self._now())
 
     def set_congested(self, session: Session, is_congested: bool) -> None:
         """Tell the core that a peer reads too slowly, or has caught up."""
         if session.number in self.peers:
-            self.broker.set_congested(session, is_congested, monotonic())
+            self.broker.set_congested(session, is_congested, self._now())
             self.flush()
 
     def disconnect(self, session: Session) -> None:
@@ -94,7 +100,7 @@ class Turns:
         peer = self.peers.pop(session.number, None)
         if peer is not None:
             self._places.pop(session.number).leave()
-            self.broker.disconnect(session, monotonic())
+            self.broker.disconnect(session, self._now())
             self.flush()
 
     # -- effects -----------------------------------------------------------------------------------------
@@ -143,7 +149,7 @@ class Turns:
 
     def _expire(self) -> None:
         try:
-            self.broker.expire(monotonic())
+            self.broker.expire(self._now())
         finally:
             self._timer_at = None
             self.flush()

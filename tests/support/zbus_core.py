@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.support.queue_lab import QueueLab
 from tests.support.web import Answer
+from zbusrpc.broker.core.asking import Asker
 from zbusrpc.broker.core.broker import Broker
 from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.zbus.hub import Hub
@@ -25,7 +26,7 @@ from zbusrpc.broker.dialects.zbus.urls import Command
 from zbusrpc.broker.mq.group import Group
 from zbusrpc.broker.sessions.limits import Limits
 from zbusrpc.broker.sessions.session import Session
-from zbusrpc.message import Message
+from zbusrpc.message import Kind, Message
 from zbusrpc.transport.http import HttpRequest
 
 
@@ -123,7 +124,8 @@ class TextSession:
         """What came without a request."""
         self.is_behind = False
         """Whether what is sent next comes while an earlier request waits for its answer."""
-        self.dialect = ZbusSession(core.hub, self.session, self.pushes.append)
+        self.asker = Asker(core.broker, self.session, self.pushes.append, core.hub.now)
+        self.dialect = ZbusSession(core.hub, self.asker)
 
     def zbus(self, cmd: str, body: bytes = b"", **headers: str) -> Exchange:
         """Send a request of a zbus client."""
@@ -147,7 +149,9 @@ class TextSession:
     def receive(self, items: list[Any]) -> None:
         """Take what the core has for this session."""
         for item in items:
-            if isinstance(item, Message):
+            if isinstance(item, Message) and item.kind == Kind.REPLY:
+                self.asker.take_reply(item)
+            elif isinstance(item, Message):
                 self.dialect.receive(item)
 
     def _take(self, request: HttpRequest, *, is_ordered: bool) -> Exchange:

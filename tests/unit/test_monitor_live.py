@@ -45,7 +45,7 @@ class Watched:
         method, target = line.split(" ")
         request = HttpRequest(method, target.encode(), dict(headers), body, True)
         exchange = Exchange(lambda answered: self.core.broker.send(session.session, answered), is_ordered=is_ordered)
-        self.monitor.take(request, exchange, session.dialect, lambda token: None)
+        self.monitor.take(request, exchange, session.asker, lambda token: None)
         self.core.run()
         return orjson.loads(read(exchange).body)
 

@@ -10,18 +10,16 @@ the time at most. Pure: time and timers come from outside.
 
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import orjson
 
 from zbusrpc.broker.access.rights import Access, Operation, Rights, may_see
+from zbusrpc.broker.core.asking import Asker
 from zbusrpc.broker.monitor.rows import EMPTY, Table
 from zbusrpc.broker.mq.told import topics_as_told
 from zbusrpc.broker.sessions.telling import tell_one
 from zbusrpc.transport.text import JSON_HEADER, encode_text
-
-if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import ZbusSession
 
 TICK_S: Final = 1.0
 SHARE_MAX: Final = 0.05
@@ -51,36 +49,34 @@ class Live:
             rest: Is told when nobody watches any more.
         """
         self._now, self._later, self._measure, self._head, self._rest = now, later, measure, head, rest
-        self._viewers: dict[ZbusSession, Rights | None] = {}
-        self._behind: set[ZbusSession] = set()
+        self._viewers: dict[Asker, Rights | None] = {}
+        self._behind: set[Asker] = set()
         self._table = EMPTY
         self._is_ticking = False
 
-    def watch(self, dialect: "ZbusSession") -> bytes:
+    def watch(self, asker: Asker) -> bytes:
         """Tell a session of every change from now on, and return the Snapshot that these changes are of."""
         if not self._is_ticking:
             self._is_ticking = True
             self._table = self._measure(self._now())
             self._later(TICK_S, self._tick)
-        self._viewers[dialect] = dialect.session.rights
-        return self._snapshot(dialect.session.rights)
+        self._viewers[asker] = asker.session.rights
+        return self._snapshot(asker.session.rights)
 
-    def leave(self, dialect: "ZbusSession") -> None:
+    def leave(self, asker: Asker) -> None:
         """Tell a session of nothing any more."""
-        self._viewers.pop(dialect, None)
+        self._viewers.pop(asker, None)
 
     def renew(self, access: Access) -> None:
         """Let viewers see what their tokens may see now, and those whose token is gone or may not look nothing."""
-        renewed = {dialect: access.renewed(rights) for dialect, rights in self._viewers.items()}
+        renewed = {asker: access.renewed(rights) for asker, rights in self._viewers.items()}
         self._viewers = {
-            dialect: rights
-            for dialect, rights in renewed.items()
-            if rights is not None and rights.allows(Operation.QUERY)
+            asker: rights for asker, rights in renewed.items() if rights is not None and rights.allows(Operation.QUERY)
         }
         self._behind |= self._viewers.keys()
 
     def _tick(self) -> None:
-        self._viewers = {dialect: rights for dialect, rights in self._viewers.items() if not dialect.session.is_gone}
+        self._viewers = {asker: rights for asker, rights in self._viewers.items() if not asker.session.is_gone}
         self._behind &= self._viewers.keys()
         if not self._viewers:
             self._is_ticking, self._table = False, EMPTY
@@ -94,14 +90,14 @@ class Live:
     def _tell(self, changed: Table, gone: dict[str, list[Any]]) -> None:
         pushes: dict[Rights | None, bytes] = {}
         snapshots: dict[Rights | None, bytes] = {}
-        for dialect, rights in self._viewers.items():
-            if dialect.session.is_congested:
-                self._behind.add(dialect)
-            elif dialect in self._behind:
-                self._behind.discard(dialect)
+        for asker, rights in self._viewers.items():
+            if asker.session.is_congested:
+                self._behind.add(asker)
+            elif asker in self._behind:
+                self._behind.discard(asker)
                 if rights not in snapshots:
                     snapshots[rights] = self._snapshot(rights)
-                dialect.push(encode_text(HTTPStatus.OK, PUSH_HEAD, snapshots[rights]))
+                asker.push(encode_text(HTTPStatus.OK, PUSH_HEAD, snapshots[rights]))
             else:
                 if rights not in pushes:
                     body = {
@@ -110,7 +106,7 @@ class Live:
                         "gone": _visible(gone, rights),
                     }
                     pushes[rights] = encode_text(HTTPStatus.OK, PUSH_HEAD, orjson.dumps(body))
-                dialect.push(pushes[rights])
+                asker.push(pushes[rights])
 
     def _snapshot(self, rights: Rights | None) -> bytes:
         return snapshot(self._head(rights), self._table, rights)

@@ -8,7 +8,7 @@ Pure: time, timers and figures of the process come from outside, answers leave t
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -16,6 +16,7 @@ from zbusrpc import envelope
 from zbusrpc.broker.access.logins import Logins
 from zbusrpc.broker.access.rights import Access, Operation, Rights
 from zbusrpc.broker.calls.statistics import CallStatistics
+from zbusrpc.broker.core.asking import Asker
 from zbusrpc.broker.core.permissions import require
 from zbusrpc.broker.dialects.http import gateway
 from zbusrpc.broker.dialects.http.answer import Exchange
@@ -34,10 +35,6 @@ from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import Flag, Kind, Message
 from zbusrpc.transport.http import HttpRequest, HttpResponse
 from zbusrpc.version import __version__
-
-if TYPE_CHECKING:
-    from zbusrpc.broker.dialects.zbus.session import ZbusSession
-
 
 _FIGURES: Final = ("sessions", "load", "memory_bytes", "in_rate", "out_rate", "call_rate", "journal_fails_because")
 
@@ -80,24 +77,20 @@ class Monitor:
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def take(
-        self, request: HttpRequest, exchange: Exchange, dialect: "ZbusSession", log_in: Callable[[str], None]
-    ) -> bool:
+    def take(self, request: HttpRequest, exchange: Exchange, asker: Asker, log_in: Callable[[str], None]) -> bool:
         """Answer a request, now or when its command has been carried out; say whether others wait for its answer.
 
         Args:
             log_in: Lets a token hold for the rest of a WebSocket.
         """
         try:
-            self._take(request, exchange, dialect, log_in)
+            self._take(request, exchange, asker, log_in)
         except RpcError as error:
-            self._refuse(exchange, dialect.session.rights, error)
+            self._refuse(exchange, asker.session.rights, error)
         return request.method == "POST"
 
-    def _take(
-        self, request: HttpRequest, exchange: Exchange, dialect: "ZbusSession", log_in: Callable[[str], None]
-    ) -> None:
-        rights = dialect.session.rights
+    def _take(self, request: HttpRequest, exchange: Exchange, asker: Asker, log_in: Callable[[str], None]) -> None:
+        rights = asker.session.rights
         first = paths.parts_of(request.target)[0]
         if first == "metrics":
             exchange.answer_http(self._metrics(request, rights))
@@ -108,21 +101,21 @@ class Monitor:
         route, names = api.find(request)
         asked = Asked(request=request, rights=rights, names=names)
         if route.order is not None:
-            self._carry_out(route.order(asked), exchange, dialect)
+            self._carry_out(route.order(asked), exchange, asker)
         elif route.look is not None:
             value = route.look(self, asked)
             body = value if route.is_raw else {"result": value}
             exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=orjson.dumps(body)))
         elif route.path == api.LIVE:
-            exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=self._watch(exchange, dialect, asked)))
+            exchange.answer_http(HttpResponse(status=HTTPStatus.OK, body=self._watch(exchange, asker, asked)))
         else:
-            self._log_in_or_out(asked, exchange, dialect, log_in, is_login=route.path == api.LOGIN)
+            self._log_in_or_out(asked, exchange, asker, log_in, is_login=route.path == api.LOGIN)
 
     def _log_in_or_out(
         self,
         asked: Asked,
         exchange: Exchange,
-        dialect: "ZbusSession",
+        asker: Asker,
         log_in: Callable[[str], None],
         *,
         is_login: bool,
@@ -130,36 +123,36 @@ class Monitor:
         try:
             token, rights = login.token_in(asked, self.access) if is_login else ("", login.nobody(self.access))
         except RpcError as error:
-            note_refusal(dialect.session, error.message, asked.request.headers)
+            note_refusal(asker.session, error.message, asked.request.headers)
             raise
         if not exchange.is_ordered:  # a WebSocket holds its token for as long as it is open
             log_in(token)
-            self.live.leave(dialect)  # what it may see was that of another token
+            self.live.leave(asker)  # what it may see was that of another token
             exchange.answer_http(login.answer(rights, self.access))
             return
         ended = self._logins.end(cookie_in(asked.request.headers.get("cookie", ""), self._logins.cookie))
         if ended is not None:
-            self.on_logout(ended, dialect.session)
+            self.on_logout(ended, asker.session)
         id_ = self._logins.begin(rights) if rights is not None and rights.digest else ""
         is_secure = self._hub.is_tls or asked.request.headers.get("origin", "").startswith("https:")
         set_cookie = login.cookie(self._logins.cookie, id_, is_secure=is_secure)
         exchange.answer_http(login.answer(rights, self.access, set_cookie))
 
-    def _watch(self, exchange: Exchange, dialect: "ZbusSession", asked: Asked) -> bytes:
+    def _watch(self, exchange: Exchange, asker: Asker, asked: Asked) -> bytes:
         asked.require(Operation.QUERY)
         if exchange.is_ordered:  # HTTP: there is nothing to be pushed to
             found = snapshot(self._head(asked.rights), self.table(), asked.rights)
         else:
-            found = self.live.watch(dialect)
+            found = self.live.watch(asker)
         return envelope.result_body(found)
 
-    def _carry_out(self, command: dict[str, Any], exchange: Exchange, dialect: "ZbusSession") -> None:
+    def _carry_out(self, command: dict[str, Any], exchange: Exchange, asker: Asker) -> None:
         try:
             body = orjson.dumps(command)
         except orjson.JSONEncodeError as error:  # a number of more than 64 bits, or a hundred levels
             raise RpcError(Code.INVALID_ARGUMENT, f"this cannot be a command: {error}") from None
         message = Message(Kind.COMMAND, 0, b"", body)
-        dialect.ask(message, partial(self._answer, exchange, dialect.session.rights))
+        asker.ask(message, partial(self._answer, exchange, asker.session.rights))
 
     def _answer(self, exchange: Exchange, rights: Rights | None, reply: Message) -> None:
         if reply.flags & Flag.ERROR:

@@ -139,7 +139,3 @@ class Exchange:
 def clean_id(text: str) -> str:
     """Return an id as it may stand in a header."""
     return header_line("id", text)[4:-2] if text else ""
-
-
-def push_nowhere(data: bytes) -> None:
-    """Send nothing: the connection has ended."""

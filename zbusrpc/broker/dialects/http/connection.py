@@ -16,6 +16,7 @@ from collections import deque
 from http import HTTPStatus
 from typing import Any, Final, cast
 
+from zbusrpc.broker.core.asking import Asker
 from zbusrpc.broker.core.turns import Place
 from zbusrpc.broker.dialects.http import gateway, sse
 from zbusrpc.broker.dialects.http.answer import Exchange
@@ -66,7 +67,8 @@ class TextPeer(Weighed):
         keep_alive(transport)
         name = format_peername(transport.get_extra_info("peername"))
         self._session: Session = self._house.turns.connect(f"http@{name}", self, self._place)
-        self._dialect = ZbusSession(self._house.hub, self._session, self._push)
+        asker = Asker(self._house.turns.broker, self._session, self._push, self._house.hub.now)
+        self._dialect = ZbusSession(self._house.hub, asker)
         self._router = Router(self._house, self._dialect)
         self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(TICK_S, self._tick)
@@ -147,7 +149,7 @@ class TextPeer(Weighed):
         self._weigh_nothing()
         self._is_ending = True
         self._pipeline.drain(is_message)
-        self._dialect.close()
+        self._router.close()
         self._drop_exchanges()
         self._house.turns.disconnect(self._session)
         self._pipeline.end()  # memory must not wait for the collector: nothing keeps what refers to this peer
@@ -245,7 +247,7 @@ class TextPeer(Weighed):
                 if not item.is_ordered:
                     self._put_out(item)
             else:
-                self._dialect.receive(item)
+                self._router.receive(item)
         self._flush()
 
     def _write_only(self, exchange: Exchange) -> None:
@@ -376,7 +378,7 @@ class TextPeer(Weighed):
         is_waited_for = self._is_congested or self._is_held_back or self._pipeline.awaits_step
         is_stuck = self._is_reading_paused and not is_waited_for  # else it is not seen that the peer has gone
         is_partial = (self._decoder.is_partial or is_stuck) if self._socket is None else self._socket.is_partial
-        is_waiting = (self._exchanges or self._dialect.is_waiting) and not self._is_congested
+        is_waiting = (self._exchanges or self._router.is_waiting) and not self._is_congested
         verdict = self._patience.tick(
             is_partial=is_partial and not self._is_held_back,
             is_waiting=self._is_held_back or (bool(is_waiting) and self._socket is None),

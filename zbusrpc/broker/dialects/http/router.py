@@ -41,7 +41,7 @@ class Router:
     """Takes the requests of one session."""
 
     def __init__(self, house: House, dialect: ZbusSession) -> None:
-        self._dialect = dialect
+        self._dialect, self._asker = dialect, dialect.asker
         self._guard = Guard(house)
         self._monitor = house.monitor
 
@@ -50,9 +50,26 @@ class Router:
         try:
             return self._take(request, exchange)
         except Exception:  # a fault of ours, which must not take the other requests of the connection with it
-            log.exception("broker.request_failed", peer=self._dialect.session.name)
+            log.exception("broker.request_failed", peer=self._asker.session.name)
             exchange.answer_text(HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the broker; its log says which")
             return False
+
+    def receive(self, message: Message) -> None:
+        """Take a message that the core has for this session."""
+        if message.kind == Kind.REPLY:
+            self._asker.take_reply(message)
+        else:
+            self._dialect.receive(message)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether somebody waits for a message or a reply."""
+        return self._asker.is_waiting or self._dialect.is_waiting
+
+    def close(self) -> None:
+        """Let go of everything: the connection has ended."""
+        self._dialect.close()
+        self._asker.close()
 
     def _take(self, request: HttpRequest, exchange: Exchange) -> bool:
         headers = request.headers
@@ -64,10 +81,10 @@ class Router:
         if id_ is not None:
             exchange.id = id_ if id_.isprintable() else clean_id(id_)
         exchange.is_head = request.method == "HEAD"
-        if not self._guard.admits(request, command, exchange, self._dialect.session) or request.is_upgrade:
+        if not self._guard.admits(request, command, exchange, self._asker.session) or request.is_upgrade:
             return False
         if is_monitor:
-            return self._monitor.take(request, exchange, self._dialect, self._guard.show)
+            return self._monitor.take(request, exchange, self._asker, self._guard.show)
         if command is None:
             self._ask_gateway(request, exchange)
             return False
@@ -76,13 +93,13 @@ class Router:
 
     def _ask_gateway(self, request: HttpRequest, exchange: Exchange) -> None:
         """Have services called by a request of the gateway."""
-        services, session = self._dialect.hub.broker.services, self._dialect.session
+        services, session = self._asker.broker.services, self._asker.session
         asked = gateway.take(request, lambda name: services(session.rights, name))
         for call in asked.calls if asked.response is None else []:
             if not call.reply:  # else it is a wrong element of a batch: answered already
                 message = Message(Kind.REQUEST, 0, asked.topic, call.body, asked.header_bytes)
                 message.timeout_ms = asked.timeout_ms
-                self._dialect.ask(message, partial(_finish_call, asked, call, exchange))
+                self._asker.ask(message, partial(_finish_call, asked, call, exchange))
         if asked.response is not None:
             exchange.answer_http(asked.response)
 

@@ -1,7 +1,7 @@
 """The dialect: one text session's commands, carried out by the topics and calls of the broker.
 
     take       a command, with the exchange that gets its answer
-    receive    a message of the core for this session: a reply, a call to serve, the end of a subscription
+    receive    a message of the core for this session: a call to serve, the end of a subscription
     close      the session has ended
 
 What is said of topics and groups is in `declaring.py`; consuming is in `place.py`, and what ends it in
@@ -23,7 +23,8 @@ import orjson
 
 from zbusrpc import bounds
 from zbusrpc.broker.access.rights import Operation
-from zbusrpc.broker.dialects.http.answer import Exchange, push_nowhere
+from zbusrpc.broker.core.asking import Asker
+from zbusrpc.broker.dialects.http.answer import Exchange
 from zbusrpc.broker.dialects.http.gateway import STATUS
 from zbusrpc.broker.dialects.zbus import acknowledging, calling, declaring, finding, reading, stored, values
 from zbusrpc.broker.dialects.zbus.events import report_of
@@ -32,7 +33,6 @@ from zbusrpc.broker.dialects.zbus.urls import Command, what_is_missing
 from zbusrpc.broker.dialects.zbus.waiting import Place
 from zbusrpc.broker.mq.faults import as_rpc_error
 from zbusrpc.broker.mq.subscription import Subscription
-from zbusrpc.broker.sessions.session import Session
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.errors import Code, RpcError
 from zbusrpc.message import HEADER_PARAMS, Kind, Message, readable_headers
@@ -52,18 +52,14 @@ log = get_logger("broker")
 class ZbusSession:
     """One text session."""
 
-    def __init__(self, hub: Hub, session: Session, push: Callable[[bytes], None]) -> None:
-        self.hub, self.session = hub, session
-        self.name = hub.session_name(session.number)
+    def __init__(self, hub: Hub, asker: Asker) -> None:
+        self.hub, self.asker, self.session = hub, asker, asker.session
+        self.name = hub.session_name(asker.session.number)
         """Its name on the wire."""
-        self.push = push
-        """Sends a message that answers nothing."""
         self.places: dict[tuple[str, str], Place] = {}
         """Where it consumes, by uid of the topic and group."""
         self.given = acknowledging.Given()
         """What it may acknowledge."""
-        self._asked: dict[int, Callable[[Message], None]] = {}
-        self._last_ask = 0
         self._served: dict[tuple[str, str], tuple[Message, tuple[bool, Any]]] = {}
         self._serving: dict[tuple[int, int], tuple[str, str]] = {}
         self._heard: OrderedDict[tuple[str, str], None] = OrderedDict()
@@ -82,7 +78,6 @@ class ZbusSession:
                 self.hub.later(LINGER_S, partial(self.hub.queues.store.remove_if_unused, place.group))
             place.close()
         self.places.clear()
-        self.push = push_nowhere
 
     # -- commands ----------------------------------------------------------------------------------------
 
@@ -172,18 +167,11 @@ class ZbusSession:
             body, kept[HEADER_PARAMS] = calling.body_of_path(command), "text"
         message = Message(Kind.REQUEST, 0, known, body, stored.encode_kept(kept), timeout_ms=limit_ms)
         is_bare = calling.wants_bare_result(headers.get("version", ""))
-        self.ask(message, partial(self._answer_call, exchange, name, is_bare))
+        self.asker.ask(message, partial(self._answer_call, exchange, name, is_bare))
 
     def _answer_call(self, exchange: Exchange, name: str, is_bare: bool, reply: Message) -> None:
         status, body, head = calling.answer_of(reply, name, is_bare=is_bare)
         exchange.answer(status, body, head)
-
-    def ask(self, message: Message, on_reply: Callable[[Message], None]) -> None:
-        """Have the core carry out a REQUEST of this session, and hear of its reply."""
-        self._last_ask += 1
-        message.id = self._last_ask
-        self._asked[message.id] = on_reply
-        self.hub.broker.receive(self.session, message, self.hub.now())
 
     # -- consuming ---------------------------------------------------------------------------------------
 
@@ -240,8 +228,8 @@ class ZbusSession:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether any of its requests waits for a message or a reply."""
-        return bool(self._asked) or any(place.is_waiting for place in self.places.values())
+        """Whether any of its requests waits for a message."""
+        return any(place.is_waiting for place in self.places.values())
 
     def place_of(self, subscription: Subscription) -> Place | None:
         """Return where this session consumes by a subscription."""
@@ -301,7 +289,7 @@ class ZbusSession:
             if receiver is not None:
                 head = header_line("id", id_) + header_line("sender", self.name) + header_line("host", self.hub.address)
                 head += header_line("topic", command.topic) + stored.other_lines(kept)
-                receiver.push(encode_text(status, head, command.body))
+                receiver.asker.push(encode_text(status, head, command.body))
         if exchange.is_ordered:
             exchange.answer(HTTPStatus.ACCEPTED)
 
@@ -309,11 +297,7 @@ class ZbusSession:
 
     def receive(self, message: Message) -> None:
         """Take a message that the core has for this session."""
-        if message.kind == Kind.REPLY:
-            on_reply = self._asked.pop(message.id, None)
-            if on_reply is not None:
-                on_reply(message)
-        elif message.kind == Kind.REQUEST:
+        if message.kind == Kind.REQUEST:
             self._serve(message)
         elif message.kind == Kind.CANCEL:
             self._cancel(message)
@@ -349,7 +333,7 @@ class ZbusSession:
 
     def push_topology(self, info: bytes) -> None:
         """Send a TrackerInfo to this subscriber."""
-        self.push(encode_text(HTTPStatus.OK, _PUSH_HEAD, info))
+        self.asker.push(encode_text(HTTPStatus.OK, _PUSH_HEAD, info))
 
     def _track_pub(self, command: Command, exchange: Exchange) -> None:
         self.require(command, Operation.TRACK_PUB)

@@ -17,19 +17,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.assembly.loop_scheduler import LoopScheduler
+from zbusrpc.broker.sessions.scheduler import committer_on
 from zbusrpc.broker.storage.commit import Committer, Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
 from zbusrpc.broker.storage.log import Log
-from zbusrpc.broker.storage.on_loop import SYNC_THREADS, committer_on_loop, drained
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
 
@@ -52,15 +54,17 @@ async def appends_per_s(directory: str, level: Durability, seconds: float, in_fl
     """Keep `in_flight` batches of `size` records under way and count the records that were acknowledged."""
     loop = asyncio.get_running_loop()
     log = open_at(directory)
-    with ThreadPoolExecutor(SYNC_THREADS) as executor:
-        committer = committer_on_loop(log, level, loop=loop, executor=executor, now_ms=now_ms)
+    with closing(LoopScheduler(loop, Clock())) as scheduler:
+        committer = committer_on(scheduler, log, level)
         producers = _Producers(committer, size, loop.call_soon)
         begin = time.perf_counter()
         producers.start(in_flight)
         await asyncio.sleep(seconds)
         elapsed, done = time.perf_counter() - begin, producers.done
         producers.is_running = False
-        await drained(committer, loop)
+        idle = asyncio.Event()
+        committer.when_idle(idle.set)
+        await idle.wait()
     log.close()
     taken = sorted(producers.latencies)
     return {
@@ -106,8 +110,8 @@ def fill(directory: str, count: int) -> None:
     async def run() -> None:
         loop = asyncio.get_running_loop()
         log = open_at(directory)
-        with ThreadPoolExecutor(1) as executor:
-            committer = committer_on_loop(log, Durability.OS, loop=loop, executor=executor, now_ms=now_ms)
+        with closing(LoopScheduler(loop, Clock())) as scheduler:
+            committer = committer_on(scheduler, log, Durability.OS)
             marks: list[float] = []
             memory = 0.0
             for number in range(count // BATCH):

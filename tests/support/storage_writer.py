@@ -6,14 +6,14 @@ python -m tests.support.storage_writer DIRECTORY LEVEL FIRST_NUMBER
 import asyncio
 import os
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 
+from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.assembly.loop_scheduler import LoopScheduler
+from zbusrpc.broker.sessions.scheduler import committer_on
 from zbusrpc.broker.storage.commit import Durability
 from zbusrpc.broker.storage.errors import StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.on_loop import committer_on_loop
 from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
@@ -28,9 +28,7 @@ async def write(directory: str, level: Durability, number: int) -> None:
     loop = asyncio.get_running_loop()
     disk = RealDisk()
     log = open_log(disk, Handles(disk), directory, OPTIONS, now_ms=1)
-    committer = committer_on_loop(
-        log, level, loop=loop, executor=ThreadPoolExecutor(1), now_ms=lambda: time.time_ns() // 1_000_000
-    )
+    committer = committer_on(LoopScheduler(loop, Clock()), log, level)
 
     def send() -> None:
         nonlocal number

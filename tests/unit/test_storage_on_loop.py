@@ -1,19 +1,20 @@
 """Group commit on a real loop, with real threads and files."""
 
 import asyncio
-import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.storage import SMALL, batch, bodies, open_at, read_all, table
+from zbusrpc.broker.assembly.clock import Clock
+from zbusrpc.broker.assembly.loop_scheduler import LoopScheduler
+from zbusrpc.broker.sessions.scheduler import committer_on
 from zbusrpc.broker.storage.commit import Committer, Durability
-from zbusrpc.broker.storage.errors import LogClosedError, RecordLimitError
+from zbusrpc.broker.storage.errors import LogClosedError, RecordLimitError, StorageError
 from zbusrpc.broker.storage.files import RealDisk
 from zbusrpc.broker.storage.handles import Handles
-from zbusrpc.broker.storage.on_loop import append, committer_on_loop, drained
 from zbusrpc.broker.storage.options import LogOptions
 from zbusrpc.broker.storage.record import Record
 from zbusrpc.broker.storage.recovery import open_log
@@ -22,22 +23,56 @@ from zbusrpc.broker.storage.retention import Retention
 pytestmark = pytest.mark.anyio
 
 
+class InThreads(LoopScheduler):
+    """Each sync runs in another thread, also where the disk is quick."""
+
+    def sync(self, work: Callable[[], None], done: Callable[[BaseException | None], None]) -> None:
+        self.in_worker(work, done)
+
+
 @pytest.fixture
-def executor() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(2) as executor:
-        yield executor
+async def scheduler() -> AsyncIterator[LoopScheduler]:
+    with closing(InThreads(asyncio.get_running_loop(), Clock())) as scheduler:
+        yield scheduler
 
 
-def committer_at(path: Path, executor: ThreadPoolExecutor, level: Durability, options: LogOptions = SMALL) -> Committer:
+def append(
+    committer: Committer, batch: Sequence[Record], loop: asyncio.AbstractEventLoop, level: Durability | None = None
+) -> asyncio.Future[int]:
+    """Store a batch; return its first offset, to be awaited."""
+    future: asyncio.Future[int] = loop.create_future()
+
+    def done(offset: int, error: StorageError | None) -> None:
+        if future.cancelled():
+            return
+        if error is None:
+            future.set_result(offset)
+        else:
+            future.set_exception(error)
+
+    committer.submit(batch, done, level)
+    return future
+
+
+async def drained(committer: Committer) -> None:
+    """Wait until everything that was submitted is done."""
+    idle = asyncio.Event()
+    committer.when_idle(idle.set)
+    await idle.wait()
+
+
+async def in_worker(scheduler: LoopScheduler, work: Callable[[], None]) -> None:
+    """Do `work` in a thread of the scheduler, and wait for it."""
+    done: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    scheduler.in_worker(work, done.set_result)
+    if error := await done:
+        raise error
+
+
+def committer_at(path: Path, scheduler: LoopScheduler, level: Durability, options: LogOptions = SMALL) -> Committer:
     disk = RealDisk()
     log = open_log(disk, Handles(disk), str(path), options, now_ms=1)
-    return committer_on_loop(
-        log,
-        level,
-        loop=asyncio.get_running_loop(),
-        executor=executor,
-        now_ms=lambda: time.time_ns() // 1_000_000,
-    )
+    return committer_on(scheduler, log, level)
 
 
 def damage_last_byte(path: str) -> None:
@@ -47,10 +82,10 @@ def damage_last_byte(path: str) -> None:
 
 
 @pytest.mark.parametrize("level", list(Durability))
-async def test_appends_are_answered_in_order(tmp_path: Path, executor: ThreadPoolExecutor, level: Durability) -> None:
+async def test_appends_are_answered_in_order(tmp_path: Path, scheduler: LoopScheduler, level: Durability) -> None:
     """At every level, over many segments, each producer gets its offset, and the records are there."""
     loop = asyncio.get_running_loop()
-    committer = committer_at(tmp_path / "topic", executor, level)
+    committer = committer_at(tmp_path / "topic", scheduler, level)
     expected: dict[int, bytes] = {}
 
     for turn in range(20):
@@ -58,16 +93,16 @@ async def test_appends_are_answered_in_order(tmp_path: Path, executor: ThreadPoo
         for number, offset in enumerate(await asyncio.gather(*waiting)):
             expected |= {offset: b"%d.%d" % (turn, number) * 9, offset + 1: b"+"}
 
-    await drained(committer, loop)
+    await drained(committer)
     committer.log.close()
     assert bodies(open_at(RealDisk(), str(tmp_path / "topic"))) == expected
     assert list(expected) == list(range(200))
 
 
-async def test_sync_does_not_hold_up_the_loop(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_sync_does_not_hold_up_the_loop(tmp_path: Path, scheduler: LoopScheduler) -> None:
     """While a sync runs, others write; who gave up waiting harms nobody."""
     loop = asyncio.get_running_loop()
-    committer = committer_at(tmp_path / "topic", executor, Durability.DISK)
+    committer = committer_at(tmp_path / "topic", scheduler, Durability.DISK)
     first = append(committer, batch(b"first"), loop)
     await asyncio.sleep(0)
     given_up = append(committer, batch(b"second"), loop)
@@ -76,29 +111,29 @@ async def test_sync_does_not_hold_up_the_loop(tmp_path: Path, executor: ThreadPo
     third = append(committer, batch(b"third"), loop)
 
     assert (await first, await third) == (0, 2)
-    await drained(committer, loop)
+    await drained(committer)
     assert list(bodies(committer.log).values()) == [b"first", b"second", b"third"]
     assert committer.readable_offset == 3
 
 
-async def test_refusals_come_at_once(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_refusals_come_at_once(tmp_path: Path, scheduler: LoopScheduler) -> None:
     """What can be told without the disk is raised by the call itself."""
     loop = asyncio.get_running_loop()
-    committer = committer_at(tmp_path / "topic", executor, Durability.DISK)
+    committer = committer_at(tmp_path / "topic", scheduler, Durability.DISK)
 
     with pytest.raises(RecordLimitError, match="id of 256 bytes"):
         append(committer, [Record(id=b"i" * 256)], loop)
-    await drained(committer, loop)
+    await drained(committer)
     committer.log.close()
     with pytest.raises(LogClosedError, match="it was closed"):
         append(committer, batch(b"late"), loop)
 
 
-async def test_retention_and_damage_while_syncs_run(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_retention_and_damage_while_syncs_run(tmp_path: Path, scheduler: LoopScheduler) -> None:
     """Segments may go, and be quarantined, while their syncs are under way."""
     loop = asyncio.get_running_loop()
     options = LogOptions(segment_bytes_max=700, checkpoint_bytes=300, retention=Retention(bytes_max=4000))
-    committer = committer_at(tmp_path / "topic", executor, Durability.DISK, options)
+    committer = committer_at(tmp_path / "topic", scheduler, Durability.DISK, options)
     log = committer.log
 
     for turn in range(60):
@@ -110,7 +145,7 @@ async def test_retention_and_damage_while_syncs_run(tmp_path: Path, executor: Th
             log.retire(1).remove()
         await waiting
 
-    await drained(committer, loop)
+    await drained(committer)
     found = bodies(log)
     log.close()
     again = open_at(RealDisk(), str(tmp_path / "topic"), options)
@@ -120,18 +155,18 @@ async def test_retention_and_damage_while_syncs_run(tmp_path: Path, executor: Th
     assert log.size_bytes <= 4800
 
 
-async def test_compaction_while_all_else_goes_on(tmp_path: Path, executor: ThreadPoolExecutor) -> None:
+async def test_compaction_while_all_else_goes_on(tmp_path: Path, scheduler: LoopScheduler) -> None:
     """Appends, reads, retention and syncs, with compactions in real threads: the log says what was written to it."""
     loop = asyncio.get_running_loop()
     options = LogOptions(segment_bytes_max=2000, checkpoint_bytes=500, retention=Retention(when_passed=True))
-    committer = committer_at(tmp_path / "topic", executor, Durability.OS, options)
+    committer = committer_at(tmp_path / "topic", scheduler, Durability.OS, options)
     log = committer.log
     written: list[Record] = []
     exchanged = 0
 
     for number in range(12):
         job = log.begin_compaction(1)
-        running = loop.run_in_executor(executor, job.run)
+        running = asyncio.ensure_future(in_worker(scheduler, job.run))
         while not running.done() or len(written) < 100 * number:
             key = b"key-%d" % (len(written) % 9)
             written.append(Record(b"" if len(written) % 31 == 0 else b"%d" % len(written) * 5, key=key))
@@ -142,11 +177,11 @@ async def test_compaction_while_all_else_goes_on(tmp_path: Path, executor: Threa
         exchanged += len(job.rewritten)
         replaced = log.end_compaction(job, None)
         assert replaced
-        await loop.run_in_executor(executor, replaced.remove)
-        await loop.run_in_executor(executor, log.retire(1).remove)
+        await in_worker(scheduler, replaced.remove)
+        await in_worker(scheduler, log.retire(1).remove)
         assert table(read_all(log)) == table(written)
 
-    await drained(committer, loop)
+    await drained(committer)
     log.close()
     again = open_at(RealDisk(), str(tmp_path / "topic"), options)
     assert table(read_all(again)) == table(written)

@@ -120,8 +120,6 @@ class Channel:
         self._writers: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         """Calls that wait until the broker has read enough of those before them."""
         self._last_id = 0
-        self.late_replies = 0
-        """Replies to calls that had already ended; they were dropped."""
         self._watcher = watcher
         self._link = Link((broker,), self, hello or _hello_of_program(), wait_s_max=wait_s_max)
         self._task = begin(self.loop, self._link.run())
@@ -320,17 +318,15 @@ class Channel:
         waiter = self._pending.pop(message.id, None) if message.kind == _REPLY else None
         if waiter is None:
             self._receive_unasked(message)
-        elif waiter.done():
-            self.late_replies += 1
-        else:
+        elif not waiter.done():  # a reply to a call that has ended is dropped
             waiter.set_result(message)
 
     def _receive_unasked(self, message: Message) -> None:
         """Pass on requests, and what belongs to a subscription; what comes late is dropped."""
         subscriber = self.subscribers.get(message.session)
         if message.kind == _REPLY:
-            self.late_replies += 1
-        elif message.kind in _OF_SERVERS:
+            return
+        if message.kind in _OF_SERVERS:
             if self.server is not None:
                 self.server.message_received(message)
         elif subscriber is not None:

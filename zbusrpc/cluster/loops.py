@@ -17,7 +17,7 @@ import os
 import weakref
 from collections.abc import Coroutine, Hashable
 from contextlib import suppress
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 
 T = TypeVar("T")
 
@@ -26,18 +26,12 @@ TURNS: Final = 2
 _NAME: Final = "_zbusrpc_belongings"
 
 
-class Belonging(Protocol):
-    """What may belong to an event loop."""
-
-    async def close(self) -> None:
-        """End, in the loop that it belongs to."""
-
-    def forget(self) -> None:
-        """Be closed in a forked child, without touching what belongs to its parent."""
-
-
 class Belongings(dict[Hashable, Any]):
-    """What belongs to one event loop, by whatever names it."""
+    """What belongs to one event loop, by whatever names it.
+
+    Each has `close`, which ends it in that loop, and `forget`, which ends it in a forked child without touching what
+    belongs to the parent.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()

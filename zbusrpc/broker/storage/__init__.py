@@ -7,9 +7,9 @@
     log        the records of one topic             recovery   opening it
     sync       making segments safe, removing them  retention  which of them may go [pure]
     compaction by key: when, and what takes effect  compaction_job  its work, in a worker
-    commit     group commit and durability levels   on_loop    the same on an asyncio loop
-    finding    what is wrong with a log [pure]      survey     the look that opening and checking share
-    check      looks at a log, and puts it in order lock       one process at a time has a data directory
+    commit     group commit and durability levels   finding    what is wrong with a log [pure]
+    survey     the look opening and checking share  check      looks at a log, and puts it in order
+    lock       one process has a data directory
     seams      what the message queue asks of a log memory     a log without a disk
     options    what somebody wants of a log [pure]
 

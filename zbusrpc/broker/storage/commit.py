@@ -20,8 +20,8 @@ sync closes the log: everybody who waits is told so, and nothing is tried again,
 dropped what it could not write (and would report success the second time).
 
 The committer decides and is driven from outside: `soon` calls something when the turn ends, `in_worker` does
-something in another thread, `sync` there or, on a quick disk, on the spot. `on_loop` puts an asyncio loop there, tests
-a list.
+something in another thread, `sync` there or, on a quick disk, on the spot. The broker's scheduler puts an asyncio
+loop there, tests a list.
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -46,7 +46,6 @@ RECORD_BYTES_MAX: Final = 1024 * 1024 * 1024 + 128 * 1024
 """The largest frame that a client may be told to accept, and its head; a longer length on disk is damage."""
 TIME_MS_MAX: Final = 2**63 - 1
 OWNER_MAX: Final = 65_535
-OFFSET_MAX: Final = 2**63 - 1
 MORE: Final = 1
 """Flag: another record of the same batch follows."""
 CONTINUES: Final = 2

@@ -105,6 +105,9 @@ class Connection(asyncio.Protocol):
     # -- the life of the transport -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self._handle == self._ignore:  # it was given up while it was dialled: nobody would ever close it
+            cast("asyncio.Transport", transport).abort()
+            return
         self._transport = cast("asyncio.Transport", transport)
         self._transport.set_write_buffer_limits(high=OUTBOX_HIGH_BYTES)
         self.peername = format_peername(transport.get_extra_info("peername"))
@@ -259,6 +262,7 @@ class Connection(asyncio.Protocol):
             last_request: The id of the last request that this side took.
         """
         if self._transport is None or self._handle == self._ignore:
+            self._stop_receiving()
             return
         self._stop_receiving()
         self.write([*self._outbox, Message(Kind.GOODBYE, last_request, body=reason.encode())])

@@ -503,7 +503,7 @@ def test_shares_count_exactly() -> None:
 
 
 def test_delayed_messages_count_until_they_are_due_or_gone(core: RightsCore) -> None:
-    """A batch counts as a whole; a share ends with the delay, and when the topic is emptied."""
+    """A batch counts as a whole, the first too; a share ends with the delay, and when the topic is emptied."""
     prepare(core)
     native = core.native(GREEDY)
 
@@ -511,6 +511,7 @@ def test_delayed_messages_count_until_they_are_due_or_gone(core: RightsCore) -> 
         body = b"".join(encode_entry(0, delay_ms, 0, b"", b"", b"", b"", b"x") for _ in range(count))
         return native.ask(Kind.PRODUCE, body, topic="orders")
 
+    assert refused(produce(8, 10_000))
     assert not refused(produce(6, 10_000))
     assert refused(produce(2, 10_000))
     assert not refused(produce(100, 0))

@@ -45,3 +45,15 @@ def test_memory_does_not_grow_with_the_messages() -> None:
     assert delayed.of(7, 1000.0) > 50_000
     assert len(delayed._ends) < 4000
     assert len(delayed._due) < 4000
+
+
+def test_memory_does_not_grow_with_what_was_given_back() -> None:
+    """However often the same is refused: each time is remembered once, until it has come."""
+    delayed = Delayed()
+    for _ in range(100):
+        delayed.give_back(7, delayed.take(7, [3_600_000], 0.0))
+
+    assert delayed.of(7, 0.0) == 0
+    assert len(delayed._due) == len(delayed._ends) == 1
+    assert delayed.of(7, 4000.0) == 0
+    assert len(delayed._due) == len(delayed._ends) == 0

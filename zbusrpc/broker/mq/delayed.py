@@ -36,7 +36,7 @@ class Delayed:
         """Return how many of somebody's messages are not due."""
         while self._due and self._due[0][0] <= now:
             end = heapq.heappop(self._due)
-            self._reduce(end, self._ends.get(end, 0))
+            self._reduce(end[1], self._ends.pop(end))
         return self._counts.get(payer, 0)
 
     def take(self, payer: Payer, delays_ms: Iterable[int], now: float) -> Charge:
@@ -54,10 +54,16 @@ class Delayed:
         return charge
 
     def give_back(self, payer: Payer, charge: Charge) -> None:
-        """Count messages no more that were not stored."""
+        """Count messages no more that were not stored.
+
+        Their times stay until they have come: each is in the heap once, however often messages are refused.
+        """
         for at, count in charge.items():
             end = at, payer
-            self._reduce(end, min(count, self._ends.get(end, 0)))
+            counted = min(count, self._ends.get(end, 0))
+            if counted:
+                self._ends[end] -= counted
+                self._reduce(payer, counted)
 
     def forget(self) -> None:
         """Count nothing any more: the messages are gone."""
@@ -65,13 +71,7 @@ class Delayed:
         self._ends.clear()
         self._due.clear()
 
-    def _reduce(self, end: tuple[float, Payer], count: int) -> None:
-        left = self._ends.get(end, 0) - count
-        if left > 0:
-            self._ends[end] = left
-        else:
-            self._ends.pop(end, None)
-        payer = end[1]
+    def _reduce(self, payer: Payer, count: int) -> None:
         rest = self._counts.get(payer, 0) - count
         if rest > 0:
             self._counts[payer] = rest

@@ -106,7 +106,7 @@ class Intake:
             return {}
         payer, now, most = payer_of(producer), self._scheduler.now(), int(self._delayed_max * TOKEN_SHARE)
         used = topic.delayed.of(payer, now)
-        if used and used + len(delays) > most:
+        if used + len(delays) > most:  # the first batch too: it alone might take all places
             of_what = f"of {self._delayed_max} delayed messages that may wait in topic {topic.name}"
             raise share_used_up(whose(producer.rights), most, of_what)
         return topic.delayed.take(payer, delays, now)

@@ -2,7 +2,7 @@
 
 python benchmarks/storage.py [--seconds 2] [--records 1000000] [--directory DIR]
 
-Prints JSON. `--records` is the size of the log that is read, sought in, and opened after a kill; the issue's figure
+Prints JSON. `--records` is the size of the log that is read, sought in, and opened after a kill; the figure wanted
 is for 10,000,000 (1.7 GB).
 """
 

@@ -13,6 +13,7 @@ New modules in transport/ and broker/ count as pure; what waits must be named he
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -355,6 +356,23 @@ def test_module_is_documented_and_short(module: str) -> None:
     assert ast.get_docstring(tree)
     assert not public - documented
     assert len(text.splitlines()) <= LINES_MAX
+
+
+FILES = [
+    f"/{path.relative_to(ROOT)}"
+    for folder in ("zbusrpc", "tests", "benchmarks", "examples")
+    for path in (ROOT / folder).rglob("*.py")
+]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_are_referred_to_are_there(module: str) -> None:
+    """A text that sends its reader to another file names one that exists."""
+    named = re.findall(r"`((?:\w+/)*[a-z_]+\.py)`|\(see ((?:\w+/)*[a-z_]+\.py)\)", MODULES[module].read_text())
+
+    assert not [
+        name for names in named for name in names if name and not any(file.endswith(f"/{name}") for file in FILES)
+    ]
 
 
 @pytest.mark.parametrize("name", zbusrpc.__all__)

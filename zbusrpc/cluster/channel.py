@@ -1,4 +1,4 @@
-"""The caller's side of a link to one broker: requests out, replies back by their number.
+"""A channel: requests to one broker out, their replies back by number, and what else comes by that link.
 
 A `Channel` belongs to one event loop; all proxies, producers and consumers there share it (see `fleet.py`). A call
 whose connection is lost fails with UNAVAILABLE, saying that it may have run.
@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from zbusrpc.cluster.loops import begin
@@ -55,6 +55,24 @@ class Waiter(Protocol):
         """There will be no reply: the connection was lost, or the deadline passed."""
 
 
+class Then:
+    """A waiter that does something with the reply, which it always wants; none comes by a link that is lost."""
+
+    def __init__(self, then: Callable[[Message], None]) -> None:
+        self._then = then
+
+    def done(self) -> bool:
+        """Say no."""
+        return False
+
+    def set_result(self, reply: Message, /) -> None:
+        """Do it."""
+        self._then(reply)
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Do nothing: whoever watches the link is told."""
+
+
 class Subscriber(Protocol):
     """What is given the messages of a subscription."""
 
@@ -76,7 +94,7 @@ class Server(Protocol):
 
 
 class Watcher(Protocol):
-    """What is told of a caller's link."""
+    """What is told of a channel's link."""
 
     def channel_opened(self, theirs: Hello) -> None:
         """There is a connection."""
@@ -110,7 +128,7 @@ class Channel:
         """
         self.loop = asyncio.get_running_loop()
         self.is_closed = False
-        """Whether a new caller is to be made: after a fork, or at the end of the loop."""
+        """Whether a new channel is to be made: after a fork, or at the end of the loop."""
         self.subscribers: dict[int, Subscriber] = {}
         """Who consumes by the present connection, by the number of the subscription."""
         self.server: Server | None = None

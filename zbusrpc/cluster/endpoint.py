@@ -9,7 +9,7 @@ it has as soon as it is there: a tracker tells of all brokers, the others each o
 
 from typing import Final, Protocol
 
-from zbusrpc.cluster.channel import Channel
+from zbusrpc.cluster.channel import Channel, Then
 from zbusrpc.cluster.health import Health
 from zbusrpc.cluster.topology import Topology
 from zbusrpc.errors import Code, LinkError, RpcError, ZbusError
@@ -142,7 +142,7 @@ class Endpoint:
         """Close the link; whoever waits for a reply is told that it is lost."""
         await self.channel.close()
 
-    # -- what the caller calls ---------------------------------------------------------------------------
+    # -- what the channel calls --------------------------------------------------------------------------
 
     def channel_opened(self, theirs: Hello) -> None:
         if theirs.address and theirs.address != self.address:
@@ -158,7 +158,7 @@ class Endpoint:
 
     def _ask(self, connection: Connection) -> None:
         body = b"" if self.is_tracker else SELF_ONLY
-        self.channel.begin(Message(Kind.TRACK, body=body), _Asked(self), connection, is_urgent=True)
+        self.channel.begin(Message(Kind.TRACK, body=body), Then(self.note_answer), connection, is_urgent=True)
 
     def channel_lost(self, error: ZbusError) -> None:
         self.is_known = self.is_suspect = False
@@ -244,21 +244,3 @@ class Choice:
     def cost(self) -> float:
         """How long a call is expected to wait there."""
         return self.endpoint.cost
-
-
-class _Asked:
-    """What waits for the answer to a TRACK."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-
-    def done(self) -> bool:
-        """Say no: it is always wanted."""
-        return False
-
-    def set_result(self, reply: Message, /) -> None:
-        """Take the answer in."""
-        self._endpoint.note_answer(reply)
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """Do nothing: the link is lost, and the broker is asked again when it is back."""

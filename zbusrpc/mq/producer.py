@@ -4,7 +4,7 @@
     send_batch ─────────────────────────> a frame of its own ───┘
 
 Messages that are sent within one turn of the event loop leave in one frame, and one answer resolves them all. Where
-there are several brokers, each frame goes to one of them, and messages with a key to that of the key; see `lanes.py`.
+there are several brokers, each frame goes to one of them, and messages with a key to that of the key; see `routing.py`.
 When a broker is lost, or takes no new work, what it has not answered goes to another one, with the same ids.
 
 Promises: one broker stores messages of one producer in the order in which they were handed in. Those with the same key

@@ -1,4 +1,4 @@
-"""The lanes of a producer: one to each broker that it uses, and which of them a message takes.
+"""The routing of a producer: a lane to each broker that it uses (a `Sender`), and which of them a message takes.
 
     message ──key──> the place of its key on the ring ──> lane ──> broker
        └─────────────> one lane for each frame ────────────┘

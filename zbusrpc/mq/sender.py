@@ -5,7 +5,7 @@
                                      └──> given up, with what is sent: connection lost, or the broker refuses
 
 While the broker reads too slowly, batches wait, and a task sends them when it can. Which lane a message takes, and
-where batches go that a lane gives up, is for `lanes.py`. A lane without a broker keeps what has nowhere to go.
+where batches go that a lane gives up, is for `routing.py`. A lane without a broker keeps what has nowhere to go.
 
 Promises: frames leave in the order in which their messages were added; every message is told exactly one end: its
 receipt, an error of the broker, or that its time has passed. Its room is given back then.

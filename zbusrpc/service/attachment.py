@@ -1,4 +1,4 @@
-"""The post: a worker's place at one broker.
+"""The attachment: a worker's place at one broker.
 
     link opens ──> SUBSCRIBE ──> requests, each a task ──> replies ──> leave, or the link is lost, until it is back
 
@@ -11,12 +11,12 @@ that was lost is cancelled.
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from zbusrpc import envelope
+from zbusrpc.cluster.channel import Then
 from zbusrpc.cluster.endpoint import Endpoint
 from zbusrpc.cluster.timers import DeadlineTimer
 from zbusrpc.errors import Code, RpcError, ZbusError
@@ -137,7 +137,7 @@ class Attachment:
         about = {} if self._window else self._about(connection)
         self._window = window
         body = orjson.dumps({"window": window, "about": about})
-        asked = _Asked(lambda reply: self._note_subscription(reply, connection))
+        asked = Then(lambda reply: self._note_subscription(reply, connection))
         message = Message(Kind.SUBSCRIBE, 0, self._topic, body)
         self.endpoint.channel.begin(message, asked, connection, is_urgent=True)
 
@@ -161,7 +161,7 @@ class Attachment:
             log.debug("worker.subscribed", service=self.service, broker=self.endpoint.address)
         self._worker.attachment_changed()
 
-    # -- what the caller calls ---------------------------------------------------------------------------
+    # -- what the channel calls --------------------------------------------------------------------------
 
     def message_received(self, message: Message) -> None:
         if message.kind == Kind.REQUEST:
@@ -308,7 +308,7 @@ class Attachment:
         """Take nothing more: what still comes is returned at once. The future ends when nothing comes any more."""
         self._is_leaving = True
         if self.connection is not None:
-            message, left = Message(Kind.UNSUBSCRIBE, 0, self._topic), _Asked(lambda _: self._note_left())
+            message, left = Message(Kind.UNSUBSCRIBE, 0, self._topic), Then(lambda _: self._note_left())
             self.endpoint.channel.begin(message, left, self.connection, is_urgent=True)
         else:
             self._note_left()
@@ -336,21 +336,3 @@ class Attachment:
             self._end(running, self._reply_to_cancelled(running))
             assert running.task is not None
             running.task.cancel()
-
-
-class _Asked:
-    """What waits for an answer of the broker; none comes where the connection is lost."""
-
-    def __init__(self, then: Callable[[Message], None]) -> None:
-        self._then = then
-
-    def done(self) -> bool:
-        """Say no: it is always wanted."""
-        return False
-
-    def set_result(self, reply: Message, /) -> None:
-        """Take the answer in."""
-        self._then(reply)
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """Do nothing: `link_lost` is called."""

@@ -1,4 +1,4 @@
-"""The worker: one service instance at its brokers (see `post.py`).
+"""The worker: one service instance at its brokers (see `attachment.py`).
 
 It subscribes to the service's topic with a window of `concurrency`, runs a task for each request (a thread for a
 `def` method) and sends the reply. A handler is cancelled when its deadline passes or its caller gives the call up.
@@ -133,12 +133,12 @@ class Worker:
         """
         name = self.definition.name
         try:
-            endpoint = await fleet.wait_endpoint(name.encode(), None, wait_for_ready=False)
-        except RpcError as error:
+            endpoint = await self._wait_first(fleet, wait_for_ready=False)
+        except ZbusError as error:
             if not waits or fleet.is_refused:
-                raise _reason(fleet, error) from None
-            log.warning("worker.waits_for_broker", service=name, reason=error.message)
-            endpoint = await self._wait_first(fleet)
+                raise
+            log.warning("worker.waits_for_broker", service=name, reason=str(error))
+            endpoint = await self._wait_first(fleet, wait_for_ready=True)
         if not self._attachments and endpoint.is_mere_tracker:
             reason = LinkError(f"tracker {endpoint.address} takes no services itself, and no broker reports to it")
             if not waits:
@@ -148,14 +148,14 @@ class Worker:
         elif not self._attachments:
             self._attach(endpoint)
 
-    async def _wait_first(self, fleet: Fleet) -> Endpoint:
-        """Return a broker once one can be reached.
+    async def _wait_first(self, fleet: Fleet, *, wait_for_ready: bool) -> Endpoint:
+        """Return a broker: after one try, or once one can be reached.
 
         Raises:
-            LinkError: none knows the token.
+            LinkError: none can, or none knows the token.
         """
         try:
-            return await fleet.wait_endpoint(self.definition.name.encode(), None, wait_for_ready=True)
+            return await fleet.wait_endpoint(self.definition.name.encode(), None, wait_for_ready=wait_for_ready)
         except RpcError as error:
             raise _reason(fleet, error) from None
 

@@ -12,7 +12,7 @@
     [anonymous]                     # what clients without a token may do: nothing, unless it stands here
     rules = [{ operations = ["query"], topics = ["public.*"] }]
 
-`operations` are those of `access.py`; `"*"` is each of them but `admin`. `topics` are names, which may end with `*`;
+`operations` are those of `rights.py`; `"*"` is each of them but `admin`. `topics` are names, which may end with `*`;
 `groups` likewise, and all groups where nothing is said. Of a token the file has a hash, never the secret, which is
 shown once, when it is made.
 

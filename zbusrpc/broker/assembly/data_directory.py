@@ -1,4 +1,4 @@
-"""A node: the data directory of a broker process, with what works on it.
+"""The data directory of a broker process, with what works on it.
 
 Making it takes the directory's lock and attaches the message queue to the broker core; opening reads what is there, and
 closing writes what is to be written and gives the directory back. Upkeep goes on in between.

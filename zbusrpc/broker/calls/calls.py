@@ -64,7 +64,7 @@ class Calls:
         self.can_store = False
         """Whether durable services may subscribe."""
         self.on_stored_end: Callable[[Call, Message | None], None] = lambda call, reply: None
-        """Told of the end of calls that are stored: see `mq/stored_calls.py`."""
+        """Told of the end of calls that are stored: see `core/stored_calls.py`."""
         self.on_change: Callable[[str], None] = lambda name: None
         """Told of the service of which an instance came or went."""
         self.on_unserved: Callable[[bytes], None] = lambda name: None

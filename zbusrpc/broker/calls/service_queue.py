@@ -1,12 +1,12 @@
-"""An RPC topic: a bounded queue of calls and the consumers that share it.
+"""A service queue: the calls of one service that wait, in bounds, and the instances that share them.
 
-A call goes to the consumer with the most credit. When nobody has credit, calls wait in the order they came.
+A call goes to the instance with the most credit. When nobody has credit, calls wait in the order they came.
 
-Where consumers differ in their methods (see `editions.py`), or a call waits for a method that none of them has, calls
+Where instances differ in their methods (see `editions.py`), or a call waits for a method that none of them has, calls
 are routed: each waits in the line of those that the same editions can take, and the oldest goes first among the lines
 of the editions that have credit. Whoever waits for a method that is busy, or not there, holds up nobody else.
 
-Pure: nothing here sends; `calls.py` does with the pairs of call and consumer that come out.
+Pure: nothing here sends; `calls.py` does with the pairs of call and instance that come out.
 """
 
 from collections import OrderedDict

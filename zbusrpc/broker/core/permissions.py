@@ -15,7 +15,7 @@
 
 What is done to a whole topic is done to all its groups, so a rule that names some of them does not allow it. A group
 or a look that begins where another group stands needs a right on that one, too, which is seen to where the start is
-looked up (`mq/positions.py`).
+looked up (`mq/starts.py`).
 
 What follows from these needs no rights of its own: replies, acknowledgements, pulls, cancellation. Declaring a topic
 that exists, with no options, changes nothing: whoever may produce or consume there may do it, as clients do first.

@@ -1,4 +1,4 @@
-"""A place: where a group stands, as it is written into the journal and read from it (see `standing.py`).
+"""A cursor: where a group stands, as it is written into the journal and read from it (see `standing.py`).
 
 Pure.
 """

@@ -4,7 +4,7 @@ A message is done when it is acknowledged, or when its time to live has ended. U
 or at once, and not at all after `max_attempts`: then it is `dead`, and whoever drives the group puts it into the
 dead-letter topic. Messages with one key wait for one another.
 
-Promises: every change is in `changes` (see place.py); messages with one key are handed out one at a time, in the order
+Promises: every change is in `changes` (see cursor.py); messages with one key are handed out one at a time, in the order
 of the log.
 
 Pure: time comes in, records come from `load`, randomness from `jitter`.

@@ -5,7 +5,7 @@
                      └──> upgrade         from then on each WebSocket message is a request
 
 Requests are carried out in the order they come. Answers of HTTP leave in that order, too; those of zbus leave when
-they are known (see `exchange.py`).
+they are known (see `answer.py`).
 
 Promises: one write for all that a turn of the loop has answered; a message that could not be handed to a live
 connection goes back to its group; a peer that is slow, silent or dribbling loses its own connection and nothing else.

@@ -1,4 +1,4 @@
-"""The doorkeeper of a text connection: methods, hosts, origins and tokens, before a request is carried out.
+"""The guard of a text connection: methods, hosts, origins and tokens, before a request is carried out.
 
 Whoever is not let in is answered: 401 for a token that is unknown, 403 for a page that may not use the broker, 405 for
 another method than GET and POST. Pure.

@@ -1,4 +1,4 @@
-"""The line of a text connection: requests that have come and wait for their turn, in the order they came.
+"""The pipeline of a text connection: requests that have come and wait for their turn, in the order they came.
 
 A block of bytes may hold thousands of small requests with large answers, or that take long; some are carried out a
 turn, by their number and by the time they take, and none while the peer does not take its answers. A request also
@@ -86,7 +86,7 @@ class Pipeline:
                 self._take(request)
 
     def end(self) -> None:
-        """Let go of whoever carries requests out, which holds this line; none joins any more."""
+        """Let go of whoever carries requests out, which holds this pipeline; none joins any more."""
         self._held.clear()
         self.held_bytes = 0
         self._step = None
@@ -98,7 +98,7 @@ class Pipeline:
             self._step = exchange
 
     def note_answer(self, exchange: Exchange) -> bool:
-        """Take note of an answer; say whether the line may move because of it."""
+        """Take note of an answer; say whether the pipeline may move because of it."""
         if exchange is not self._step:
             return False
         self._step = None

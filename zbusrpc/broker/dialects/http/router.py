@@ -1,8 +1,8 @@
-"""The reception of a text session: what becomes of one request.
+"""The router of a text session: what becomes of one request.
 
-    request ──> doorkeeper ──> /rpc/...         gateway: calls of services, as JSON
-                          ├──> /api/..., /      monitor: the page and what it shows
-                          └──> cmd, /produce..  dialect: commands of zbus
+    request ──> guard ──> /rpc/...         gateway: calls of services, as JSON
+                     ├──> /api/..., /      monitor: the page and what it shows
+                     └──> cmd, /produce..  zbus: its commands
 
 Pure: answers leave through exchanges.
 """

@@ -1,10 +1,10 @@
-"""The dialect: one text session's commands, carried out by the topics and calls of the broker.
+"""A session of zbus: one connection's commands, carried out by the topics and calls of the broker.
 
     take       a command, with the exchange that gets its answer
     receive    a message of the core for this session: a call to serve, the end of a subscription
     close      the session has ended
 
-What is said of topics and groups is in `declaring.py`; consuming is in `place.py`, and what ends it in
+What is said of topics and groups is in `declaring.py`; consuming is in `waiting.py`, and what ends it in
 `acknowledging.py`; the words of calls are in `calling.py`.
 
 Promises: commands of a session are carried out in their order; a caller always gets an answer; a message is routed

@@ -1,7 +1,12 @@
 """Values of zbus headers: numbers and truths in the spellings of all its clients. Pure."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from zbusrpc.bounds import OFFSET, Bound
 from zbusrpc.errors import Code, RpcError
+
+T = TypeVar("T")
 
 
 def is_true(text: str) -> bool:
@@ -21,13 +26,7 @@ def number_of(headers: dict[str, str], name: str, bound: Bound = OFFSET) -> int 
     Raises:
         RpcError: INVALID_ARGUMENT: it is no number within its bound.
     """
-    text = headers.get(name)
-    if text is None:
-        return None
-    try:
-        return bound.whole(text)
-    except ValueError as error:
-        raise RpcError(Code.INVALID_ARGUMENT, f"{name}: {error}") from None
+    return _read(headers, name, bound.whole)
 
 
 def seconds_of(headers: dict[str, str], name: str, bound: Bound) -> float | None:
@@ -36,10 +35,14 @@ def seconds_of(headers: dict[str, str], name: str, bound: Bound) -> float | None
     Raises:
         RpcError: INVALID_ARGUMENT: they are no number within their bound.
     """
+    return _read(headers, name, bound.seconds)
+
+
+def _read(headers: dict[str, str], name: str, read: Callable[[str], T]) -> T | None:
     text = headers.get(name)
     if text is None:
         return None
     try:
-        return bound.seconds(text)
+        return read(text)
     except ValueError as error:
         raise RpcError(Code.INVALID_ARGUMENT, f"{name}: {error}") from None
